@@ -1,0 +1,35 @@
+"""Bayesian probes: how hard each sample is for a trained network, and which it treats alike."""
+
+__version__ = "0.1.0"
+
+from probelib.estimators import (
+    LossKernel,
+    diagnostics,
+    empirical_variance,
+    local_learning_coefficient,
+    loss_gain,
+    loss_kernel,
+    singular_fluctuation,
+)
+from probelib.losses import cross_entropy, squared_error
+from probelib.posterior import LocalPosterior
+from probelib.sampler import SGLD, DivergenceError, sample
+from probelib.trace import TraceMismatch, open_trace
+
+__all__ = [
+    "SGLD",
+    "DivergenceError",
+    "LocalPosterior",
+    "LossKernel",
+    "TraceMismatch",
+    "cross_entropy",
+    "diagnostics",
+    "empirical_variance",
+    "local_learning_coefficient",
+    "loss_gain",
+    "loss_kernel",
+    "open_trace",
+    "sample",
+    "singular_fluctuation",
+    "squared_error",
+]

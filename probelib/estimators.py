@@ -1,0 +1,435 @@
+r"""What a trace says: loss gain, loss kernel, LLC, singular fluctuation, diagnostics.
+
+With :math:`\Delta\ell_i(w) = \ell_i(w) - \ell_i(w^*)` over S draws pooled from all chains (A.1):
+
+.. math::
+
+   \mu_i = \operatorname{E}[\Delta\ell_i], \qquad
+   K_{ij} = \operatorname{Cov}[\Delta\ell_i, \Delta\ell_j], \qquad
+   R_{ij} = K_{ij} / \sqrt{K_{ii} K_{jj}}
+
+(Eqs. 4 to 6). Every estimate carries its Monte-Carlo standard error.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import arviz as az
+import numpy as np
+import torch
+import xarray as xr
+
+_BLOCK = 4096
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with its uncertainty.
+
+    Attributes:
+        value: the estimate.
+        mcse: its Monte-Carlo standard error, in the same unit.
+        ess: effective number of draws behind it (ArviZ, bulk).
+        rhat: rank-normalised split R-hat of the series behind it (ArviZ).
+    """
+
+    value: float
+    mcse: float
+    ess: float
+    rhat: float
+
+    def __float__(self) -> float:
+        return self.value
+
+    def __str__(self) -> str:
+        return f"{self.value:.4g} ± {self.mcse:.2g}"
+
+
+def loss_gain(trace: xr.Dataset) -> xr.DataArray:
+    """The posterior loss gain of every observed sample (Eq. 4).
+
+    Args:
+        trace: from :func:`probelib.sample` or :func:`probelib.open_trace`.
+
+    Returns:
+        mu, shape (sample,), nats; its coordinate ``mcse`` is the Monte-Carlo standard error by
+        batch means.
+
+    Raises:
+        ValueError: fewer than two draws, or losses that are not finite.
+    """
+    gain, mcse = np.empty(trace.sizes["sample"]), np.empty(trace.sizes["sample"])
+    for block, change in _loss_changes(trace):
+        gain[block] = change.mean((0, 1))
+        mcse[block] = _mcse_of_mean(change)
+    return _per_sample(trace, gain, mcse, "loss_gain")
+
+
+def local_learning_coefficient(trace: xr.Dataset) -> Estimate:
+    r"""The local learning coefficient (B.1): :math:`\hat\lambda = n\beta\,(E[L(w)] - L(w^*))`.
+
+    L is the mean over the *observed* samples: observe the sampling data for the LLC as defined.
+    The paper prints n beta times the sum of the gains, which is n times larger.
+
+    Args:
+        trace: from :func:`probelib.sample` or :func:`probelib.open_trace`.
+
+    Returns:
+        The LLC, dimensionless, with its standard error from ArviZ.
+
+    Raises:
+        ValueError: fewer than two draws, or losses that are not finite.
+    """
+    n_beta = trace.attrs["config"]["n_beta"]
+    return _estimate(n_beta * mean_loss_change(trace))
+
+
+def mean_loss_change(trace: xr.Dataset) -> np.ndarray:
+    """L(w) - L(w*) over the observed samples at every draw: shape (chain, draw), nats."""
+    total = sum(change.sum(-1) for _, change in _loss_changes(trace))
+    return total / trace.sizes["sample"]
+
+
+def empirical_variance(trace: xr.Dataset) -> Estimate:
+    """The empirical variance V, the sum of the observed samples' loss variances (Eq. 13).
+
+    Args:
+        trace: from :func:`probelib.sample` or :func:`probelib.open_trace`.
+
+    Returns:
+        V = tr K, nats squared. Its standard error is that of the mean of the squared deviations,
+        first order in the error of the gains.
+
+    Raises:
+        ValueError: fewer than two draws, or losses that are not finite.
+    """
+    return _estimate(_squared_deviations(trace))
+
+
+def singular_fluctuation(trace: xr.Dataset) -> Estimate:
+    r"""The singular fluctuation (Eq. 14): :math:`\hat\nu = \frac{\beta}{2} V`, on this data set.
+
+    Computed as n beta / 2 times the mean variance, so that an observed random subset estimates
+    the same quantity as the whole.
+
+    Args:
+        trace: from :func:`probelib.sample` or :func:`probelib.open_trace`.
+
+    Returns:
+        nu, dimensionless, with its standard error.
+
+    Raises:
+        ValueError: fewer than two draws, or losses that are not finite.
+    """
+    n_beta = trace.attrs["config"]["n_beta"]
+    return _estimate(n_beta / 2 * _squared_deviations(trace) / trace.sizes["sample"])
+
+
+def _squared_deviations(trace: xr.Dataset) -> np.ndarray:
+    """Squared distance from the gain at every draw, whose mean is tr K: (chain, draw)."""
+    draws = trace.sizes["chain"] * trace.sizes["draw"]
+    total = sum(
+        np.square(change - change.mean((0, 1))).sum(-1) for _, change in _loss_changes(trace)
+    )
+    return total * (draws / (draws - 1))
+
+
+class Neighbours(NamedTuple):
+    """The most correlated samples of each row, best first."""
+
+    index: np.ndarray  # (rows, k), positions along `sample`
+    correlation: np.ndarray  # (rows, k)
+
+
+class LossKernel:
+    """The posterior loss kernel K (Eq. 5) and its correlation R (Eq. 6), never built whole.
+
+    Held as the centred trace with unit columns U, shape (S, n), and a scale s_i a sample:
+    K_ij = s_i s_j u_i'u_j and R_ij = u_i'u_j. A sample without any variance has u_i = 0. Splitting
+    off the scale keeps samples with losses of 1e-18 nats as exact as the others. The trace is
+    read at the first use, S x n x 4 bytes.
+
+    Args:
+        trace: from :func:`probelib.sample` or :func:`probelib.open_trace`.
+
+    Raises:
+        ValueError: fewer than two draws, or (at first use) losses that are not finite.
+    """
+
+    def __init__(self, trace: xr.Dataset):
+        _check_draws(trace)
+        self._trace = trace
+        self.shape = (trace.sizes["sample"],) * 2
+        self._chains, self._draws = trace.sizes["chain"], trace.sizes["draw"]
+
+    def diagonal(self) -> xr.DataArray:
+        """Loss variances K_ii, shape (sample,), nats squared, with a coordinate ``mcse``."""
+        mcse = np.empty(self.shape[0])
+        for block, change in _loss_changes(self._trace):
+            mcse[block] = _mcse_of_mean(np.square(change - change.mean((0, 1))))
+        return _per_sample(self._trace, np.square(self._scale), mcse, "loss_variance")
+
+    def covariance(
+        self, rows: np.ndarray | None = None, cols: np.ndarray | None = None
+    ) -> np.ndarray:
+        """K at the positions ``rows`` and ``cols`` (default: all), in nats squared."""
+        scale = self._scale[_all(rows)][:, None] * self._scale[_all(cols)]
+        return scale * self.correlation(rows, cols)
+
+    def correlation(
+        self, rows: np.ndarray | None = None, cols: np.ndarray | None = None
+    ) -> np.ndarray:
+        """R at the positions ``rows`` and ``cols`` (default: all), in [-1, 1]."""
+        unit = self._unit
+        return np.clip(unit[:, _all(rows)].T @ unit[:, _all(cols)], -1, 1)
+
+    def correlation_mcse(self, rows: np.ndarray, cols: np.ndarray) -> np.ndarray:
+        """Monte-Carlo standard error of R by batch means, variances taken as known."""
+        parts = self._batches()
+        products = [len(self._unit) * (p[:, rows].T @ p[:, cols]) / len(p) for p in parts]
+        return np.std(products, axis=0, ddof=1) / np.sqrt(len(parts))
+
+    def covariance_mcse(self, rows: np.ndarray, cols: np.ndarray) -> np.ndarray:
+        """Monte-Carlo standard error of K by batch means, nats squared."""
+        scale = self._scale[rows][:, None] * self._scale[cols]
+        return scale * self.correlation_mcse(rows, cols)
+
+    def top_correlated(
+        self,
+        k: int = 16,
+        rows: np.ndarray | None = None,
+        among: np.ndarray | None = None,
+        block: int = 1024,
+    ) -> Neighbours:
+        """The k most correlated samples of each row, itself left out.
+
+        Args:
+            k: how many.
+            rows: positions to find neighbours for; default: all.
+            among: positions that may be neighbours; default: all.
+            block: rows per matrix product; memory is block x len(among) x 4 bytes.
+
+        Returns:
+            Neighbours of shape (rows, k), positions in the whole trace.
+
+        Raises:
+            ValueError: k is not between 1 and the number of candidates less one.
+        """
+        rows = np.arange(self.shape[0]) if rows is None else np.asarray(rows)
+        among = np.arange(self.shape[0]) if among is None else np.asarray(among)
+        if not 1 <= k < len(among):
+            raise ValueError(f"k is {k}; choose from 1 to {len(among) - 1}, the candidates less one")
+        candidates = torch.from_numpy(self._unit[:, among])
+        index, value = np.empty((len(rows), k), np.int64), np.empty((len(rows), k), np.float32)
+        for start in range(0, len(rows), block):
+            part = rows[start : start + block]
+            scores = torch.from_numpy(self._unit[:, part]).T @ candidates
+            scores[torch.from_numpy(part[:, None] == among)] = -torch.inf
+            best, at = scores.topk(k, dim=1)
+            index[start : start + block] = among[at.numpy()]
+            value[start : start + block] = best.clamp(-1, 1).numpy()
+        return Neighbours(index, value)
+
+    def features(
+        self, n_components: int | None = None, rows: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Coordinates whose inner products are K: the loss traces as vectors.
+
+        Args:
+            n_components: keep this many principal axes of the centred traces; default: all S.
+            rows: positions of the samples wanted; default: all.
+
+        Returns:
+            Features, shape (rows, S) or (rows, n_components), nats.
+
+        Raises:
+            ValueError: more components than draws or samples.
+        """
+        traces = (self._unit[:, _all(rows)] * self._scale[_all(rows)].astype(np.float32)).T
+        if n_components is None:
+            return traces
+        if not 1 <= n_components <= min(traces.shape):
+            raise ValueError(
+                f"n_components is {n_components}; choose from 1 to {min(traces.shape)}, the "
+                "smaller of draws and samples"
+            )
+        _, axes = np.linalg.eigh((traces.T @ traces).astype(np.float64))
+        return traces @ axes[:, ::-1][:, :n_components].astype(np.float32)
+
+    @cached_property
+    def _unit_and_scale(self) -> tuple[np.ndarray, np.ndarray]:
+        draws = self._chains * self._draws
+        unit, scale = np.empty((draws, self.shape[0]), np.float32), np.empty(self.shape[0])
+        for block, change in _loss_changes(self._trace):
+            change = change.reshape(draws, -1)
+            change -= change.mean(0)
+            norm = np.linalg.norm(change, axis=0)
+            unit[:, block] = change / np.where(norm > 0, norm, 1)
+            scale[block] = norm / np.sqrt(draws - 1)
+        return unit, scale
+
+    @property
+    def _unit(self) -> np.ndarray:
+        return self._unit_and_scale[0]
+
+    @property
+    def _scale(self) -> np.ndarray:
+        return self._unit_and_scale[1]
+
+    def _batches(self) -> list[np.ndarray]:
+        length = _batch_length(self._draws)
+        whole = self._unit.reshape(self._chains, self._draws, -1)
+        return [
+            whole[c, start : start + length]
+            for c in range(self._chains)
+            for start in range(0, self._draws - length + 1, length)
+        ]
+
+    def __repr__(self) -> str:
+        return f"LossKernel({self.shape[0]} samples, {self._chains} x {self._draws} draws)"
+
+
+def loss_kernel(trace: xr.Dataset) -> LossKernel:
+    """The posterior loss kernel of a trace (Eqs. 5 and 6): see :class:`LossKernel`."""
+    return LossKernel(trace)
+
+
+@dataclass(frozen=True)
+class Diagnostics:
+    """Whether the chains can be trusted.
+
+    Attributes:
+        rhat_max: largest split R-hat over the mean loss and the samples looked at.
+        ess_min: smallest bulk effective sample size over the same.
+        rhat, ess: both for each series: the mean loss first, then the samples.
+        samples: positions of the samples looked at.
+        autocorrelation_time: draws per effective draw of the mean loss.
+        loss_at_center: L(w*), nats, over the observed samples.
+        loss_along_chains: E[L(w)], nats, over the observed samples.
+        distance: mean |w - w*| over the draws.
+    """
+
+    rhat_max: float
+    ess_min: float
+    rhat: np.ndarray
+    ess: np.ndarray
+    samples: np.ndarray
+    autocorrelation_time: float
+    loss_at_center: float
+    loss_along_chains: float
+    distance: float
+
+
+def diagnostics(trace: xr.Dataset, n_samples: int = 500, seed: int = 0) -> Diagnostics:
+    """R-hat and ESS (ArviZ) of the mean loss and of randomly chosen samples' losses.
+
+    A single chain is cut into two halves, so that R-hat can see a drift.
+
+    Args:
+        trace: from :func:`probelib.sample` or :func:`probelib.open_trace`.
+        n_samples: how many samples to look at (all, if there are fewer).
+        seed: of that choice.
+
+    Returns:
+        The numbers behind a verdict; a common rule asks for R-hat below 1.01 and ESS above 400.
+
+    Raises:
+        ValueError: fewer than two draws, or losses that are not finite.
+    """
+    mean = mean_loss_change(trace)
+    n = trace.sizes["sample"]
+    samples = np.sort(np.random.default_rng(seed).choice(n, min(n, n_samples), replace=False))
+    series = np.concatenate(
+        [mean[..., None], trace.loss[:, :, samples].values.astype(np.float64)], -1
+    )
+    ess, rhat = np.array([_ess_and_rhat(series[..., i]) for i in range(series.shape[-1])]).T
+    at_center = float(trace.init_loss.values.astype(np.float64).mean())
+    return Diagnostics(
+        # A sample that never moves has no R-hat to speak of; it cannot be the worst.
+        rhat_max=float(np.nanmax(rhat)) if np.isfinite(rhat).any() else float("inf"),
+        ess_min=float(np.nanmin(ess)) if np.isfinite(ess).any() else 0.0,
+        rhat=rhat,
+        ess=ess,
+        samples=samples,
+        autocorrelation_time=mean.size / float(ess[0]),
+        loss_at_center=at_center,
+        loss_along_chains=at_center + float(mean.mean()),
+        distance=float(trace.distance.mean()),
+    )
+
+
+def _loss_changes(trace: xr.Dataset) -> Iterator[tuple[slice, np.ndarray]]:
+    """Blocks of samples, each with its loss changes (chain, draw, block) in float64."""
+    _check_draws(trace)
+    for start in range(0, trace.sizes["sample"], _BLOCK):
+        block = slice(start, start + _BLOCK)
+        loss = trace.loss[:, :, block].values
+        if not np.isfinite(loss).all():
+            chain, draw, at = (int(i) for i in np.argwhere(~np.isfinite(loss))[0])
+            raise ValueError(
+                f"trace has a non-finite loss in chain {chain}, draw {draw}, sample {start + at}; "
+                "select the chains and draws that are sound first"
+            )
+        yield block, loss - trace.init_loss[block].values.astype(np.float64)
+
+
+def _check_draws(trace: xr.Dataset) -> None:
+    draws = trace.sizes["chain"] * trace.sizes["draw"]
+    if draws < 2:
+        raise ValueError(f"trace has {draws} draws; an estimate needs at least two")
+
+
+def _batch_length(draws: int) -> int:
+    return max(1, int(np.sqrt(draws)))
+
+
+def _mcse_of_mean(x: np.ndarray) -> np.ndarray:
+    """Standard error of the mean over (chain, draw) by batch means of length sqrt(draws)."""
+    length = _batch_length(x.shape[1])
+    whole = x[:, : x.shape[1] // length * length]
+    means = whole.reshape(x.shape[0], -1, length, *x.shape[2:]).mean(2)
+    means = means.reshape(-1, *x.shape[2:])
+    return means.std(0, ddof=1) / np.sqrt(len(means))
+
+
+def _ess_and_rhat(x: np.ndarray) -> tuple[float, float]:
+    if len(x) == 1:
+        half = x.shape[1] // 2
+        x = x[:, : 2 * half].reshape(2, half)
+    if x.shape[1] < 4 or np.ptp(x) == 0:
+        return float("nan"), float("nan")
+    return float(az.ess(x)), float(az.rhat(x))
+
+
+def _estimate(series: np.ndarray) -> Estimate:
+    ess, rhat = _ess_and_rhat(series)
+    mcse = float(az.mcse(series)) if series.shape[1] >= 4 else float(_mcse_of_mean(series))
+    return Estimate(float(series.mean()), mcse, ess, rhat)
+
+
+def _per_sample(trace: xr.Dataset, values: np.ndarray, mcse: np.ndarray, name: str) -> xr.DataArray:
+    coords = {k: trace[k].load() for k in ("sample_id", "label") if k in trace.coords}
+    return xr.DataArray(
+        values, dims="sample", coords=coords | {"mcse": ("sample", mcse)}, name=name
+    )
+
+
+def _all(index: np.ndarray | None) -> slice | np.ndarray:
+    return slice(None) if index is None else np.asarray(index)
+
+
+__all__ = [
+    "Diagnostics",
+    "Estimate",
+    "LossKernel",
+    "Neighbours",
+    "diagnostics",
+    "empirical_variance",
+    "local_learning_coefficient",
+    "loss_gain",
+    "loss_kernel",
+    "mean_loss_change",
+    "singular_fluctuation",
+]

@@ -1,0 +1,320 @@
+r"""The local posterior around trained weights (Eq. 1).
+
+.. math::
+
+   p(w) \propto \exp\!\Big[-n\beta\, L(w) - \tfrac{\gamma}{2} \lVert w - w^* \rVert^2\Big],
+   \qquad L(w) = \tfrac1n \sum_i \ell_i(w)
+"""
+
+import copy
+import hashlib
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.utils.data import Dataset, TensorDataset, default_collate
+
+from probelib.losses import cross_entropy
+
+PerSampleLoss = Callable[[Tensor, Tensor], Tensor]
+Data = tuple[Tensor, Tensor] | Dataset | Sequence
+
+
+class Samples:
+    """Inputs and targets behind one face, whether they are tensors or a map-style data set.
+
+    Tensors are moved to the device once; the items of a data set are collated when asked for.
+    """
+
+    def __init__(self, data: Data, device: torch.device, name: str = "data"):
+        self.name = name
+        self.device = device
+        self._dataset = None
+        if isinstance(data, TensorDataset):
+            data = data.tensors
+        if isinstance(data, tuple | list) and len(data) == 2 and all(map(_is_array, data)):
+            x, y = (torch.as_tensor(a) for a in data)
+            if len(x) != len(y):
+                raise ValueError(
+                    f"{name} has {len(x)} inputs and {len(y)} targets; give one target an input"
+                )
+            for what, a in (("inputs", x), ("targets", y)):
+                if a.is_floating_point() and not a.isfinite().all():
+                    bad = int((~a.isfinite().reshape(len(a), -1).all(-1)).nonzero()[0, 0])
+                    raise ValueError(
+                        f"{name} has non-finite {what}, first in sample {bad}; "
+                        "remove or repair these samples"
+                    )
+            self._x, self._y = x.to(device), y.to(device)
+            self.n = len(x)
+        elif hasattr(data, "__getitem__") and hasattr(data, "__len__"):
+            self._dataset = data
+            self.n = len(data)
+        else:
+            raise TypeError(
+                f"{name} is a {type(data).__name__}; give a pair of tensors (inputs, targets) or "
+                "a map-style data set of (input, target)"
+            )
+        if self.n == 0:
+            raise ValueError(f"{name} is empty; give at least one sample")
+
+    def __len__(self) -> int:
+        return self.n
+
+    @property
+    def in_memory(self) -> bool:
+        return self._dataset is None
+
+    def batch(self, index: np.ndarray | slice) -> tuple[Tensor, Tensor]:
+        """The samples at ``index`` (any shape), as tensors of shape (*index.shape, ...)."""
+        if self.in_memory:
+            if isinstance(index, slice):
+                return self._x[index], self._y[index]
+            index = torch.from_numpy(index).to(self.device)
+            return self._x[index], self._y[index]
+        if isinstance(index, slice):
+            index = np.arange(*index.indices(self.n))
+        x, y = default_collate([tuple(self._dataset[int(i)]) for i in index.ravel()])
+        return (
+            x.to(self.device).reshape(*index.shape, *x.shape[1:]),
+            y.to(self.device).reshape(*index.shape, *y.shape[1:]),
+        )
+
+    def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """All samples in order, ``size`` at a time."""
+        for start in range(0, self.n, size):
+            yield self.batch(slice(start, min(start + size, self.n)))
+
+    def labels(self) -> np.ndarray | None:
+        """Integer targets of shape (n,) where the samples have them in memory, else None."""
+        if self.in_memory and self._y.ndim == 1 and not self._y.is_floating_point():
+            return self._y.cpu().numpy()
+        return None
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the content: equal for equal samples, whatever object holds them.
+
+        A data set whose items are dear to load may carry its own ``fingerprint`` string.
+        """
+        own = getattr(self._dataset, "fingerprint", None)
+        if isinstance(own, str):
+            return own
+        digest = hashlib.sha256()
+        for x, y in self.batches(4096 if self.in_memory else 64):
+            for a in (x, y):
+                _hash_array(digest, a)
+        return digest.hexdigest()
+
+
+class LocalPosterior:
+    r"""The tempered posterior around trained weights, pinned to them by a Gaussian (Eq. 1).
+
+    The caller's model is copied, never changed: weights are passed to the copy as arguments.
+    Parameters with ``requires_grad=False`` stay at :math:`w^*`, so freezing all but some layers
+    gives the posterior of those layers alone.
+
+    Args:
+        model: any ``nn.Module`` that maps a batch of inputs to a batch of outputs; its weights
+            are :math:`w^*`.
+        per_sample_loss: maps (output, target) to losses of shape (batch,), in nats.
+        data: the samples that define :math:`L`: a pair of tensors (inputs, targets), or a
+            map-style data set of (input, target).
+        n_beta: :math:`n\beta`, the inverse temperature times the number of samples.
+        localization: :math:`\gamma`, the *precision* of the Gaussian around :math:`w^*`.
+        train_mode: run the model in train mode (dropout and batch normalisation active). The
+            default is eval mode, whatever mode the caller's model is in.
+
+    Raises:
+        ValueError: a non-positive ``n_beta`` or ``localization``, non-finite data or weights,
+            labels out of range, a loss that is not one finite number a sample.
+        TypeError: data of a kind that cannot be indexed.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        per_sample_loss: PerSampleLoss,
+        data: Data,
+        *,
+        n_beta: float,
+        localization: float,
+        train_mode: bool = False,
+    ):
+        for name, value in (("n_beta", n_beta), ("localization", localization)):
+            if not (np.isfinite(value) and value > 0):
+                raise ValueError(f"{name} is {value}; it must be a positive, finite number")
+        self.n_beta = float(n_beta)
+        self.localization = float(localization)
+        self.per_sample_loss = per_sample_loss
+        self.train_mode = train_mode
+
+        self._model = copy.deepcopy(model).train(train_mode)
+        trainable = {k: p.detach() for k, p in self._model.named_parameters() if p.requires_grad}
+        if not trainable:
+            raise ValueError(
+                "model has no parameter with requires_grad=True; leave at least one free"
+            )
+        dtypes = {p.dtype for p in trainable.values()}
+        devices = {p.device for p in trainable.values()}
+        if len(dtypes) > 1 or dtypes.isdisjoint({torch.float32, torch.float64}):
+            raise ValueError(
+                f"model has parameters of type {', '.join(sorted(map(str, dtypes)))}; a chain "
+                "needs them all in float32 (model.float()) or float64"
+            )
+        if len(devices) > 1:
+            raise ValueError(
+                f"model has parameters on {', '.join(sorted(map(str, devices)))}; "
+                "move it to one device"
+            )
+        (self.dtype,), (self.device,) = dtypes, devices
+        self._names = list(trainable)
+        self._shapes = [p.shape for p in trainable.values()]
+        self._sizes = [p.numel() for p in trainable.values()]
+        self._constants = {
+            k: t.detach()
+            for k, t in (*self._model.named_parameters(), *self._model.named_buffers())
+            if k not in trainable
+        }
+        #: w*, the trained weights, flattened: shape (n_parameters,).
+        self.center: Tensor = torch.cat([p.reshape(-1) for p in trainable.values()])
+        if not self.center.isfinite().all():
+            raise ValueError("model has non-finite weights; a posterior around them has no centre")
+        self.data = Samples(data, self.device)
+        self.check(self.data)
+
+    @property
+    def n_parameters(self) -> int:
+        """Number d of weights that move."""
+        return self.center.numel()
+
+    @property
+    def n_samples(self) -> int:
+        """Number n of samples that define L."""
+        return len(self.data)
+
+    @property
+    def beta(self) -> float:
+        """The inverse temperature: n_beta / n."""
+        return self.n_beta / self.n_samples
+
+    def losses(self, weights: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        """Per-sample losses of a batch at ``weights``.
+
+        Args:
+            weights: flat weights, shape (n_parameters,).
+            x: inputs, shape (batch, ...).
+            y: targets, shape (batch, ...).
+
+        Returns:
+            Losses in nats, shape (batch,).
+        """
+        parts = weights.split(self._sizes)
+        moving = {k: w.reshape(s) for k, w, s in zip(self._names, parts, self._shapes, strict=True)}
+        return self.per_sample_loss(functional_call(self._model, (moving, self._constants), x), y)
+
+    def mean_loss(self, weights: Tensor) -> Tensor:
+        """L(w) over all samples, in nats (a scalar; differentiable, so keep the data small)."""
+        x, y = self.data.batch(slice(0, self.n_samples))
+        return self.losses(weights, x, y).mean()
+
+    def potential(self, weights: Tensor) -> Tensor:
+        """Minus the log density of Eq. 1, up to a constant: nb L(w) + gamma/2 |w - w*|²."""
+        spread = (weights - self.center).pow(2).sum()
+        return self.n_beta * self.mean_loss(weights) + 0.5 * self.localization * spread
+
+    def check(self, samples: Samples) -> None:
+        """Evaluate a few samples at w*, one for each distinct label, and name what is wrong.
+
+        Raises:
+            ValueError: the loss is not one finite number a sample, or a label is out of range.
+        """
+        labels = samples.labels()
+        if labels is None:
+            index = np.arange(min(2, len(samples)))
+        else:
+            index = np.unique(labels, return_index=True)[1][:10_000]
+            if len(index) == 1 < len(samples):  # one sample would hide a loss that is a scalar
+                index = np.append(index, (index[0] + 1) % len(samples))
+        x, y = samples.batch(index)
+        with torch.no_grad(), torch.random.fork_rng(enabled=self.train_mode):
+            if labels is not None and self.per_sample_loss is cross_entropy:
+                classes = functional_call(self._model, self._as_dict(self.center), x).shape[-1]
+                if y.min() < 0 or y.max() >= classes:
+                    raise ValueError(
+                        f"{samples.name} has labels from {int(y.min())} to {int(y.max())}, but the "
+                        f"model has {classes} outputs; labels must lie in [0, {classes - 1}]"
+                    )
+            try:
+                loss = self.losses(self.center, x, y)
+            except (IndexError, RuntimeError) as error:
+                raise ValueError(
+                    f"per_sample_loss failed on {samples.name} at w* (input {tuple(x.shape)}, "
+                    f"target {tuple(y.shape)}{_range(labels)}): {error}"
+                ) from error
+        if not isinstance(loss, Tensor) or loss.shape != (len(index),):
+            got = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
+            raise ValueError(
+                f"per_sample_loss returned {got} for a batch of {len(index)}; it must return one "
+                f"loss a sample, shape ({len(index)},) (for a torch loss: reduction='none')"
+            )
+        if not loss.isfinite().all():
+            bad = int(index[int((~loss.isfinite()).nonzero()[0, 0])])
+            raise ValueError(
+                f"per_sample_loss is not finite for sample {bad} of {samples.name} at w*; "
+                "check the sample, the loss and the weights"
+            )
+
+    def fingerprint(self) -> dict[str, str | float | bool]:
+        """What the posterior depends on, field by field; contents as SHA-256."""
+        weights = hashlib.sha256()
+        for name, tensor in [("w*", self.center), *sorted(self._constants.items())]:
+            weights.update(name.encode())
+            _hash_array(weights, tensor)
+        return {
+            "weights": weights.hexdigest(),
+            "model": _code_hash(type(self._model), repr(self._model)),
+            "per_sample_loss": _code_hash(self.per_sample_loss, _name(self.per_sample_loss)),
+            "sampling_data": self.data.fingerprint(),
+            "n_beta": self.n_beta,
+            "localization": self.localization,
+            "train_mode": self.train_mode,
+            "precision": str(self.dtype).removeprefix("torch."),
+        }
+
+    def _as_dict(self, weights: Tensor) -> dict[str, Tensor]:
+        parts = zip(self._names, weights.split(self._sizes), self._shapes, strict=True)
+        return {k: w.reshape(s) for k, w, s in parts} | self._constants
+
+
+def _is_array(a: Any) -> bool:
+    return isinstance(a, Tensor | np.ndarray)
+
+
+def _range(labels: np.ndarray | None) -> str:
+    return "" if labels is None else f", labels from {labels.min()} to {labels.max()}"
+
+
+def _name(f: Any) -> str:
+    return f"{getattr(f, '__module__', '')}.{getattr(f, '__qualname__', repr(f))}"
+
+
+def _hash_array(digest: Any, a: Tensor) -> None:
+    a = a.detach().cpu().contiguous()
+    digest.update(f"{a.dtype}{tuple(a.shape[1:])}".encode())
+    digest.update(a.reshape(-1).view(torch.uint8).numpy() if a.numel() else b"")
+
+
+def _code_hash(code: Any, name: str) -> str:
+    """SHA-256 of a name and, where Python can show it, the source: an edit changes the hash."""
+    try:
+        source = inspect.getsource(code)
+    except (OSError, TypeError):
+        source = ""
+    return hashlib.sha256(f"{name}\n{source}".encode()).hexdigest()
+
+
+__all__ = ["LocalPosterior", "PerSampleLoss", "Samples"]

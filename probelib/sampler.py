@@ -1,0 +1,480 @@
+r"""SGLD chains around trained weights (Eq. 7), and the trace of losses they leave.
+
+.. math::
+
+   w \leftarrow w - \tfrac{\epsilon}{2}\big[n\beta\,\nabla \hat L_B(w) + \gamma (w - w^*)\big]
+   + \sqrt{\epsilon}\,\xi, \qquad \xi \sim \mathcal N(0, I)
+
+with :math:`\nabla \hat L_B` the mean gradient of a minibatch. The paper's Eq. 7 lacks the beta.
+"""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+from torch.func import grad_and_value, vmap
+from tqdm import tqdm
+
+from probelib.posterior import Data, LocalPosterior, Samples
+from probelib.trace import FORMAT, ChainState, TraceStore, check_fingerprint
+
+# On a CPU a wide network is observed faster one chain at a time (plain matrix products) than
+# under vmap (batched ones); a small network is all overhead, and vmap shares it.
+_SMALL = 2**16
+# A batch of this size keeps a wide layer's activations in a CPU's cache.
+_CPU_BATCH, _ACCELERATOR_BATCH = 1000, 8192
+_FLUSH_DRAWS, _FLUSH_STEPS, _FLUSH_SECONDS = 50, 1000, 60.0
+
+
+class DivergenceError(RuntimeError):
+    """A chain left the finite numbers.
+
+    Attributes:
+        chain: its position, from 0.
+        step: the step before which its loss was last seen finite.
+        trace: the draws that all chains took before, marked incomplete.
+    """
+
+    def __init__(self, message: str, chain: int, step: int, trace: xr.Dataset):
+        super().__init__(message)
+        self.chain, self.step, self.trace = chain, step, trace
+
+
+@dataclass(frozen=True)
+class SGLD:
+    r"""Stochastic gradient Langevin dynamics (Eq. 7; Welling and Teh, 2011).
+
+    Args:
+        step_size: :math:`\epsilon`. The chain is stable where
+            :math:`\epsilon (n\beta h + \gamma) < 4` for every curvature h of L.
+        batch_size: m, drawn without replacement at each step; None for the full gradient.
+
+    Raises:
+        ValueError: a non-positive value.
+    """
+
+    step_size: float
+    batch_size: int | None = None
+
+    def __post_init__(self) -> None:
+        if not (np.isfinite(self.step_size) and self.step_size > 0):
+            raise ValueError(f"step_size is {self.step_size}; it must be positive and finite")
+        if self.batch_size is not None:
+            _positive("batch_size", self.batch_size)
+
+    def step(
+        self,
+        weights: Tensor,
+        gradient: Tensor,
+        noise: Tensor,
+        *,
+        center: Tensor,
+        n_beta: float,
+        localization: float,
+    ) -> None:
+        """One step of Eq. 7, in place, for all chains.
+
+        Args:
+            weights: w, shape (chains, n_parameters); changed.
+            gradient: mean gradient of each chain's minibatch, same shape; overwritten.
+            noise: standard normals, same shape.
+            center: w*, shape (n_parameters,).
+            n_beta: inverse temperature times the number of samples.
+            localization: precision of the Gaussian around w*.
+        """
+        drift = gradient.mul_(n_beta).add_(weights, alpha=localization)
+        drift.sub_(center, alpha=localization)
+        weights.sub_(drift, alpha=self.step_size / 2).add_(noise, alpha=self.step_size**0.5)
+
+
+def sample(
+    posterior: LocalPosterior,
+    observe: Data | None = None,
+    *,
+    kernel: SGLD,
+    chains: int = 4,
+    draws: int = 500,
+    burn_in: int = 0,
+    thin: int = 1,
+    seed: int = 0,
+    store: str | os.PathLike | None = None,
+    overwrite: bool = False,
+    loss_dtype: str = "float32",
+    observe_batch_size: int | None = None,
+    progress: bool = True,
+) -> xr.Dataset:
+    """Run chains from w* and record every observed sample's loss at every draw.
+
+    Chain c draws its minibatches and its noise from generators seeded by
+    ``numpy.random.SeedSequence(seed).spawn(chains)[c]``. The same call gives the same trace, bit
+    for bit, on the same machine with the same number of threads. Neither the caller's model nor
+    any global random state is touched.
+
+    With ``store`` the trace grows on disk, with checkpoints. The same call again returns a
+    finished trace without sampling, continues an unfinished one, and extends it if ``draws`` has
+    grown; a store that holds anything else is refused.
+
+    Args:
+        posterior: what to sample from.
+        observe: the samples whose losses are recorded; default: those of the posterior.
+        kernel: the sampler.
+        chains: number C of independent chains, all starting at w*.
+        draws: number T of draws kept per chain.
+        burn_in: number b of steps before the first draw counts.
+        thin: steps per draw.
+        seed: of the whole run.
+        store: directory for the trace; None keeps it in memory.
+        overwrite: replace a trace that the store holds already.
+        loss_dtype: "float32", or "float16" to halve the trace's size.
+        observe_batch_size: samples per observation pass; default by device.
+        progress: show a bar with rate, loss and time to go.
+
+    Returns:
+        The trace: see :mod:`probelib.trace`. ``loss`` has shape (chains, draws, n_observed).
+
+    Raises:
+        ValueError: a bad argument, named in the message; nothing has been written then.
+        TraceMismatch: ``store`` holds a trace of something else.
+        DivergenceError: a chain's loss became non-finite; earlier draws stay readable.
+    """
+    for name, value in (("chains", chains), ("draws", draws), ("thin", thin)):
+        _positive(name, value)
+    if not _is_int(burn_in) or burn_in < 0:
+        raise ValueError(f"burn_in is {burn_in}; it must be a whole number, 0 or more")
+    if not _is_int(seed) or seed < 0:
+        raise ValueError(f"seed is {seed}; it must be a whole number, 0 or more")
+    if observe_batch_size is not None:
+        _positive("observe_batch_size", observe_batch_size)
+    if loss_dtype not in ("float32", "float16"):
+        raise ValueError(f"loss_dtype is {loss_dtype!r}; choose 'float32' or 'float16'")
+    if kernel.batch_size is not None and kernel.batch_size > posterior.n_samples:
+        raise ValueError(
+            f"batch_size is {kernel.batch_size}, more than the {posterior.n_samples} samples of "
+            "the posterior; make it smaller, or None for the full gradient"
+        )
+    if observe is None:
+        observed = posterior.data
+    else:
+        observed = Samples(observe, posterior.device, "observe")
+        posterior.check(observed)
+
+    config = {
+        "n_beta": posterior.n_beta,
+        "localization": posterior.localization,
+        "beta": posterior.beta,
+        "n_samples": posterior.n_samples,
+        "n_parameters": posterior.n_parameters,
+        "kernel": type(kernel).__name__,
+        **asdict(kernel),
+        "chains": chains,
+        "draws": draws,
+        "burn_in": burn_in,
+        "thin": thin,
+    }
+    identity = posterior.fingerprint()
+    fingerprint = identity | {
+        "observed_data": (identity["sampling_data"] if observe is None else observed.fingerprint()),
+        "kernel": repr(kernel),
+        "chains": chains,
+        "burn_in": burn_in,
+        "thin": thin,
+        "seed": int(seed),
+        "loss_dtype": loss_dtype,
+        "format": FORMAT,
+    }
+    run = _Run(posterior, observed, kernel, chains, seed, observe_batch_size)
+    trace = TraceStore(store)
+    if trace.exists() and not overwrite:
+        check_fingerprint(trace.attrs["fingerprint"], fingerprint, trace.path)
+        done = trace.attrs["draws_done"]
+        if done >= draws:
+            enough = trace.dataset().isel(draw=slice(draws), step=slice(burn_in + draws * thin))
+            return enough.assign_attrs(complete=True, config=config, draws_done=draws)
+        if draws > trace.attrs["config"]["draws"]:
+            trace.extend(draws=draws, steps=burn_in + draws * thin)
+            trace.commit(None, config=config)
+        if trace.attrs["steps_done"]:
+            run.restore(trace.states(chains))
+    else:
+        init_loss = run.observe(posterior.center.unsqueeze(0))[0].float().cpu().numpy()
+        if not np.isfinite(init_loss).all():
+            bad = int(np.flatnonzero(~np.isfinite(init_loss))[0])
+            raise ValueError(
+                f"observe has a non-finite loss at w*, first in sample {bad}; remove or repair it"
+            )
+        trace.create(
+            chains=chains,
+            draws=draws,
+            steps=burn_in + draws * thin,
+            init_loss=init_loss,
+            labels=observed.labels(),
+            loss_dtype=loss_dtype,
+            attrs={
+                "config": config,
+                "fingerprint": fingerprint,
+                "seed": int(seed),
+                "device": str(posterior.device),
+                "threads": torch.get_num_threads(),
+                "versions": _versions(),
+                "advance": "together" if run.together else "one by one",
+                "wall_time": 0.0,
+            },
+        )
+    _record(run, trace, kernel, draws, burn_in, thin, progress)
+    return trace.dataset()
+
+
+def _record(
+    run: "_Run",
+    trace: TraceStore,
+    kernel: SGLD,
+    draws: int,
+    burn_in: int,
+    thin: int,
+    progress: bool,
+) -> None:
+    """Advance the chains to the last draw, writing losses and states as they come."""
+    total = burn_in + draws * thin
+    losses: list[Tensor] = []
+    distances: list[Tensor] = []
+    sampling: list[Tensor] = []
+    wall_time, since = trace.attrs["wall_time"], time.perf_counter()
+
+    def flush() -> None:
+        nonlocal wall_time, since
+        first_step = run.step - len(sampling)
+        first_draw = max(0, first_step - burn_in) // thin
+        steps = torch.stack(sampling, 1).float().cpu().numpy()
+        rows = np.empty((run.chains, 0, len(run.observed)), np.float32)
+        away = np.empty((run.chains, 0), np.float32)
+        if losses:
+            rows = torch.stack(losses, 1).float().cpu().numpy()
+            away = torch.stack(distances, 1).float().cpu().numpy()
+        sound, diverged = (
+            rows.shape[1],
+            _first_divergence(
+                steps, rows, first_step, lambda d: burn_in + (first_draw + d + 1) * thin
+            ),
+        )
+        if diverged:
+            chain, bad = diverged
+            sound = max(0, min(sound, (bad - burn_in - 1) // thin - first_draw))
+            steps = steps[:, : bad - first_step]
+        if sound:
+            trace.write_draws(first_draw, rows[:, :sound], away[:, :sound])
+        if steps.shape[1]:
+            trace.write_steps(first_step, steps)
+        now = time.perf_counter()
+        wall_time, since = wall_time + now - since, now
+        trace.commit(
+            None if diverged else run.states(),
+            draws_done=first_draw + sound,
+            steps_done=first_step + steps.shape[1],
+            wall_time=wall_time,
+            complete=not diverged and run.step == total,
+        )
+        losses.clear(), distances.clear(), sampling.clear()
+        if diverged:
+            raise DivergenceError(
+                f"chain {chain} diverged at step {bad} with step_size {kernel.step_size:g}: its "
+                f"loss is no longer finite; lower step_size (the {first_draw + sound} draws "
+                "before it are kept, marked incomplete)",
+                chain,
+                bad,
+                trace.dataset(),
+            )
+
+    done = trace.attrs["draws_done"]
+    on_cpu = run.center.device.type == "cpu"
+    with tqdm(total=draws, initial=done, unit="draw", disable=not progress, mininterval=0.5) as bar:
+        while run.step < total:
+            sampling.append(run.advance())
+            if run.step > burn_in and (run.step - burn_in) % thin == 0:
+                losses.append(run.observe(run.weights, run.step))
+                distances.append(torch.linalg.vector_norm(run.weights - run.center, dim=1))
+                if progress and bar.update():
+                    bar.set_postfix(loss=f"{float(losses[-1].mean()):.4g}", refresh=False)
+            if (
+                run.step == total
+                or len(losses) == _FLUSH_DRAWS
+                or len(sampling) >= _FLUSH_STEPS
+                or time.perf_counter() - since > _FLUSH_SECONDS
+                # On an accelerator this look would stall the queue: there the next flush tells.
+                or (on_cpu and not sampling[-1].isfinite().all())
+            ):
+                flush()
+
+
+def _first_divergence(
+    steps: np.ndarray, rows: np.ndarray, first_step: int, taken_at: Callable[[int], int]
+) -> tuple[int, int] | None:
+    """The chain that left the finite numbers first, and after how many steps."""
+    found = [(first_step + int(s), int(c)) for c, s in np.argwhere(~np.isfinite(steps))]
+    found += [(taken_at(int(d)), int(c)) for c, d in np.argwhere(~np.isfinite(rows).all(-1))]
+    return min(found)[::-1] if found else None
+
+
+class _Run:
+    """The chains of one device: weights, generators, and how they advance and observe."""
+
+    def __init__(
+        self,
+        posterior: LocalPosterior,
+        observed: Samples,
+        kernel: SGLD,
+        chains: int,
+        seed: int,
+        observe_batch_size: int | None,
+    ):
+        self.posterior, self.observed, self.kernel = posterior, observed, kernel
+        self.chains, self.center = chains, posterior.center
+        on_cpu = posterior.device.type == "cpu"
+        self.observe_batch_size = observe_batch_size or (
+            _CPU_BATCH if on_cpu else _ACCELERATOR_BATCH
+        )
+        self.step = 0
+        self.weights = self.center.expand(chains, -1).clone()
+        self._noise = torch.empty_like(self.weights)
+        self._full_batch = kernel.batch_size in (None, posterior.n_samples)
+        self._seeds = np.random.SeedSequence(seed).spawn(chains)
+        self._batch_rng, self._noise_rng = [], []
+        for chain in self._seeds:
+            for_batch, for_noise = chain.spawn(2)
+            self._batch_rng.append(np.random.default_rng(for_batch))
+            generator = torch.Generator(posterior.device)
+            generator.manual_seed(int(for_noise.generate_state(1, np.uint64)[0]))
+            self._noise_rng.append(generator)
+        self.together = not posterior.train_mode and self._vmap_agrees()
+        self._observe_together = self.together and not (on_cpu and self.center.numel() > _SMALL)
+
+    def advance(self) -> Tensor:
+        """One step of every chain. Returns the minibatch losses before it, shape (chains,)."""
+        x, y = self._minibatches()
+        gradient, loss = self._gradients(x, y)
+        for row, generator in zip(self._noise, self._noise_rng, strict=True):
+            row.normal_(generator=generator)
+        self.kernel.step(
+            self.weights,
+            gradient,
+            self._noise,
+            center=self.center,
+            n_beta=self.posterior.n_beta,
+            localization=self.posterior.localization,
+        )
+        self.step += 1
+        return loss
+
+    @torch.no_grad()
+    def observe(self, weights: Tensor, step: int = 0) -> Tensor:
+        """Losses of all observed samples at each row of ``weights``: (rows, n_observed)."""
+        out = torch.empty(len(weights), len(self.observed), device=weights.device)
+        every = vmap(self.posterior.losses, in_dims=(0, None, None))
+        start = 0
+        for x, y in self.observed.batches(self.observe_batch_size):
+            stop = start + len(y)
+            if self._observe_together:
+                out[:, start:stop] = every(weights, x, y)
+            else:
+                for c, w in enumerate(weights):
+                    with self._own_randomness(c, step, start + 1):
+                        out[c, start:stop] = self.posterior.losses(w, x, y)
+            start = stop
+        return out
+
+    def states(self) -> list[ChainState]:
+        return [
+            ChainState(self.step, w, noise.get_state(), batch.bit_generator.state)
+            for w, noise, batch in zip(self.weights, self._noise_rng, self._batch_rng, strict=True)
+        ]
+
+    def restore(self, states: list[ChainState]) -> None:
+        for c, state in enumerate(states):
+            self.weights[c] = state.weights
+            self._noise_rng[c].set_state(state.noise_rng)
+            self._batch_rng[c].bit_generator.state = state.batch_rng
+        self.step = states[0].step
+
+    def _minibatches(self) -> tuple[Tensor, Tensor]:
+        """Each chain's own minibatch, (chains, m, ...); for the full gradient one for all."""
+        data, m = self.posterior.data, self.kernel.batch_size
+        if self._full_batch:
+            return data.batch(slice(0, len(data)))
+        return data.batch(
+            np.stack(
+                [r.choice(len(data), m, replace=False, shuffle=False) for r in self._batch_rng]
+            )
+        )
+
+    def _gradients(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        value = self._mean_loss
+        shared = None if self._full_batch else 0
+        if self.together:
+            return vmap(grad_and_value(value), in_dims=(0, shared, shared))(self.weights, x, y)
+        gradients, losses = [], []
+        for c, w in enumerate(self.weights):
+            with self._own_randomness(c, self.step, 0):
+                xc, yc = (x, y) if self._full_batch else (x[c], y[c])
+                gradient, loss = grad_and_value(value)(w, xc, yc)
+            gradients.append(gradient)
+            losses.append(loss)
+        return torch.stack(gradients), torch.stack(losses)
+
+    def _mean_loss(self, weights: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        return self.posterior.losses(weights, x, y).mean()
+
+    @contextmanager
+    def _own_randomness(self, chain: int, step: int, part: int) -> Iterator[None]:
+        """In train mode, dropout draws from a stream of this chain and step alone."""
+        if not self.posterior.train_mode:
+            yield
+            return
+        parent, device = self._seeds[chain], self.posterior.device
+        own = np.random.SeedSequence(parent.entropy, spawn_key=(*parent.spawn_key, 2, step, part))
+        seed = int(own.generate_state(1, np.uint64)[0] >> 1)
+        if device.type == "cpu":
+            with torch.random.fork_rng(devices=[]):
+                torch.default_generator.manual_seed(seed)
+                yield
+        else:
+            with torch.random.fork_rng(devices=[device], device_type=device.type):
+                torch.get_device_module(device).manual_seed(seed)
+                yield
+
+    def _vmap_agrees(self) -> bool:
+        """Whether torch.func can run this model for all chains at once, with the same result."""
+        x, y = self.posterior.data.batch(slice(0, min(2, self.posterior.n_samples)))
+        one: Callable = grad_and_value(self._mean_loss)
+        expected = one(self.center, x, y)
+        try:
+            got = vmap(one, in_dims=(0, None, None))(self.center.unsqueeze(0), x, y)
+        except (RuntimeError, NotImplementedError, ValueError):
+            return False
+        return all(
+            torch.allclose(g[0], e, rtol=1e-3, atol=1e-5)
+            for g, e in zip(got, expected, strict=True)
+        )
+
+
+def _versions() -> dict[str, str]:
+    from probelib import __version__
+
+    return {"probelib": __version__, "torch": torch.__version__, "numpy": np.__version__}
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def _positive(name: str, value: Any) -> None:
+    if not _is_int(value) or value < 1:
+        raise ValueError(f"{name} is {value}; it must be a whole number, 1 or more")
+
+
+__all__ = ["SGLD", "DivergenceError", "sample"]

@@ -1,0 +1,257 @@
+"""The trace store: create, append, resume, open. An xarray data set over a Zarr v3 directory.
+
+Variables, with dimensions ``chain``, ``draw``, ``sample``, ``step``:
+
+=================  ====================  ==========================================================
+``loss``           chain, draw, sample   l_i(w) at the draw, nats
+``init_loss``      sample                l_i(w*), through the same code path
+``sampling_loss``  chain, step           minibatch loss before each step
+``distance``       chain, draw           |w - w*|
+=================  ====================  ==========================================================
+
+Coordinates: ``sample_id`` and, where the observed data has one, ``label``. Draw d is taken after
+``burn_in + (d + 1) * thin`` steps. Root attributes hold the configuration, the fingerprint, seed,
+device, wall time, ``draws_done`` and ``complete``. Beside the arrays lies ``checkpoint/``: one
+safetensors file a chain with its weights and generators, replaced atomically.
+"""
+
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+import zarr
+from safetensors import safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+#: Raised whenever the same call would give other numbers or another layout, so that no store
+#: written before the change is taken for one written after it.
+FORMAT = 1
+
+_DRAW_CHUNK = 50
+_SAMPLE_CHUNK = 8192
+
+
+class TraceMismatch(ValueError):
+    """A store holds a trace of something else than what was asked for."""
+
+
+@dataclass
+class ChainState:
+    """All that a chain needs to continue: where it is and where its generators stand."""
+
+    step: int
+    weights: Tensor  # (n_parameters,)
+    noise_rng: Tensor  # a torch generator's state, uint8
+    batch_rng: dict[str, Any]  # a NumPy bit generator's state
+
+
+class TraceStore:
+    """A trace while it grows. ``path=None`` keeps it in memory, without checkpoints."""
+
+    def __init__(self, path: str | os.PathLike | None):
+        self.path = None if path is None else Path(path)
+        self._store = zarr.storage.MemoryStore() if path is None else self.path
+        self._group: zarr.Group | None = None
+
+    def exists(self) -> bool:
+        """Whether a probelib trace lies here.
+
+        Raises:
+            TraceMismatch: something else lies here.
+        """
+        if self.path is None or not self.path.exists():
+            return False
+        if self.path.is_dir() and not any(self.path.iterdir()):
+            return False
+        try:
+            self._group = zarr.open_group(self._store, mode="r+", zarr_format=3)
+            if self._group.attrs.get("probelib_format") is not None:
+                return True
+        except (OSError, ValueError, KeyError, zarr.errors.BaseZarrError):
+            pass
+        raise TraceMismatch(
+            f"store {str(self.path)!r} exists and is not a trace of probelib; choose another path"
+        )
+
+    @property
+    def attrs(self) -> dict[str, Any]:
+        return dict(self._group.attrs)
+
+    def create(
+        self,
+        *,
+        chains: int,
+        draws: int,
+        steps: int,
+        init_loss: np.ndarray,
+        labels: np.ndarray | None,
+        loss_dtype: str,
+        attrs: dict[str, Any],
+    ) -> None:
+        """Lay out an empty trace. Removes what :meth:`exists` found here before."""
+        if self.path is not None and self.path.exists():
+            shutil.rmtree(self.path)
+        n = len(init_loss)
+        group = zarr.create_group(self._store, zarr_format=3)
+
+        def array(name: str, dims: dict[str, int], chunks: tuple[int, ...], dtype: str) -> None:
+            # Losses are close to random bits: compression costs time and saves next to nothing.
+            group.create_array(
+                name,
+                shape=tuple(dims.values()),
+                chunks=chunks,
+                dtype=dtype,
+                fill_value=np.nan,
+                compressors=None,
+                dimension_names=list(dims),
+            )
+
+        draw_chunk, sample_chunk = min(draws, _DRAW_CHUNK), min(n, _SAMPLE_CHUNK)
+        array(
+            "loss",
+            {"chain": chains, "draw": draws, "sample": n},
+            (1, draw_chunk, sample_chunk),
+            loss_dtype,
+        )
+        array("distance", {"chain": chains, "draw": draws}, (1, draw_chunk), "float32")
+        array("sampling_loss", {"chain": chains, "step": steps}, (1, min(steps, 8192)), "float32")
+        array("init_loss", {"sample": n}, (n,), init_loss.dtype.name)
+        group["init_loss"][:] = init_loss
+        coords = {"sample_id": np.arange(n)} | ({} if labels is None else {"label": labels})
+        for name, values in coords.items():
+            group.create_array(
+                name, data=values, chunks=(n,), compressors=None, dimension_names=["sample"]
+            )
+        group.create_group("checkpoint")
+        group.attrs.update(
+            {"probelib_format": FORMAT, "coordinates": " ".join(coords), **attrs}
+            | {"draws_done": 0, "steps_done": 0, "complete": False}
+        )
+        self._group = group
+
+    def extend(self, *, draws: int, steps: int) -> None:
+        """Make room for more draws after those that are there."""
+        for name, size in (("loss", draws), ("distance", draws), ("sampling_loss", steps)):
+            array = self._group[name]
+            array.resize((array.shape[0], size, *array.shape[2:]))
+        self._group.attrs.update({"complete": False})
+
+    def write_draws(self, first: int, loss: np.ndarray, distance: np.ndarray) -> None:
+        """Write draws ``first, first + 1, ...``; loss (chain, k, sample), distance (chain, k)."""
+        last = first + loss.shape[1]
+        with np.errstate(over="ignore"):
+            stored = loss.astype(self._group["loss"].dtype, copy=False)
+        if np.isinf(stored).any() and np.isfinite(loss).all():
+            raise ValueError(
+                f"loss_dtype is {stored.dtype}, which cannot hold a loss of {loss.max():.3g}; "
+                "use loss_dtype='float32'"
+            )
+        self._group["loss"][:, first:last] = stored
+        self._group["distance"][:, first:last] = distance
+
+    def write_steps(self, first: int, sampling_loss: np.ndarray) -> None:
+        """Write the minibatch losses (chain, k) of steps ``first, first + 1, ...``."""
+        self._group["sampling_loss"][:, first : first + sampling_loss.shape[1]] = sampling_loss
+
+    def commit(self, states: list[ChainState] | None, **attrs: Any) -> None:
+        """Make what was written durable: first the chains' states, then the attributes."""
+        if self.path is not None and states is not None:
+            for chain, state in enumerate(states):
+                _write_atomically(self._checkpoint(chain), _pack(state))
+        self._group.attrs.update(attrs)
+
+    def states(self, chains: int) -> list[ChainState]:
+        """The chains' last durable states."""
+        return [_unpack(self._checkpoint(chain)) for chain in range(chains)]
+
+    def dataset(self) -> xr.Dataset:
+        """The trace up to its last complete draw, read lazily."""
+        return _as_dataset(self._store)
+
+    def _checkpoint(self, chain: int) -> Path:
+        return self.path / "checkpoint" / f"chain-{chain:04d}.safetensors"
+
+
+def open_trace(path: str | os.PathLike) -> xr.Dataset:
+    """Open a trace from disk as a plain xarray data set, its variables read when used.
+
+    An unfinished trace opens with the draws that all chains have, and ``complete`` False.
+
+    Args:
+        path: the directory given to :func:`probelib.sample` as ``store``.
+
+    Returns:
+        The data set described in :mod:`probelib.trace`.
+
+    Raises:
+        FileNotFoundError: nothing lies there.
+        TraceMismatch: what lies there is not a trace of probelib.
+    """
+    store = TraceStore(path)
+    if not store.exists():
+        raise FileNotFoundError(f"path {str(path)!r} holds no trace; check it or sample one first")
+    return store.dataset()
+
+
+def _as_dataset(store: Any) -> xr.Dataset:
+    ds = xr.open_zarr(store, consolidated=False, chunks=None, zarr_format=3)
+    return ds.isel(draw=slice(ds.attrs["draws_done"]), step=slice(ds.attrs["steps_done"]))
+
+
+def check_fingerprint(stored: dict[str, Any], wanted: dict[str, Any], path: Path) -> None:
+    """Refuse to serve a trace of something else.
+
+    Raises:
+        TraceMismatch: naming every field that differs, with both values.
+    """
+    fields = [k for k in {**stored, **wanted} if stored.get(k) != wanted.get(k)]
+    if fields:
+        found = "; ".join(
+            f"{k} is {_short(stored.get(k))} there and {_short(wanted.get(k))} here"
+            for k in sorted(fields)
+        )
+        raise TraceMismatch(
+            f"store {str(path)!r} holds another trace: {found}. Choose another store, or pass "
+            "overwrite=True to replace it"
+        )
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return f"{text[:12]}…" if len(text) == 64 else text
+
+
+def _pack(state: ChainState) -> bytes:
+    return save(
+        {"weights": state.weights.cpu(), "noise_rng": state.noise_rng.cpu()},
+        metadata={"step": str(state.step), "batch_rng": json.dumps(state.batch_rng)},
+    )
+
+
+def _unpack(path: Path) -> ChainState:
+    with safe_open(path, framework="pt") as f:
+        meta = f.metadata()
+        return ChainState(
+            step=int(meta["step"]),
+            weights=f.get_tensor("weights"),
+            noise_rng=f.get_tensor("noise_rng"),
+            batch_rng=json.loads(meta["batch_rng"]),
+        )
+
+
+def _write_atomically(path: Path, content: bytes) -> None:
+    temporary = path.with_suffix(".tmp")
+    with open(temporary, "wb") as f:
+        f.write(content)
+        f.flush()
+        os.fsync(f.fileno())
+    os.replace(temporary, path)
+
+
+__all__ = ["FORMAT", "ChainState", "TraceMismatch", "TraceStore", "open_trace"]
