@@ -1,0 +1,58 @@
+# Everything runs in .venv, which `make env` makes from a Python 3.11 to 3.13 and a package index.
+
+PYTHON  ?= python3
+PROFILE ?= laptop
+export PROBELIB_CACHE ?= $(CURDIR)/.cache
+
+VENV  := .venv
+BIN   := $(VENV)/bin
+STAMP := $(VENV)/.complete
+
+.DEFAULT_GOAL := help
+.PHONY: help env lab book test lint format sync clean
+
+help: ## show the targets
+	@echo "Bayesian Probes"
+	@echo
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo
+	@echo "  make book PROFILE=smoke|laptop|paper   (default: laptop)"
+	@echo "  make book ONLY=03    one chapter;   make book FROM=02    that one and all later ones"
+	@echo "  make env PYTHON=/path/to/python3.12    another interpreter"
+
+env: $(STAMP) ## make the environment in .venv, with the book and test extras
+
+$(STAMP): pyproject.toml constraints.txt
+	@command -v "$(PYTHON)" >/dev/null 2>&1 || { \
+	  echo "error: there is no $(PYTHON); say which Python 3.11 to 3.13 to use: make env PYTHON=/path/to/python3" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || { \
+	  echo "error: $(PYTHON) is $$("$(PYTHON)" -c 'import platform; print(platform.python_version())'), but this project needs Python 3.11 to 3.13: make env PYTHON=/path/to/python3" >&2; exit 1; }
+	@test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV) || { \
+	  echo "error: $(PYTHON) could not make an environment (on Debian and Ubuntu, install python3-venv)" >&2; rm -rf $(VENV); exit 1; }
+	$(BIN)/python -m pip install --progress-bar off -e ".[book,test]" -c constraints.txt
+	@touch $@
+
+lab: env ## open the chapters in JupyterLab
+	$(BIN)/jupyter lab --notebook-dir notebooks
+
+book: env ## run the chapters and render the book (PROFILE=laptop)
+	$(BIN)/python book/driver.py --profile $(PROFILE) $(if $(ONLY),--only $(ONLY)) $(if $(FROM),--from $(FROM))
+
+test: env lint ## lint, test, run every chapter small, build the book with warnings as errors
+	$(BIN)/python -m pytest
+
+lint: env ## check the style, and that notebooks and sources agree
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/python book/pair.py --check
+
+format: env ## put the style right
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+sync: env ## write the chapters' notebooks from their .py sources
+	$(BIN)/python book/pair.py
+
+clean: ## remove what was built (the environment and the cache stay)
+	rm -rf book/notebooks book/_build book/_generated results/smoke .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

@@ -1,0 +1,412 @@
+"""Run the chapters in order with papermill, then render what they produced.
+
+    python book/driver.py --profile laptop [--only 03] [--from 02] [--into DIR] [--no-render]
+
+A chapter is a pair `notebooks/NN_topic.{py,ipynb}`; the .py file is what runs. Its parameters
+come from `params/<profile>.yaml`, and it writes `results/<profile>/NN_topic.json` itself. The
+executed copy lands in `book/notebooks/`, the rendered book in `book/_build/html`. With `--into`,
+all of that lands below DIR and nothing in the repository is touched.
+
+The first failure ends the run with a non-zero exit status and keeps the failed notebook.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import contextlib
+import json
+import logging
+import os
+import re
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+import gate
+import nbformat
+import papermill
+import prepare
+import render
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class DriverError(Exception):
+    """Something that the user can put right, in one sentence."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where everything is: the sources, and where a run may write.
+
+    Attributes:
+        notebooks: the chapters' sources.
+        params: one YAML file a profile.
+        pages: the written pages with `_config.yml` and `_toc.yml`.
+        book: where executed chapters and the rendered book land; `pages` itself by default.
+        results: one folder a profile lands here.
+    """
+
+    notebooks: Path
+    params: Path
+    pages: Path
+    book: Path
+    results: Path
+
+    @classmethod
+    def of(cls, root: Path = ROOT, into: Path | None = None) -> Layout:
+        """The layout of the repository at `root`, with outputs below `into` if given."""
+        target = root if into is None else into.resolve()
+        return cls(
+            notebooks=root / "notebooks",
+            params=root / "params",
+            pages=root / "book",
+            book=target / "book",
+            results=target / "results",
+        )
+
+    @property
+    def executed(self) -> Path:
+        """Where the executed copies land."""
+        return self.book / "notebooks"
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """A chapter, and the parameters that it will run with."""
+
+    path: Path
+    parameters: dict[str, Any]
+
+    @property
+    def stem(self) -> str:
+        """`NN_topic`."""
+        return self.path.stem
+
+
+# -- what to run -------------------------------------------------------------------------------
+
+
+def chapters(folder: Path) -> list[Path]:
+    """The chapters' sources, in order."""
+    return sorted(folder.glob("[0-9][0-9]_*.py"))
+
+
+def select(paths: list[Path], only: str | None = None, start: str | None = None) -> list[Path]:
+    """The chapters asked for by number or by name: one (`only`), or one and all later (`start`)."""
+    numbers = ", ".join(path.stem for path in paths) or "none"
+
+    def find(asked: str) -> int:
+        for position, path in enumerate(paths):
+            if asked in (path.stem, path.stem[:2]):
+                return position
+        raise DriverError(f"there is no chapter {asked!r}; there are: {numbers}")
+
+    if not paths:
+        raise DriverError("there is no chapter to run (notebooks/NN_topic.py)")
+    if only is not None:
+        return [paths[find(only)]]
+    return paths[find(start) :] if start is not None else paths
+
+
+def read_profile(layout: Layout, profile: str) -> dict[str, dict[str, Any]]:
+    """The parameters of a profile: `{chapter: {name: value}}`."""
+    path = layout.params / f"{profile}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in layout.params.glob("*.yaml"))) or "none"
+        raise DriverError(f"there is no profile {profile!r}; params/ has: {known}")
+    content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    stems = {chapter.stem for chapter in chapters(layout.notebooks)}
+    for stem, values in content.items():
+        if stem not in stems:
+            raise DriverError(f"params/{path.name} names {stem!r}, which is not a chapter")
+        if values is not None and not isinstance(values, dict):
+            raise DriverError(f"params/{path.name}: {stem} must map parameter names to values")
+    return {stem: values or {} for stem, values in content.items()}
+
+
+def plan(layout: Layout, profile: str, paths: list[Path]) -> list[Chapter]:
+    """Pair every chapter with its parameters; refuse a parameter that a chapter does not have."""
+    content = read_profile(layout, profile)
+    planned = []
+    for path in paths:
+        own = content.get(path.stem, {})
+        given = {
+            "profile": profile,
+            "results_dir": str(layout.results / profile),
+            "live": False,
+        }
+        clash = sorted(given.keys() & own.keys())
+        if clash:
+            raise DriverError(
+                f"params/{profile}.yaml sets {clash[0]!r} of {path.stem}, which the driver sets"
+            )
+        with tempfile.TemporaryDirectory() as folder:
+            copy = Path(folder) / f"{path.stem}.ipynb"
+            nbformat.write(prepare.read_source(path), copy)
+            known = {name: p["default"] for name, p in papermill.inspect_notebook(copy).items()}
+        for name in {**given, **own}:
+            if name not in known:
+                origin = f"params/{profile}.yaml" if name in own else "the driver"
+                raise DriverError(
+                    f"notebooks/{path.name} has no parameter {name!r} (set by {origin}); "
+                    f"its parameters are: {', '.join(known) or 'none'}"
+                )
+        planned.append(Chapter(path, {**given, **own}))
+    return planned
+
+
+# -- running -----------------------------------------------------------------------------------
+
+
+class LiveLog(logging.Handler):
+    """Shows a chapter's progress while it runs: cells, and what they print.
+
+    Complete lines are shown as they come; a progress bar (it ends in a carriage return) at most
+    every `every` seconds, so that a log file stays readable.
+    """
+
+    def __init__(self, chapter: str, cells: int, stream: TextIO | None = None, every: float = 15):
+        super().__init__()
+        self.chapter, self.cells, self.every = chapter, cells, every
+        self.stream = stream or sys.stdout
+        self.partial = ""
+        self.last_bar = time.monotonic()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Turn papermill's log into one short line a cell."""
+        found = re.match(r"Executing Cell (\d+)", record.getMessage())
+        if found:
+            self.line(f"cell {found.group(1)}/{self.cells}")
+
+    def write(self, text: str) -> None:
+        """Take what a cell printed."""
+        *done, self.partial = (self.partial + text).split("\n")
+        for line in done:
+            self.line("  " + line.rsplit("\r", 1)[-1])
+        if "\r" in self.partial:
+            self.partial = self.partial.rsplit("\r", 1)[-1]
+            if time.monotonic() - self.last_bar >= self.every:
+                self.last_bar = time.monotonic()
+                self.line("  " + self.partial)
+
+    def flush(self) -> None:
+        """Nothing is held back."""
+
+    def line(self, text: str) -> None:
+        """Print one line."""
+        if text.strip():
+            print(f"[{self.chapter}] {text}", file=self.stream, flush=True)
+
+
+@contextlib.contextmanager
+def own_kernel() -> Iterator[str]:
+    """A kernel that is this very interpreter, whatever kernels the user has installed."""
+    before = os.environ.get("JUPYTER_PATH")
+    with tempfile.TemporaryDirectory() as folder:
+        spec = Path(folder) / "kernels" / "python3"
+        spec.mkdir(parents=True)
+        argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+        argv.append("--log-level=ERROR")
+        kernel = {"argv": argv, "display_name": "Python 3 (ipykernel)", "language": "python"}
+        (spec / "kernel.json").write_text(json.dumps(kernel), encoding="utf-8")
+        os.environ["JUPYTER_PATH"] = folder if before is None else f"{folder}{os.pathsep}{before}"
+        try:
+            yield "python3"
+        finally:
+            if before is None:
+                del os.environ["JUPYTER_PATH"]
+            else:
+                os.environ["JUPYTER_PATH"] = before
+
+
+def run_chapter(chapter: Chapter, layout: Layout, commit: str, device: str) -> dict[str, Any]:
+    """Run one chapter and store its executed copy; return what its results file holds."""
+    source = prepare.read_source(chapter.path)
+    profile = chapter.parameters["profile"]
+    layout.executed.mkdir(parents=True, exist_ok=True)
+    (layout.results / profile).mkdir(parents=True, exist_ok=True)
+    final = layout.executed / f"{chapter.stem}.ipynb"
+    failed = layout.executed / f"{chapter.stem}.failed.ipynb"
+    failed.unlink(missing_ok=True)
+    results = layout.results / profile / f"{chapter.stem}.json"
+    before = results.stat().st_mtime_ns if results.exists() else None
+    started, clock = prepare.now(), time.monotonic()
+
+    log = LiveLog(chapter.stem, len(source.cells) + 1)  # papermill injects one
+    logger = logging.getLogger("papermill")
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    logger.handlers = [log]
+    with tempfile.TemporaryDirectory(dir=layout.executed, prefix=".running-") as folder:
+        given, output = Path(folder) / "source.ipynb", Path(folder) / "executed.ipynb"
+        nbformat.write(source, given)
+        try:
+            papermill.execute_notebook(
+                given,
+                output,
+                parameters=chapter.parameters,
+                kernel_name="python3",
+                cwd=chapter.path.parent,
+                progress_bar=False,
+                log_output=True,
+                stdout_file=log,
+                stderr_file=log,
+            )
+            found = gate.results_findings(results)
+            if not found and results.stat().st_mtime_ns == before:
+                found = ["this run did not write it"]
+            if found:
+                raise DriverError(f"results/{profile}/{results.name}: {'; '.join(found)}")
+        except BaseException as error:
+            if output.exists():
+                os.replace(output, failed)
+            kept = f"; the notebook is kept at {failed}" if failed.exists() else ""
+            reason = "interrupted" if isinstance(error, KeyboardInterrupt) else failure(error)
+            raise DriverError(f"{chapter.stem} failed: {reason}{kept}") from error
+        finally:
+            logger.handlers = []
+        numbers = json.loads(results.read_text(encoding="utf-8"))
+        provenance = prepare.Provenance(
+            source=f"notebooks/{chapter.path.name}",
+            source_sha256=prepare.source_hash(source),
+            profile=profile,
+            parameters=shown_parameters(source, chapter),
+            commit=commit,
+            device=str(numbers.get("device", device)),
+            versions=prepare.versions(),
+            started=started,
+            duration_seconds=round(time.monotonic() - clock, 1),
+        )
+        executed = nbformat.read(output, as_version=4)
+        copy = prepare.executed_copy(executed, provenance, shown_paths(chapter))
+        nbformat.write(copy, output)
+        os.replace(output, final)
+    return numbers | {"duration_seconds": provenance.duration_seconds}
+
+
+def shown_paths(chapter: Chapter) -> dict[str, Any]:
+    """What the reader sees instead of the paths of this machine."""
+    return {"results_dir": f"results/{chapter.parameters['profile']}"}
+
+
+def shown_parameters(source: nbformat.NotebookNode, chapter: Chapter) -> dict[str, Any]:
+    """Every parameter of the chapter with the value it ran with, defaults included."""
+    position = prepare.tagged(source, "parameters")
+    assert position is not None  # `plan` has refused a chapter without one
+    defaults = {}
+    for node in ast.parse(source.cells[position].source).body:
+        if isinstance(node, ast.AnnAssign | ast.Assign) and node.value is not None:
+            target = node.target if isinstance(node, ast.AnnAssign) else node.targets[0]
+            if isinstance(target, ast.Name):
+                with contextlib.suppress(ValueError):
+                    defaults[target.id] = ast.literal_eval(node.value)
+    return defaults | chapter.parameters | shown_paths(chapter)
+
+
+def failure(error: BaseException) -> str:
+    """The reason of a failure, in one line."""
+    name, value = getattr(error, "ename", None), getattr(error, "evalue", None)
+    if name is None:
+        name, value = type(error).__name__, str(error)
+        if isinstance(error, DriverError):
+            return value
+    first = str(value).strip().split("\n")[0]
+    return f"{name}: {first}" if first else name
+
+
+# -- the whole ---------------------------------------------------------------------------------
+
+
+def copy_pages(layout: Layout) -> None:
+    """Put the written pages where the book is built, when that is not where they are."""
+    if layout.pages.resolve() == layout.book.resolve():
+        return
+    skip = shutil.ignore_patterns("notebooks", "_build", "_generated", "__pycache__", "*.py")
+    shutil.copytree(layout.pages, layout.book, ignore=skip, dirs_exist_ok=True)
+
+
+def summary(rows: list[tuple[str, dict[str, Any]]]) -> str:
+    """A table: chapter, duration, headline."""
+    width = max(len(stem) for stem, _ in rows)
+    lines = [f"{'chapter':{width}}  {'time':>12}  what it measured"]
+    for stem, numbers in rows:
+        text = numbers.get("headline") or f"{len(numbers) - 1} numbers"
+        took = prepare.duration(numbers["duration_seconds"])
+        lines.append(f"{stem:{width}}  {took:>12}  {text}")
+    return "\n".join(lines)
+
+
+def run(
+    layout: Layout,
+    profile: str,
+    only: str | None = None,
+    start: str | None = None,
+    rendering: bool = True,
+) -> Path | None:
+    """Run the chapters and render the book; return the front page, or None without a render."""
+    everything = chapters(layout.notebooks)
+    planned = plan(layout, profile, select(everything, only, start))
+    os.environ.setdefault("PROBELIB_CACHE", str(ROOT / ".cache"))
+    commit, device = prepare.commit(layout.notebooks), prepare.device()
+    rows = []
+    with own_kernel():
+        for chapter in planned:
+            print(f"[{chapter.stem}] starts, profile {profile}", flush=True)
+            numbers = run_chapter(chapter, layout, commit, device)
+            rows.append((chapter.stem, numbers))
+            print(f"[{chapter.stem}] done, {prepare.duration(numbers['duration_seconds'])}")
+    print("\n" + summary(rows) + "\n", flush=True)
+    if not rendering:
+        return None
+    missing = [p.stem for p in everything if not (layout.executed / f"{p.stem}.ipynb").exists()]
+    if missing:
+        print(f"The book is not rendered: {', '.join(missing)} did not run yet.")
+        return None
+    copy_pages(layout)
+    findings = gate.check(layout.executed, layout.results, layout.notebooks)
+    if findings:
+        raise DriverError("the gate refuses the book:\n  " + "\n  ".join(findings))
+    return render.build(layout.book, profile)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    parser = argparse.ArgumentParser(description="Run the chapters, then render the book.")
+    parser.add_argument("--profile", default="laptop", help="a file of params/ (default: laptop)")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--only", metavar="NN", help="run this chapter alone")
+    which.add_argument("--from", dest="start", metavar="NN", help="run this and all later ones")
+    parser.add_argument("--into", type=Path, metavar="DIR", help="write everything below DIR")
+    parser.add_argument("--no-render", action="store_true", help="run, but do not build the book")
+    options = parser.parse_args(arguments)
+    began = time.monotonic()
+    try:
+        page = run(
+            Layout.of(into=options.into),
+            options.profile,
+            options.only,
+            options.start,
+            rendering=not options.no_render,
+        )
+    except (DriverError, render.RenderError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("error: interrupted", file=sys.stderr)
+        return 130
+    print(f"Done in {prepare.duration(time.monotonic() - began)}.")
+    if page is not None:
+        print(f"The book is at {page}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,86 @@
+"""Keep each chapter's notebook in step with its source.
+
+    python book/pair.py            write notebooks/NN_topic.ipynb from notebooks/NN_topic.py
+    python book/pair.py --check    say where the two differ, change nothing
+
+The .py file is the edited source. The notebook holds the same cells without outputs; the ids of
+its cells come from their content, so a diff shows only what changed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import jupytext
+import nbformat
+import prepare
+from nbformat import NotebookNode
+
+NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
+
+
+def essence(nb: NotebookNode) -> list[dict[str, Any]]:
+    """What must agree between the two files: cell type, text, tags and figure metadata."""
+    return [
+        {
+            "type": cell.cell_type,
+            "source": cell.source,
+            "tags": list(cell.metadata.get("tags", [])),
+            "mystnb": dict(cell.metadata.get("mystnb", {})),
+        }
+        for cell in nb.cells
+    ]
+
+
+def drift(source: Path) -> list[str]:
+    """Where a notebook differs from its source, or holds what only a run produces."""
+    notebook = source.with_suffix(".ipynb")
+    if not notebook.is_file():
+        return [f"{notebook.name} is missing"]
+    nb = jupytext.read(notebook)
+    found = []
+    theirs, ours = essence(nb), essence(prepare.read_source(source))
+    if len(theirs) != len(ours):
+        found.append(f"{notebook.name} has {len(theirs)} cells, {source.name} has {len(ours)}")
+    for number, (one, other) in enumerate(zip(theirs, ours, strict=False), start=1):
+        keys = [key for key in one if one[key] != other[key]]
+        if keys:
+            found.append(f"{notebook.name}, cell {number}: {', '.join(keys)} differ")
+    for number, cell in enumerate(nb.cells, start=1):
+        if cell.get("outputs") or cell.get("execution_count") is not None:
+            found.append(f"{notebook.name}, cell {number}: holds outputs of a run")
+    return found
+
+
+def write(source: Path) -> None:
+    """Write the notebook of a source."""
+    text = nbformat.writes(prepare.read_source(source), version=4)
+    source.with_suffix(".ipynb").write_text(text + "\n", encoding="utf-8")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    parser = argparse.ArgumentParser(description="Pair the chapters' notebooks with their sources.")
+    parser.add_argument("--check", action="store_true", help="change nothing, say what differs")
+    options = parser.parse_args(arguments)
+    sources = sorted(NOTEBOOKS.glob("[0-9][0-9]_*.py"))
+    found = [line for source in sources for line in drift(source)]
+    if options.check:
+        orphans = {p.stem for p in NOTEBOOKS.glob("*.ipynb")} - {p.stem for p in sources}
+        found += [f"{stem}.ipynb has no source {stem}.py" for stem in sorted(orphans)]
+        if found:
+            print("\n".join(found), file=sys.stderr)
+            print("`make sync` writes the notebooks from their sources.", file=sys.stderr)
+        return 1 if found else 0
+    for source in sources:
+        if drift(source):
+            write(source)
+            print(f"wrote {source.with_suffix('.ipynb').name}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,251 @@
+"""From a chapter's source to a notebook that papermill can run, and from its output to a page.
+
+The source of a chapter is `notebooks/NN_topic.py` (py:percent). What lands in the book is the
+executed notebook with papermill's injected cell hidden, the parameters cell showing the values
+that were used, a run card after it, and the provenance of the run in the notebook's metadata.
+No path of the machine that ran it stays in the copy.
+"""
+
+from __future__ import annotations
+
+import ast
+import copy
+import datetime
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import jupytext
+import nbformat
+from nbformat import NotebookNode
+
+KERNELSPEC = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
+PROVENANCE = "probelib"  # the key of the provenance in the notebook's metadata
+NOT_A_RESULT = {"smoke"}  # profiles whose numbers mean nothing
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What produced an executed chapter; stored in its metadata and shown on its run card."""
+
+    source: str
+    source_sha256: str
+    profile: str
+    parameters: dict[str, Any]
+    commit: str
+    device: str
+    versions: dict[str, str]
+    started: str
+    duration_seconds: float
+
+
+# -- sources ---------------------------------------------------------------------------------
+
+
+def stable_ids(nb: NotebookNode) -> NotebookNode:
+    """Give every cell an id made of its content, so that a diff shows only what changed."""
+    seen: dict[str, int] = {}
+    for cell in nb.cells:
+        digest = hashlib.sha256(f"{cell.cell_type}\n{cell.source}".encode()).hexdigest()[:12]
+        seen[digest] = seen.get(digest, 0) + 1
+        cell["id"] = digest if seen[digest] == 1 else f"{digest}-{seen[digest]}"
+    return nb
+
+
+def read_source(path: Path) -> NotebookNode:
+    """Read a chapter's source as a notebook without outputs, with stable cell ids."""
+    nb = jupytext.read(path, fmt="py:percent")
+    nb.metadata.pop("jupytext", None)
+    nb.metadata["kernelspec"] = dict(KERNELSPEC)
+    nb.nbformat, nb.nbformat_minor = 4, 5
+    return stable_ids(nb)
+
+
+def source_hash(nb: NotebookNode) -> str:
+    """SHA-256 of the cells of a source notebook: their type, text, tags and figure metadata."""
+    cells = [
+        [c.cell_type, c.source, c.metadata.get("tags", []), c.metadata.get("mystnb", {})]
+        for c in nb.cells
+    ]
+    return hashlib.sha256(json.dumps(cells, sort_keys=True).encode()).hexdigest()
+
+
+def tags(cell: NotebookNode) -> list[str]:
+    """The tags of a cell."""
+    return list(cell.metadata.get("tags", []))
+
+
+def tagged(nb: NotebookNode, tag: str) -> int | None:
+    """The position of the first cell with `tag`, or None."""
+    return next((i for i, cell in enumerate(nb.cells) if tag in tags(cell)), None)
+
+
+# -- the run -----------------------------------------------------------------------------------
+
+
+def commit(root: Path) -> str:
+    """Short hash of the checked-out commit, with `-dirty` when tracked files differ from it.
+
+    `results/` is left out of the comparison: a run rewrites it.
+    """
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(
+            ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True
+        )
+        return done.stdout.strip()
+
+    try:
+        short = git("rev-parse", "--short", "HEAD")
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!results")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return f"{short}-dirty" if changed else short
+
+
+def device() -> str:
+    """The device that torch would use here, in words."""
+    try:
+        import torch
+
+        if torch.cuda.is_available():
+            return torch.cuda.get_device_name(0)
+    except ImportError:
+        pass
+    affinity = getattr(os, "sched_getaffinity", None)
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    return f"CPU ({platform.machine()}, {cores} core{'s' if cores != 1 else ''})"
+
+
+def versions() -> dict[str, str]:
+    """The versions of Python, torch and probelib in this environment."""
+    found = {"python": platform.python_version()}
+    for name in ("torch", "probelib"):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+# -- the page ----------------------------------------------------------------------------------
+
+
+def with_values(source: str, values: dict[str, Any]) -> str:
+    """Rewrite `name: type = default` assignments in `source` so that they show `values`."""
+    spans: list[tuple[int, int, int, int, str]] = []
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.AnnAssign):
+            target, value = node.target, node.value
+        elif isinstance(node, ast.Assign) and len(node.targets) == 1:
+            target, value = node.targets[0], node.value
+        else:
+            continue
+        if isinstance(target, ast.Name) and target.id in values and value is not None:
+            spans.append(
+                (
+                    value.lineno - 1,
+                    value.col_offset,
+                    value.end_lineno - 1,
+                    value.end_col_offset,
+                    repr(values[target.id]),
+                )
+            )
+    lines = [line.encode() for line in source.split("\n")]  # ast counts columns in UTF-8 bytes
+    for first, start, last, end, text in sorted(spans, reverse=True):
+        joined = lines[first][:start] + text.encode() + lines[last][end:]
+        lines[first : last + 1] = [joined]
+    return b"\n".join(lines).decode()
+
+
+def duration(seconds: float) -> str:
+    """A duration in words: `42 s`, `3 min 20 s`, `1 h 05 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s" if whole >= 10 else f"{seconds:.1f} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def run_card(provenance: Provenance) -> str:
+    """The run card in MyST Markdown: one line that is always seen, the details folded."""
+    values = provenance.parameters
+    title = f"Run card: profile {provenance.profile}"
+    if "seed" in values:
+        title += f", seed {values['seed']}"
+    title += f", commit {provenance.commit}, {duration(provenance.duration_seconds)}"
+    software = ", ".join(f"{name} {version}" for name, version in provenance.versions.items())
+    rows = [
+        ("Source", f"`{provenance.source}`"),
+        ("Device", provenance.device),
+        ("Software", software),
+        ("Started", provenance.started),
+        ("Duration", duration(provenance.duration_seconds)),
+    ]
+    rows += [(f"`{name}`", f"`{value!r}`") for name, value in values.items()]
+    table = "\n".join(f"| {name} | {value} |" for name, value in rows)
+    return (
+        f":::{{admonition}} {title}\n:class: note dropdown run-card\n\n"
+        f"| What | Value |\n| --- | --- |\n{table}\n:::\n"
+    )
+
+
+SMOKE_NOTE = """:::{admonition} A smoke run: not a result
+:class: warning not-a-result
+
+This page was made with the `smoke` profile, which only checks that every step runs. Its networks
+and chains are far too small: no number or figure on it means anything. `make book` makes the real
+one.
+:::
+"""
+
+
+def executed_copy(
+    executed: NotebookNode, provenance: Provenance, shown: dict[str, Any]
+) -> NotebookNode:
+    """The copy of an executed chapter that goes into the book.
+
+    Args:
+        executed: what papermill wrote.
+        provenance: what produced it.
+        shown: values to show instead of the ones in the injected cell (paths of this machine).
+    """
+    nb = copy.deepcopy(executed)
+    values = provenance.parameters | shown
+    for key in ("jupytext", "papermill", "widgets"):
+        nb.metadata.pop(key, None)
+    nb.metadata["kernelspec"] = dict(KERNELSPEC)
+    for cell in nb.cells:
+        cell.metadata.pop("papermill", None)
+        if cell.cell_type == "code":  # progress bars and warnings were in the live log
+            cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]
+    position = tagged(nb, "parameters")
+    injected = tagged(nb, "injected-parameters")
+    if position is not None:
+        nb.cells[position].source = with_values(nb.cells[position].source, values)
+    if injected is not None:
+        cell = nb.cells[injected]
+        cell.source = with_values(cell.source, values)
+        cell.metadata["tags"] = sorted({*tags(cell), "remove-cell"})
+    card = nbformat.v4.new_markdown_cell(run_card(provenance))
+    card.metadata["tags"] = ["run-card"]
+    after = max((i for i in (position, injected) if i is not None), default=0)
+    nb.cells.insert(after + 1, card)
+    if provenance.profile in NOT_A_RESULT:
+        note = nbformat.v4.new_markdown_cell(SMOKE_NOTE)
+        note.metadata["tags"] = ["not-a-result"]
+        nb.cells.insert(1, note)
+    nb.metadata[PROVENANCE] = asdict(provenance)
+    return stable_ids(nb)
+
+
+def now() -> str:
+    """The time in UTC, to the second."""
+    return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M:%S UTC")

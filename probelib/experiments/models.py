@@ -1,0 +1,50 @@
+"""The networks of the experiments."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+__all__ = ["MLP", "count_parameters"]
+
+
+class MLP(nn.Module):
+    """A fully connected ReLU network: linear, ReLU, ..., linear.
+
+    Args:
+        hidden: width of each hidden layer; ``(512,)`` is the paper's MNIST network (A.3) read
+            as two layers of weights, ``(512, 512)`` read as two hidden layers.
+        in_features: inputs a sample has once it is flattened.
+        out_features: outputs, one logit a class.
+
+    Raises:
+        ValueError: a width is not a positive integer.
+    """
+
+    def __init__(
+        self, hidden: Sequence[int] = (512,), in_features: int = 784, out_features: int = 10
+    ) -> None:
+        super().__init__()
+        widths = [in_features, *hidden, out_features]
+        for width in widths:
+            if not isinstance(width, int) or isinstance(width, bool) or width < 1:
+                raise ValueError(f"every width must be a positive integer, got {width!r}")
+        layers: list[nn.Module] = []
+        for narrow, wide in zip(widths[:-2], widths[1:-1], strict=True):
+            layers += [nn.Linear(narrow, wide), nn.ReLU()]
+        layers.append(nn.Linear(widths[-2], widths[-1]))
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits, shape ``(n, out_features)``, of floats ``(n, 28, 28)`` or ``(n, in_features)``.
+
+        Every dimension after the first is flattened.
+        """
+        return self.layers(x.flatten(1))
+
+
+def count_parameters(model: nn.Module) -> int:
+    """The number of parameters of ``model``, each shared one counted once."""
+    return sum(parameter.numel() for parameter in model.parameters())
