@@ -1,0 +1,167 @@
+"""What every chapter of the book does: record its numbers, say them, hold them to the paper."""
+
+import contextlib
+import html
+import json
+import logging
+import math
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from probelib.experiments.cache import cache_dir, write_atomically
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A line of a chapter's "paper says / this run" table.
+
+    Attributes:
+        what: the quantity, in words.
+        key: the recorded number that is held against the paper.
+        paper: what the paper says, as text; "" where it gives nothing.
+        low, high: the range in which this run agrees with the paper; None where it is open.
+        digits: format of the recorded number.
+        why: why this range, or what to make of a miss.
+    """
+
+    what: str
+    key: str
+    paper: str = ""
+    low: float | None = None
+    high: float | None = None
+    digits: str = ".3g"
+    why: str = ""
+
+    def holds(self, value: float) -> bool | None:
+        """Whether ``value`` lies in the range; None if the paper gives nothing to hold it to."""
+        if self.low is None and self.high is None:
+            return None
+        low = -math.inf if self.low is None else self.low
+        high = math.inf if self.high is None else self.high
+        return low <= value <= high
+
+
+class Chapter:
+    """The numbers of one chapter and one profile.
+
+    Numbers are recorded once, by name; prose, tables, the front page and the tests read what was
+    recorded and nothing else.
+
+    Args:
+        name: the chapter's file stem, ``NN_topic``.
+        profile: ``smoke``, ``laptop`` or ``paper``.
+        results_dir: where ``<name>.json`` goes.
+    """
+
+    def __init__(self, name: str, *, profile: str, results_dir: str | os.PathLike):
+        self.name, self.profile = name, profile
+        self.path = Path(results_dir) / f"{name}.json"
+        self.numbers: dict[str, float | int | str] = {}
+        self._started = time.perf_counter()
+        # ArviZ logs a line for each series it thinks too short; the diagnostics say it better.
+        logging.getLogger("arviz").setLevel(logging.ERROR)
+
+    def cache(self, name: str) -> Path:
+        """Where this chapter's trace ``name`` lives between runs."""
+        return cache_dir("traces", self.profile) / f"{self.name}-{name}.zarr"
+
+    def record(self, **numbers: Any) -> None:
+        """Record numbers or strings under their names, and glue them for the book's pages.
+
+        Raises:
+            ValueError: a number is NaN or infinite.
+        """
+        for key, value in numbers.items():
+            value = value.item() if hasattr(value, "item") else value
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"{key} is {value}; a result must be a finite number")
+            self.numbers[key] = value
+            with contextlib.suppress(ImportError):  # outside the book there is nothing to glue to
+                from myst_nb import glue
+
+                glue(f"{self.name.split('_')[0]}_{key}", value, display=False)
+
+    def say(self, template: str) -> None:
+        """Show a sentence (Markdown) whose ``{name}`` fields are recorded numbers.
+
+        Raises:
+            KeyError: the sentence names a number that was never recorded.
+        """
+        from IPython.display import Markdown, display
+
+        display(Markdown(template.format(**self.numbers)))
+
+    def table(self, rows: Sequence[dict[str, Any]], caption: str) -> None:
+        """Show rows (equal keys, in order) as a table."""
+        head = "".join(f"<th>{html.escape(str(k))}</th>" for k in rows[0])
+        body = "".join(
+            "<tr>" + "".join(f"<td>{html.escape(str(v))}</td>" for v in row.values()) + "</tr>"
+            for row in rows
+        )
+        _show_html(
+            f'<div class="probe-table"><table class="table"><caption>{html.escape(caption)}'
+            f"</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+        )
+
+    def compare(self, claims: Sequence[Claim]) -> None:
+        """Show what the paper says beside this run, and record how many claims hold.
+
+        Raises:
+            KeyError: a claim names a number that was never recorded.
+        """
+        rows, verdicts = [], []
+        for claim in claims:
+            value = self.numbers[claim.key]
+            holds = claim.holds(value)
+            verdicts.append(holds)
+            rows.append(
+                {
+                    "quantity": claim.what,
+                    "paper": claim.paper or "not given",
+                    "this run": format(value, claim.digits),
+                    "agrees if": _range(claim),
+                    "verdict": {True: "✓ agrees", False: "✗ differs", None: "new"}[holds],
+                    "note": claim.why,
+                }
+            )
+        agree, differ = verdicts.count(True), verdicts.count(False)
+        self.record(claims_agree=agree, claims_differ=differ)
+        self.table(
+            rows,
+            f"Paper says / this run ({self.profile} profile): {agree} agree, {differ} differ, "
+            f"{verdicts.count(None)} have no counterpart in the paper.",
+        )
+
+    def finish(self, headline: str) -> None:
+        """Write ``<results_dir>/<name>.json``; ``headline`` is a template like :meth:`say`'s."""
+        flat = {
+            "chapter": self.name,
+            "profile": self.profile,
+            "headline": headline.format(**self.numbers),
+            **self.numbers,
+            "seconds": round(time.perf_counter() - self._started, 1),
+        }
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.path, (json.dumps(flat, indent=2) + "\n").encode())
+
+
+def _range(claim: Claim) -> str:
+    low, high = (None if v is None else format(v, "g") for v in (claim.low, claim.high))
+    if low is None and high is None:
+        return "–"
+    if low is None:
+        return f"≤ {high}"
+    return f"≥ {low}" if high is None else f"{low} to {high}"
+
+
+def _show_html(text: str) -> None:
+    from IPython.display import HTML, display
+
+    display(HTML(text))
+
+
+__all__ = ["Chapter", "Claim"]
