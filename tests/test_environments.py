@@ -1,0 +1,98 @@
+"""pyproject.toml, environment.yml and constraints.txt say the same."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+ROOT = Path(__file__).resolve().parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+CONDA_NAMES = {"torch": "pytorch", "matplotlib": "matplotlib-base", "seaborn": "seaborn-base"}
+PYTHONS = ("3.11", "3.12", "3.13")
+
+
+def requirements() -> dict[str, Requirement]:
+    """Every requirement of the project and of its two extras."""
+    extras = PROJECT["optional-dependencies"]
+    lines = PROJECT["dependencies"] + extras["book"] + extras["test"]
+    return {canonicalize_name(Requirement(line).name): Requirement(line) for line in lines}
+
+
+def conda() -> tuple[dict[str, str], list[str]]:
+    """The conda packages with their versions, and the pip lines."""
+    content = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
+    packages, pip = {}, []
+    for entry in content["dependencies"]:
+        if isinstance(entry, dict):
+            pip = entry["pip"]
+        else:
+            name, version = re.fullmatch(r"([a-z0-9._-]+)(.*)", entry).groups()
+            packages[name] = version
+    return packages, pip
+
+
+def constraints() -> dict[str, Version]:
+    """The pinned versions."""
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pairs = [line.split("==") for line in lines if line and not line.startswith("#")]
+    return {canonicalize_name(name): Version(version) for name, version in pairs}
+
+
+def test_conda_has_every_requirement_in_the_same_versions() -> None:
+    packages, pip = conda()
+    from_pip = {
+        canonicalize_name(Requirement(line).name): Requirement(line).specifier
+        for line in pip
+        if not line.startswith("-e")
+    }
+    for name, requirement in requirements().items():
+        if name in from_pip:
+            assert from_pip[name] == requirement.specifier, name
+        else:
+            conda_name = CONDA_NAMES.get(name, name)
+            assert conda_name in packages, f"environment.yml lacks {conda_name}"
+            assert SpecifierSet(packages[conda_name]) == requirement.specifier, name
+
+
+def test_conda_has_nothing_else() -> None:
+    packages, pip = conda()
+    wanted = {CONDA_NAMES.get(name, name) for name in requirements()}
+    assert set(packages) - {"python", "pip"} <= wanted
+    named = {canonicalize_name(Requirement(line).name) for line in pip if line[0] != "-"}
+    assert named <= set(requirements())
+    assert "-e ." in pip
+
+
+def test_the_python_range_is_the_same_everywhere() -> None:
+    packages, _ = conda()
+    assert SpecifierSet(packages["python"]) == SpecifierSet(PROJECT["requires-python"])
+    spec = SpecifierSet(PROJECT["requires-python"])
+    assert all(Version(version) in spec for version in PYTHONS)
+    assert Version("3.10") not in spec
+    assert Version("3.14") not in spec
+    workflow = yaml.safe_load((ROOT / ".github/workflows/tests.yml").read_text(encoding="utf-8"))
+    assert tuple(workflow["jobs"]["test"]["strategy"]["matrix"]["python"]) == PYTHONS
+
+
+@pytest.mark.parametrize("name", sorted(requirements()))
+def test_the_pins_satisfy_the_requirements(name: str) -> None:
+    pins = constraints()
+    assert name in pins, f"constraints.txt has no {name}"
+    assert pins[name] in requirements()[name].specifier
+
+
+def test_the_pins_bind_every_platform() -> None:
+    text = (ROOT / "constraints.txt").read_text(encoding="utf-8")
+    pins = constraints()
+    assert not [name for name in pins if name.startswith(("nvidia-", "cuda-", "triton"))]
+    assert not [str(version) for version in pins.values() if version.local]
+    assert "://" not in text
+    assert "probelib" not in pins

@@ -1,0 +1,111 @@
+"""A chapter's source and its notebook hold the same cells, and the notebook nothing of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import driver
+import jupytext
+import nbformat
+import pair
+import prepare
+import pytest
+
+NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
+SOURCES = driver.chapters(NOTEBOOKS)
+
+SOURCE = """# %% [markdown]
+# # A title
+
+# %% tags=["parameters"]
+seed: int = 0  # the seed
+
+# %% mystnb={"image": {"alt": "a line"}}
+print(seed)
+
+# %%
+print(seed)
+"""
+
+
+@pytest.fixture
+def chapter(tmp_path: Path) -> Path:
+    path = tmp_path / "00_topic.py"
+    path.write_text(SOURCE, encoding="utf-8")
+    return path
+
+
+def test_chapters_are_numbered_without_gaps() -> None:
+    assert [int(path.stem[:2]) for path in SOURCES] == list(range(len(SOURCES)))
+
+
+def test_every_notebook_has_a_source() -> None:
+    assert {p.stem for p in NOTEBOOKS.glob("*.ipynb")} == {p.stem for p in SOURCES}
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda p: p.stem)
+def test_the_pair_agrees(source: Path) -> None:
+    assert pair.drift(source) == []
+    # The same with jupytext alone, independent of this project's code.
+    one, other = jupytext.read(source), jupytext.read(source.with_suffix(".ipynb"))
+    keep = ("tags", "mystnb")
+    assert [
+        (c.cell_type, c.source, {k: c.metadata[k] for k in keep if k in c.metadata})
+        for c in one.cells
+    ] == [
+        (c.cell_type, c.source, {k: c.metadata[k] for k in keep if k in c.metadata})
+        for c in other.cells
+    ]
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda p: p.stem)
+def test_the_notebook_is_valid_and_clean(source: Path) -> None:
+    nb = nbformat.read(source.with_suffix(".ipynb"), as_version=4)
+    nbformat.validate(nb)
+    ids = [cell["id"] for cell in nb.cells]
+    assert len(ids) == len(set(ids))
+    for cell in nb.cells:
+        if cell.cell_type == "code":
+            assert cell.outputs == []
+            assert cell.execution_count is None
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda p: p.stem)
+def test_the_parameters_that_the_driver_sets_exist(source: Path) -> None:
+    nb = prepare.read_source(source)
+    position = prepare.tagged(nb, "parameters")
+    assert position is not None
+    names = driver.defaults(nb)
+    assert {"profile", "seed", "results_dir", "live"} <= names.keys()
+    assert names["live"] is True
+
+
+def test_writing_is_deterministic(chapter: Path) -> None:
+    pair.write(chapter)
+    first = chapter.with_suffix(".ipynb").read_bytes()
+    pair.write(chapter)
+    assert chapter.with_suffix(".ipynb").read_bytes() == first
+    assert pair.drift(chapter) == []
+
+
+def test_an_inserted_cell_leaves_the_other_ids_alone(chapter: Path) -> None:
+    before = {cell["id"] for cell in prepare.read_source(chapter).cells}
+    extra = SOURCE.replace("# %% tags", "# %%\nnew = 1\n\n# %% tags")
+    chapter.write_text(extra, encoding="utf-8")
+    after = {cell["id"] for cell in prepare.read_source(chapter).cells}
+    assert before < after
+    assert len(after - before) == 1
+
+
+def test_drift_is_named(chapter: Path) -> None:
+    assert pair.drift(chapter) == ["00_topic.ipynb is missing"]
+    pair.write(chapter)
+    path = chapter.with_suffix(".ipynb")
+    nb = nbformat.read(path, as_version=4)
+    nb.cells[1].metadata["tags"] = []
+    nb.cells[3].execution_count = 4
+    nbformat.write(nb, path)
+    assert pair.drift(chapter) == [
+        "00_topic.ipynb, cell 2: tags differ",
+        "00_topic.ipynb, cell 4: holds outputs of a run",
+    ]
