@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
 from pathlib import Path
-from tempfile import NamedTemporaryFile
+from uuid import uuid4
 
 __all__ = ["cache_dir", "write_atomically"]
 
@@ -44,15 +43,13 @@ def write_atomically(path: Path, content: bytes) -> None:
     Raises:
         OSError: the directory is missing, read-only or full; nothing is left behind.
     """
-    with NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as temporary:
-        try:
-            temporary.write(content)
-            temporary.flush()
-            os.fsync(temporary.fileno())
-            temporary.close()
-            os.replace(temporary.name, path)
-        except BaseException:
-            temporary.close()
-            with suppress(OSError):
-                os.unlink(temporary.name)
-            raise
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{uuid4().hex[:8]}")
+    try:
+        with temporary.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import nn
@@ -32,10 +33,9 @@ class MLP(nn.Module):
             if not isinstance(width, int) or isinstance(width, bool) or width < 1:
                 raise ValueError(f"every width must be a positive integer, got {width!r}")
         layers: list[nn.Module] = []
-        for narrow, wide in zip(widths[:-2], widths[1:-1], strict=True):
-            layers += [nn.Linear(narrow, wide), nn.ReLU()]
-        layers.append(nn.Linear(widths[-2], widths[-1]))
-        self.layers = nn.Sequential(*layers)
+        for below, above in pairwise(widths):
+            layers += [nn.Linear(below, above), nn.ReLU()]
+        self.layers = nn.Sequential(*layers[:-1])
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Logits, shape ``(n, out_features)``, of floats ``(n, 28, 28)`` or ``(n, in_features)``.

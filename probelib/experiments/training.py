@@ -10,17 +10,25 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
+import string
+import subprocess
+import sys
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from threading import Event
 from types import MappingProxyType
 from typing import Literal
 
 import numpy as np
 import torch
 from safetensors import safe_open
-from safetensors.torch import save
+from safetensors.torch import load_file, save, save_file
 from torch import nn
 from torch.nn import functional
 from tqdm import tqdm
@@ -36,11 +44,14 @@ __all__ = [
     "prepare_pixels",
     "train",
     "trained_network",
+    "trained_networks",
 ]
 
 MNIST_MEAN, MNIST_STD = 0.1307, 0.3081
 """Mean and standard deviation of the training images' pixels, scaled to [0, 1]."""
 
+_MODULE = "probelib.experiments.training"
+_NAME = set(string.ascii_letters + string.digits + "-_")
 _FORMAT = "1"  # of a cached network; part of its fingerprint
 
 
@@ -94,11 +105,12 @@ class Recipe:
             raise ValueError(f"adam takes no momentum here, got {self.momentum}")
         if self.batch_size < 1 or self.epochs < 1:
             raise ValueError(
-                "batch_size and epochs must be at least 1, "
-                f"got {self.batch_size} and {self.epochs}"
+                f"batch_size and epochs must be at least 1, got {self.batch_size} and {self.epochs}"
             )
         if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
             raise ValueError(f"weight_decay must be 0 or more, got {self.weight_decay}")
+        if not self.name or not set(self.name) <= _NAME:
+            raise ValueError(f"name must be letters, digits, - and _, got {self.name!r}")
 
     def describe(self) -> str:
         """One line for a table or a caption."""
@@ -184,12 +196,15 @@ def train(
     seed: int,
     progress: bool = True,
     device: str | torch.device = "cpu",
+    _on_epoch: Callable[[], None] | None = None,
 ) -> TrainedNetwork:
     """Train a network on images in memory.
 
     Initial weights and the order of the data come from two streams spawned from ``seed``;
     PyTorch's global generators are neither read nor moved. On a CPU the same seed gives the
-    same weights bit for bit, on the same machine, PyTorch and thread count.
+    same weights bit for bit, on the same machine and PyTorch: training takes one thread whatever
+    the number of cores (steps this small gain little from a second; :func:`trained_networks`
+    spends the cores on several networks at once), and puts the thread count back.
 
     Args:
         recipe: what to train and how.
@@ -222,17 +237,15 @@ def train(
         model = MLP(recipe.hidden, in_features=x.shape[1])
     model.to(device).train()
     order = torch.Generator().manual_seed(order_seed)
-    linears = [layer for layer in model.layers if isinstance(layer, nn.Linear)]
     optimizer = _optimizer(recipe, model)
-    for parameter in model.parameters():
-        parameter.grad = torch.zeros_like(parameter)
 
     losses, accuracies = np.empty(recipe.epochs), np.empty(recipe.epochs)
     logits_seen = torch.empty(n, model.layers[-1].out_features, device=device)
     started = time.perf_counter()
-    with tqdm(
+    bar = tqdm(
         total=recipe.epochs, desc=recipe.name, unit="epoch", disable=not progress, mininterval=1.0
-    ) as bar:
+    )
+    with bar, _one_thread():
         for epoch in range(recipe.epochs):
             rate = _learning_rate(recipe, epoch)
             for group in optimizer.param_groups:
@@ -240,9 +253,11 @@ def train(
             permutation = torch.randperm(n, generator=order).to(device)
             for start in range(0, n, recipe.batch_size):
                 batch = permutation[start : start + recipe.batch_size]
-                logits = _gradients(linears, x.index_select(0, batch), y.index_select(0, batch))
+                logits = model(x.index_select(0, batch))
+                functional.cross_entropy(logits, y.index_select(0, batch)).backward()
                 optimizer.step()
-                logits_seen[start : start + len(batch)] = logits
+                optimizer.zero_grad(set_to_none=True)
+                logits_seen[start : start + len(batch)] = logits.detach()
             # The pass's own outputs give its loss and accuracy: no second pass, no sync a step.
             target = y[permutation]
             losses[epoch] = functional.cross_entropy(logits_seen, target).item()
@@ -256,9 +271,11 @@ def train(
                 loss=f"{losses[epoch]:.4f}", accuracy=f"{accuracies[epoch]:.4f}", refresh=False
             )
             bar.update()
+            if _on_epoch is not None:
+                _on_epoch()
     seconds = time.perf_counter() - started
-    model.zero_grad(set_to_none=True)
-    return TrainedNetwork(model.eval(), recipe, seed, losses, accuracies, seconds)
+    model.eval()
+    return TrainedNetwork(model, recipe, seed, losses, accuracies, seconds)
 
 
 def trained_network(
@@ -284,26 +301,72 @@ def trained_network(
 
     The other arguments and the errors are those of :func:`train`.
     """
-    if not cache:
-        return train(recipe, images, labels, seed=seed, progress=progress, device=device)
-    _check_labels(images, labels)
-    fingerprint = _fingerprint(recipe, images, labels, seed)
-    try:
-        path = cache_dir("networks") / f"{recipe.name}-{fingerprint[:16]}.safetensors"
-    except OSError as error:
-        print(f"The network will not be cached: {error}.")
-        return train(recipe, images, labels, seed=seed, progress=progress, device=device)
-    if path.exists():
-        try:
-            return _load(path, recipe, images[0].numel(), seed, fingerprint, device)
-        except Exception as error:  # whatever is wrong with the file, training anew is right
-            print(f"Training {recipe.name} anew: the cached {path.name} is unusable ({error}).")
+    if cache:
+        network = _from_cache(recipe, images, labels, seed, device)
+        if network is not None:
+            return network
     network = train(recipe, images, labels, seed=seed, progress=progress, device=device)
-    try:
-        write_atomically(path, _serialise(network, fingerprint))
-    except OSError as error:
-        print(f"The network was not cached: {error}.")
+    if cache:
+        _to_cache(network, _fingerprint(recipe, images, labels, seed))
     return network
+
+
+def trained_networks(
+    recipes: Sequence[Recipe],
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    *,
+    seed: int,
+    cache: bool = True,
+    progress: bool = True,
+    jobs: int | None = None,
+) -> dict[str, TrainedNetwork]:
+    """Several recipes on the same data, on the CPU, as many at once as there are cores.
+
+    The networks are those that :func:`trained_network` returns one by one, bit for bit: each
+    trains on one thread, those that are not cached in processes of their own.
+
+    Args:
+        recipes: of different names.
+        images: uint8 ``(n, 28, 28)``.
+        labels: int64 ``(n,)``, classes 0..9.
+        seed: 0 or more, the same for all.
+        cache: False trains all anew and writes nothing to the cache.
+        progress: show one bar, of the epochs of all.
+        jobs: networks at once; None for one a core that this process may use.
+
+    Returns:
+        The networks by the name of their recipe, in the order given.
+
+    Raises:
+        ValueError: two recipes have the same name, ``jobs`` is below 1, or as :func:`train`.
+        RuntimeError: a training failed; names the recipe and gives its last line. The others
+            are stopped.
+    """
+    _check_labels(images, labels)
+    names = [recipe.name for recipe in recipes]
+    if len(set(names)) < len(names):
+        raise ValueError(f"recipes must have different names, got {names}")
+    if jobs is None:
+        jobs = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    elif jobs < 1:
+        raise ValueError(f"jobs must be at least 1, got {jobs}")
+    found: dict[str, TrainedNetwork] = {}
+    if cache:
+        for recipe in recipes:
+            network = _from_cache(recipe, images, labels, seed, "cpu")
+            if network is not None:
+                found[recipe.name] = network
+    missing = [recipe for recipe in recipes if recipe.name not in found]
+    if len(missing) == 1 or jobs == 1:
+        new = [train(recipe, images, labels, seed=seed, progress=progress) for recipe in missing]
+    else:
+        new = _train_side_by_side(missing, images, labels, seed, progress, jobs)
+    for network in new:
+        found[network.recipe.name] = network
+        if cache:
+            _to_cache(network, _fingerprint(network.recipe, images, labels, seed))
+    return {name: found[name] for name in names}
 
 
 def evaluate(
@@ -367,28 +430,133 @@ def _check_labels(images: torch.Tensor, labels: torch.Tensor) -> None:
         raise ValueError(f"labels must be in 0..9, found {low} to {high}")
 
 
-@torch.no_grad()
-def _gradients(linears: list[nn.Linear], x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """Write the gradient of the batch's mean cross-entropy into each ``.grad``; return the logits.
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
-    The same numbers as autograd's, up to rounding (tested). By hand because a step of a network
-    this small is bound by memory: writing into gradients that stay allocated saves a third of it.
-    """
-    activations = [x]
-    for layer in linears[:-1]:
-        activations.append(layer(activations[-1]).relu_())
-    logits = linears[-1](activations[-1])
-    # The gradient with respect to the logits: (softmax - one hot) / batch.
-    delta = logits.softmax(1)
-    delta.scatter_add_(1, y[:, None], delta.new_full((len(y), 1), -1.0))
-    delta /= len(y)
-    for depth in range(len(linears) - 1, -1, -1):
-        layer, below = linears[depth], activations[depth]
-        torch.mm(delta.t(), below, out=layer.weight.grad)
-        torch.sum(delta, 0, out=layer.bias.grad)
-        if depth:
-            delta = torch.mm(delta, layer.weight).mul_(below > 0)
-    return logits
+
+def _train_side_by_side(
+    recipes: Sequence[Recipe],
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    seed: int,
+    progress: bool,
+    jobs: int,
+) -> list[TrainedNetwork]:
+    """Train each recipe in a process of its own, ``jobs`` at a time, the longest first."""
+    # Plain subprocesses: multiprocessing's would import the caller's script a second time.
+    environment = dict(os.environ)
+    environment["PYTHONPATH"] = os.pathsep.join(
+        filter(None, [str(Path(__file__).resolve().parents[2]), environment.get("PYTHONPATH")])
+    )
+    command = [sys.executable, "-c", f"from {_MODULE} import _worker; _worker()"]
+    running: set[subprocess.Popen] = set()
+    stopped = Event()
+    bar = tqdm(
+        total=sum(recipe.epochs for recipe in recipes),
+        desc=f"training {len(recipes)} networks",
+        unit="epoch",
+        disable=not progress,
+        mininterval=1.0,
+    )
+
+    def one(recipe: Recipe) -> TrainedNetwork:
+        result, log = (Path(folder) / f"{recipe.name}.{kind}" for kind in ("safetensors", "log"))
+        job = {
+            "recipe": asdict(recipe),
+            "seed": int(seed),
+            "fingerprint": _fingerprint(recipe, images, labels, seed),
+            "data": str(data),
+            "result": str(result),
+        }
+        if stopped.is_set():
+            raise RuntimeError(f"training {recipe.name} was not started")
+        with log.open("wb") as errors:
+            process = subprocess.Popen(
+                [*command, json.dumps(job)],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                env=environment,
+            )
+        running.add(process)
+        with process:
+            while process.stdout.read(1):  # the worker writes a byte an epoch
+                bar.update()
+        running.discard(process)
+        if process.returncode != 0:
+            lines = log.read_text(errors="replace").strip().splitlines() or ["it said nothing"]
+            raise RuntimeError(f"training {recipe.name} failed: {lines[-1]}")
+        network = _load(result, recipe, images[0].numel(), seed, job["fingerprint"], "cpu")
+        return replace(network, cached=False)
+
+    with TemporaryDirectory(prefix="probelib-") as folder, bar:
+        data = Path(folder) / "data.safetensors"
+        save_file({"images": images.cpu().contiguous(), "labels": labels.cpu().contiguous()}, data)
+        order = sorted(recipes, key=lambda recipe: (len(recipe.hidden), recipe.epochs))[::-1]
+        with ThreadPoolExecutor(jobs) as pool:
+            futures = {recipe.name: pool.submit(one, recipe) for recipe in order}
+            try:
+                for future in as_completed(futures.values()):
+                    future.result()
+            except BaseException:
+                stopped.set()
+                for process in list(running):
+                    process.kill()
+                raise
+    return [futures[recipe.name].result() for recipe in recipes]
+
+
+def _worker() -> None:
+    """The process of one training: the job is the first argument, in JSON."""
+    job = json.loads(sys.argv[1])
+    recipe = Recipe(**job["recipe"])
+    data = load_file(job["data"])
+
+    def report() -> None:
+        sys.stdout.write(".")
+        sys.stdout.flush()
+
+    network = train(
+        recipe, data["images"], data["labels"], seed=job["seed"], progress=False, _on_epoch=report
+    )
+    write_atomically(Path(job["result"]), _serialise(network, job["fingerprint"]))
+
+
+def _from_cache(
+    recipe: Recipe,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    seed: int,
+    device: str | torch.device,
+) -> TrainedNetwork | None:
+    _check_labels(images, labels)
+    fingerprint = _fingerprint(recipe, images, labels, seed)
+    try:
+        path = _cache_path(recipe, fingerprint)
+        if not path.exists():
+            return None
+        return _load(path, recipe, images[0].numel(), seed, fingerprint, device)
+    except Exception as error:  # whatever is wrong with the file, training anew is right
+        print(f"Training {recipe.name} anew: its cached network is unusable ({error}).")
+        return None
+
+
+def _to_cache(network: TrainedNetwork, fingerprint: str) -> None:
+    try:
+        path = _cache_path(network.recipe, fingerprint)
+        write_atomically(path, _serialise(network, fingerprint))
+    except OSError as error:
+        print(f"The network {network.recipe.name} was not cached: {error}.")
+
+
+def _cache_path(recipe: Recipe, fingerprint: str) -> Path:
+    return cache_dir("networks") / f"{recipe.name}-{fingerprint[:16]}.safetensors"
 
 
 def _optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
