@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import subprocess
 import sys
@@ -36,19 +35,24 @@ def unread() -> set[str]:
     return {"webpack-macros.html", "sbt-webpack-macros.html"}
 
 
-@functools.cache
+done: list[tuple[Path, subprocess.CompletedProcess[str]]] = []  # at most one run a session
+
+
 def smoke_book(factory: pytest.TempPathFactory) -> Book:
     """Run the driver as `make book PROFILE=smoke` does, into a temporary folder, once a session."""
-    into = factory.mktemp("book")
-    done = subprocess.run(
-        [sys.executable, "book/driver.py", "--profile", "smoke", "--into", str(into)],
-        cwd=ROOT,
-        env=os.environ | {"PYTHONUNBUFFERED": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
-    if done.returncode != 0:
-        pytest.fail(f"the smoke run failed:\n{done.stdout[-6000:]}", pytrace=False)
-    return Book(into, done.stdout)
+    if not done:
+        into = factory.mktemp("book")
+        run = subprocess.run(
+            [sys.executable, "book/driver.py", "--profile", "smoke", "--into", str(into)],
+            cwd=ROOT,
+            env=os.environ | {"PYTHONUNBUFFERED": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        done.append((into, run))
+    into, run = done[0]
+    if run.returncode != 0:
+        pytest.fail(f"the smoke run failed:\n{run.stdout[-6000:]}", pytrace=False)
+    return Book(into, run.stdout)
