@@ -220,7 +220,9 @@ class LossKernel:
         rows = np.arange(self.shape[0]) if rows is None else np.asarray(rows)
         among = np.arange(self.shape[0]) if among is None else np.asarray(among)
         if not 1 <= k < len(among):
-            raise ValueError(f"k is {k}; choose from 1 to {len(among) - 1}, the candidates less one")
+            raise ValueError(
+                f"k is {k}; choose from 1 to {len(among) - 1}, the candidates less one"
+            )
         candidates = torch.from_numpy(self._unit[:, among])
         index, value = np.empty((len(rows), k), np.int64), np.empty((len(rows), k), np.float32)
         for start in range(0, len(rows), block):
