@@ -163,13 +163,16 @@ chosen = {
     "nearest the mean": order[start : start + k],
     "highest loss gain": order[: -k - 1 : -1].copy(),
 }
-plotting.digit_grid(
-    {name: images[index].numpy() for name, index in chosen.items()},
-    {
-        name: [f"{digit_of[i]}: {gain.values[i]:.1g}" for i in index]
-        for name, index in chosen.items()
-    },
-    cols=6,
+chapter.keep(
+    plotting.digit_grid(
+        {name: images[index].numpy() for name, index in chosen.items()},
+        {
+            name: [f"{digit_of[i]}: {gain.values[i]:.1g}" for i in index]
+            for name, index in chosen.items()
+        },
+        cols=6,
+    ),
+    "digits",
 )
 
 # %%

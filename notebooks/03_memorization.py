@@ -178,10 +178,13 @@ chapter.say(
 # ## Two populations
 
 # %% mystnb={"figure": {"caption": "Loss gain of correctly labeled and of mislabeled training digits, each as a share of its population; dashed: means. The axis is logarithmic. Look at the overlap: the upper tail of the clean digits reaches into the mislabeled.", "name": "fig-populations"}, "image": {"alt": "Two histograms of loss gain on a log axis. Correctly labeled digits form a broad hump at low values with a tail to the right; mislabeled digits form a narrow hump at much higher values."}}
-plotting.populations(
-    {"clean": gain.values[~noisy], "mislabeled": gain.values[noisy]},
-    "loss gain (nats)",
-    low=max(1e-4, float(np.quantile(gain.values[gain.values > 0], 0.001))),
+chapter.keep(
+    plotting.populations(
+        {"clean": gain.values[~noisy], "mislabeled": gain.values[noisy]},
+        "loss gain (nats)",
+        low=max(1e-4, float(np.quantile(gain.values[gain.values > 0], 0.001))),
+    ),
+    "populations",
 )
 
 # %% [markdown]

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from matplotlib.figure import Figure
+
 from probelib.experiments.cache import cache_dir, write_atomically
 
 
@@ -54,7 +56,7 @@ class Chapter:
     Args:
         name: the chapter's file stem, ``NN_topic``.
         profile: ``smoke``, ``laptop`` or ``paper``.
-        results_dir: where ``<name>.json`` goes.
+        results_dir: where ``<name>.json`` goes, and the figures that are kept.
     """
 
     def __init__(self, name: str, *, profile: str, results_dir: str | os.PathLike):
@@ -106,6 +108,12 @@ class Chapter:
             f'<div class="probe-table"><table class="table"><caption>{html.escape(caption)}'
             f"</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
         )
+
+    def keep(self, fig: Figure, name: str) -> Figure:
+        """Save a figure beside the results, as ``<chapter>-<name>.png``, and hand it back."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        fig.savefig(self.path.with_name(f"{self.name}-{name}.png"), dpi=110)
+        return fig
 
     def compare(self, claims: Sequence[Claim]) -> None:
         """Show what the paper says beside this run, and record how many claims hold.
