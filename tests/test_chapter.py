@@ -1,0 +1,81 @@
+"""Chapters record numbers once, say only what was recorded, and show a miss as a miss."""
+
+import json
+
+import numpy as np
+import pytest
+
+from probelib import plotting
+from probelib.experiments.chapter import Chapter, Claim
+
+
+@pytest.fixture
+def chapter(tmp_path):
+    return Chapter("02_test", profile="smoke", results_dir=tmp_path)
+
+
+def test_results_are_a_flat_object_of_numbers_and_strings(chapter, tmp_path):
+    chapter.record(llc=np.float64(1.5), n=np.int64(3), word="yes")
+    chapter.finish("LLC {llc:.1f}")
+    numbers = json.loads((tmp_path / "02_test.json").read_text())
+    assert numbers.pop("seconds") >= 0
+    assert numbers == {
+        "chapter": "02_test",
+        "profile": "smoke",
+        "headline": "LLC 1.5",
+        "llc": 1.5,
+        "n": 3,
+        "word": "yes",
+    }
+
+
+@pytest.mark.parametrize("value", [float("nan"), np.float32("inf")])
+def test_a_result_that_is_not_finite_is_refused_by_name(chapter, value):
+    with pytest.raises(ValueError, match=r"gain is (nan|inf)"):
+        chapter.record(gain=value)
+
+
+def test_prose_cannot_quote_what_was_never_recorded(chapter):
+    with pytest.raises(KeyError, match="llc"):
+        chapter.say("The LLC is {llc}.")
+    with pytest.raises(KeyError, match="llc"):
+        chapter.compare([Claim("LLC", "llc")])
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "value", "holds"),
+    [
+        (1, 2, 1.5, True),
+        (1, 2, 2.5, False),
+        (1, None, 0.5, False),
+        (None, 2, 0.5, True),
+        (None, None, 7, None),
+    ],
+)
+def test_a_claim_holds_inside_its_range(low, high, value, holds):
+    assert Claim("x", "x", low=low, high=high).holds(value) is holds
+
+
+def test_a_miss_is_counted_and_shown(chapter, monkeypatch):
+    pages = []
+    monkeypatch.setattr("probelib.experiments.chapter._show_html", pages.append)
+    chapter.record(a=1.0, b=5.0, c=0.1)
+    chapter.compare([Claim("A", "a", "1", 0, 2), Claim("B", "b", "1", 0, 2), Claim("C", "c")])
+    assert (chapter.numbers["claims_agree"], chapter.numbers["claims_differ"]) == (1, 1)
+    assert "✗ differs" in pages[0]
+    assert "1 agree, 1 differ, 1 have no counterpart" in pages[0]
+
+
+def test_tables_escape_what_they_show(chapter, monkeypatch):
+    pages = []
+    monkeypatch.setattr("probelib.experiments.chapter._show_html", pages.append)
+    chapter.table([{"a<b": "<script>"}], "x & y")
+    assert "<script>" not in pages[0]
+    assert "a&lt;b" in pages[0]
+    assert "x &amp; y" in pages[0]
+
+
+def test_a_kept_figure_lies_beside_the_results(chapter, tmp_path):
+    fig, _ = plotting.figure()
+    assert chapter.keep(fig, "digits") is fig
+    assert (tmp_path / "02_test-digits.png").read_bytes().startswith(b"\x89PNG")

@@ -1,0 +1,77 @@
+"""What the README quotes is what the chapters measured."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "book"))
+import quote  # noqa: E402
+
+REQUIRED = {
+    "02_loss_gain": "n_samples chains draws pearson_loss_gain spearman_loss_gain llc llc_mcse "
+    "rhat_max ess_min",
+    "03_memorization": "clean_accuracy noisy_accuracy gain_clean gain_noisy gain_ratio auroc_gain "
+    "auroc_loss auroc_kernel_diagonal tsne_separation",
+}
+
+
+@pytest.fixture
+def committed(tmp_path):
+    """The results as committed: a local `make book` may have rewritten the working tree's."""
+    try:
+        names = subprocess.run(
+            ["git", "-C", ROOT, "ls-tree", "-r", "--name-only", "HEAD", "results/laptop"],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.split()
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"not a git checkout: {error}")
+    for name in names:
+        if name.endswith(".json"):
+            show = ["git", "-C", ROOT, "show", f"HEAD:{name}"]
+            path = tmp_path / Path(name).relative_to("results")
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(subprocess.run(show, capture_output=True, check=True).stdout)
+    return tmp_path
+
+
+def test_readme_quotes_the_results(committed):
+    readme = (ROOT / "README.md").read_text()
+    assert len(quote.QUOTE.findall(readme)) >= 10
+    assert quote.refresh(readme, committed) == readme, (
+        "README.md is out of date: run `python book/quote.py README.md` and commit it together "
+        "with the results"
+    )
+
+
+@pytest.mark.parametrize("chapter", REQUIRED)
+def test_results_hold_what_the_issue_asks_for(committed, chapter):
+    numbers = json.loads((committed / "laptop" / f"{chapter}.json").read_text())
+    assert set(REQUIRED[chapter].split()) <= set(numbers)
+    assert numbers["profile"] == "laptop"
+    assert all(isinstance(v, int | float | str) for v in numbers.values())
+
+
+def test_table_1_was_run_at_full_size(committed):
+    clean = json.loads((committed / "laptop" / "02_loss_gain.json").read_text())
+    assert (clean["n_samples"], clean["chains"], clean["draws"]) == (60_000, 5, 500)
+    noisy = json.loads((committed / "laptop" / "03_memorization.json").read_text())
+    assert (noisy["n_samples"], noisy["chains"], noisy["draws"]) == (60_000, 1, 500)
+    assert noisy["n_noisy"] == 6_000
+    assert noisy["n_still_right"] == 0
+
+
+def test_quotes_are_rewritten_from_their_file(tmp_path):
+    (tmp_path / "laptop").mkdir()
+    (tmp_path / "laptop" / "a.json").write_text('{"x": 0.98765}')
+    page = "| AUROC | 0.1<!--laptop/a.x:.3f--> |"
+    assert quote.refresh(page, tmp_path) == "| AUROC | 0.988<!--laptop/a.x:.3f--> |"
+    with pytest.raises(KeyError, match="lacks"):
+        quote.refresh("1<!--laptop/a.y:.3f-->", tmp_path)
+    with pytest.raises(KeyError, match="does not exist"):
+        quote.refresh("1<!--laptop/b.x:.3f-->", tmp_path)
