@@ -130,9 +130,7 @@ def singular_fluctuation(trace: xr.Dataset) -> Estimate:
 def _squared_deviations(trace: xr.Dataset) -> np.ndarray:
     """Squared distance from the gain at every draw, whose mean is tr K: (chain, draw)."""
     draws = trace.sizes["chain"] * trace.sizes["draw"]
-    total = sum(
-        np.square(change - change.mean((0, 1))).sum(-1) for _, change in _loss_changes(trace)
-    )
+    total = sum(np.square(centred).sum(-1) for _, centred in _centred_losses(trace))
     return total * (draws / (draws - 1))
 
 
@@ -167,8 +165,8 @@ class LossKernel:
     def diagonal(self) -> xr.DataArray:
         """Loss variances K_ii, shape (sample,), nats squared, with a coordinate ``mcse``."""
         mcse = np.empty(self.shape[0])
-        for block, change in _loss_changes(self._trace):
-            mcse[block] = _mcse_of_mean(np.square(change - change.mean((0, 1))))
+        for block, centred in _centred_losses(self._trace):
+            mcse[block] = _mcse_of_mean(np.square(centred))
         return _per_sample(self._trace, np.square(self._scale), mcse, "loss_variance")
 
     def covariance(
@@ -186,15 +184,22 @@ class LossKernel:
         return np.clip(unit[:, _all(rows)].T @ unit[:, _all(cols)], -1, 1)
 
     def correlation_mcse(self, rows: np.ndarray, cols: np.ndarray) -> np.ndarray:
-        """Monte-Carlo standard error of R by batch means, variances taken as known."""
-        parts = self._batches()
-        products = [len(self._unit) * (p[:, rows].T @ p[:, cols]) / len(p) for p in parts]
-        return np.std(products, axis=0, ddof=1) / np.sqrt(len(parts))
+        """Monte-Carlo standard error of R by batch means, first order: 0 on the diagonal."""
+        return self._mcse(rows, cols, self.correlation(rows, cols))
 
     def covariance_mcse(self, rows: np.ndarray, cols: np.ndarray) -> np.ndarray:
         """Monte-Carlo standard error of K by batch means, nats squared."""
         scale = self._scale[rows][:, None] * self._scale[cols]
-        return scale * self.correlation_mcse(rows, cols)
+        return scale * self._mcse(rows, cols, 0.0)
+
+    def _mcse(self, rows: np.ndarray, cols: np.ndarray, slope: np.ndarray | float) -> np.ndarray:
+        """Of the mean of u_i u_j - slope (u_i² + u_j²) / 2 over the draws."""
+        means = []
+        for part in self._batches():
+            u, v = part[:, rows], part[:, cols]
+            squares = np.square(u).sum(0)[:, None] + np.square(v).sum(0)
+            means.append(len(self._unit) * (u.T @ v - slope * squares / 2) / len(part))
+        return np.std(means, axis=0, ddof=1) / np.sqrt(len(means))
 
     def top_correlated(
         self,
@@ -217,13 +222,12 @@ class LossKernel:
         Raises:
             ValueError: k is not between 1 and the number of candidates less one.
         """
-        rows = np.arange(self.shape[0]) if rows is None else np.asarray(rows)
-        among = np.arange(self.shape[0]) if among is None else np.asarray(among)
+        candidates = torch.from_numpy(self._unit[:, _all(among)])
+        rows, among = (np.arange(self.shape[0])[_all(i)] for i in (rows, among))
         if not 1 <= k < len(among):
             raise ValueError(
                 f"k is {k}; choose from 1 to {len(among) - 1}, the candidates less one"
             )
-        candidates = torch.from_numpy(self._unit[:, among])
         index, value = np.empty((len(rows), k), np.int64), np.empty((len(rows), k), np.float32)
         for start in range(0, len(rows), block):
             part = rows[start : start + block]
@@ -264,11 +268,10 @@ class LossKernel:
     def _unit_and_scale(self) -> tuple[np.ndarray, np.ndarray]:
         draws = self._chains * self._draws
         unit, scale = np.empty((draws, self.shape[0]), np.float32), np.empty(self.shape[0])
-        for block, change in _loss_changes(self._trace):
-            change = change.reshape(draws, -1)
-            change -= change.mean(0)
-            norm = np.linalg.norm(change, axis=0)
-            unit[:, block] = change / np.where(norm > 0, norm, 1)
+        for block, centred in _centred_losses(self._trace):
+            centred = centred.reshape(draws, -1)
+            norm = np.linalg.norm(centred, axis=0)
+            unit[:, block] = centred / np.where(norm > 0, norm, 1)
             scale[block] = norm / np.sqrt(draws - 1)
         return unit, scale
 
@@ -364,6 +367,20 @@ def diagnostics(trace: xr.Dataset, n_samples: int = 500, seed: int = 0) -> Diagn
 
 def _loss_changes(trace: xr.Dataset) -> Iterator[tuple[slice, np.ndarray]]:
     """Blocks of samples, each with its loss changes (chain, draw, block) in float64."""
+    for block, loss in _losses(trace):
+        yield block, loss - trace.init_loss[block].values
+
+
+def _centred_losses(trace: xr.Dataset) -> Iterator[tuple[slice, np.ndarray]]:
+    """Blocks of samples, each with its losses less their mean over chains and draws.
+
+    Not by way of the changes: these round, which would make a spread of a constant loss.
+    """
+    for block, loss in _losses(trace):
+        yield block, loss - loss.mean((0, 1))
+
+
+def _losses(trace: xr.Dataset) -> Iterator[tuple[slice, np.ndarray]]:
     _check_draws(trace)
     for start in range(0, trace.sizes["sample"], _BLOCK):
         block = slice(start, start + _BLOCK)
@@ -374,7 +391,7 @@ def _loss_changes(trace: xr.Dataset) -> Iterator[tuple[slice, np.ndarray]]:
                 f"trace has a non-finite loss in chain {chain}, draw {draw}, sample {start + at}; "
                 "select the chains and draws that are sound first"
             )
-        yield block, loss - trace.init_loss[block].values.astype(np.float64)
+        yield block, loss.astype(np.float64)
 
 
 def _check_draws(trace: xr.Dataset) -> None:

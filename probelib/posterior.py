@@ -9,7 +9,10 @@ r"""The local posterior around trained weights (Eq. 1).
 import copy
 import hashlib
 import inspect
+import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -34,23 +37,28 @@ class Samples:
         self.name = name
         self.device = device
         self._dataset = None
+        self._labels: np.ndarray | None = None
         if isinstance(data, TensorDataset):
             data = data.tensors
         if isinstance(data, tuple | list) and len(data) == 2 and all(map(_is_array, data)):
-            x, y = (torch.as_tensor(a) for a in data)
+            try:
+                x, y = (torch.as_tensor(a) for a in data)
+            except TypeError as error:
+                raise ValueError(f"{name} cannot become tensors: {error}") from error
+            if x.ndim == 0 or y.ndim == 0:
+                raise ValueError(
+                    f"{name} has inputs of shape {tuple(x.shape)} and targets of shape "
+                    f"{tuple(y.shape)}; the first dimension of both must count the samples"
+                )
             if len(x) != len(y):
                 raise ValueError(
                     f"{name} has {len(x)} inputs and {len(y)} targets; give one target an input"
                 )
-            for what, a in (("inputs", x), ("targets", y)):
-                if a.is_floating_point() and not a.isfinite().all():
-                    bad = int((~a.isfinite().reshape(len(a), -1).all(-1)).nonzero()[0, 0])
-                    raise ValueError(
-                        f"{name} has non-finite {what}, first in sample {bad}; "
-                        "remove or repair these samples"
-                    )
+            self._require_finite(x, y, 0)
             self._x, self._y = x.to(device), y.to(device)
             self.n = len(x)
+            if _are_labels(y):
+                self._labels = y.cpu().numpy()
         elif hasattr(data, "__getitem__") and hasattr(data, "__len__"):
             self._dataset = data
             self.n = len(data)
@@ -78,7 +86,13 @@ class Samples:
             return self._x[index], self._y[index]
         if isinstance(index, slice):
             index = np.arange(*index.indices(self.n))
-        x, y = default_collate([tuple(self._dataset[int(i)]) for i in index.ravel()])
+        items = [self._dataset[int(i)] for i in index.ravel()]
+        if not isinstance(items[0], tuple | list) or len(items[0]) != 2:
+            raise ValueError(
+                f"{self.name} has a {type(items[0]).__name__} as sample {int(index.flat[0])}; "
+                "each must be a pair (input, target)"
+            )
+        x, y = default_collate(items)
         return (
             x.to(self.device).reshape(*index.shape, *x.shape[1:]),
             y.to(self.device).reshape(*index.shape, *y.shape[1:]),
@@ -90,24 +104,40 @@ class Samples:
             yield self.batch(slice(start, min(start + size, self.n)))
 
     def labels(self) -> np.ndarray | None:
-        """Integer targets of shape (n,) where the samples have them in memory, else None."""
-        if self.in_memory and self._y.ndim == 1 and not self._y.is_floating_point():
-            return self._y.cpu().numpy()
-        return None
+        """Integer targets of shape (n,), else None. A data set's are known once it was read."""
+        return self._labels
 
     def fingerprint(self) -> str:
         """SHA-256 of the content: equal for equal samples, whatever object holds them.
 
-        A data set whose items are dear to load may carry its own ``fingerprint`` string.
+        A data set is read whole; one whose items are dear to load may carry its own
+        ``fingerprint`` string instead.
+
+        Raises:
+            ValueError: a data set has a sample that is not finite.
         """
         own = getattr(self._dataset, "fingerprint", None)
         if isinstance(own, str):
             return own
-        digest = hashlib.sha256()
-        for x, y in self.batches(4096 if self.in_memory else 64):
-            for a in (x, y):
-                _hash_array(digest, a)
-        return digest.hexdigest()
+        inputs, targets, labels = hashlib.sha256(), hashlib.sha256(), []
+        for start, (x, y) in enumerate(self.batches(64 if self._dataset is not None else self.n)):
+            if self._dataset is not None:
+                self._require_finite(x, y, 64 * start)
+                labels.append(y.cpu())
+            _hash_array(inputs, x, header=start == 0)
+            _hash_array(targets, y, header=start == 0)
+        if labels and _are_labels(labels[0]):
+            self._labels = torch.cat(labels).numpy()
+        return hashlib.sha256(inputs.digest() + targets.digest()).hexdigest()
+
+    def _require_finite(self, x: Tensor, y: Tensor, first: int) -> None:
+        for what, a in (("inputs", x), ("targets", y)):
+            if a.is_floating_point() and not a.isfinite().all():
+                bad = first + int((~a.isfinite().reshape(len(a), -1).all(-1)).nonzero()[0, 0])
+                raise ValueError(
+                    f"{self.name} has non-finite {what}, first in sample {bad}; "
+                    "remove or repair these samples"
+                )
 
 
 class LocalPosterior:
@@ -145,8 +175,7 @@ class LocalPosterior:
         train_mode: bool = False,
     ):
         for name, value in (("n_beta", n_beta), ("localization", localization)):
-            if not (np.isfinite(value) and value > 0):
-                raise ValueError(f"{name} is {value}; it must be a positive, finite number")
+            require_positive(name, value)
         self.n_beta = float(n_beta)
         self.localization = float(localization)
         self.per_sample_loss = per_sample_loss
@@ -212,9 +241,16 @@ class LocalPosterior:
         Returns:
             Losses in nats, shape (batch,).
         """
+        return self.per_sample_loss(self.outputs(weights, x), y)
+
+    def outputs(self, weights: Tensor, x: Tensor) -> Tensor:
+        """What the model makes of inputs (batch, ...) at flat ``weights`` (n_parameters,)."""
         parts = weights.split(self._sizes)
         moving = {k: w.reshape(s) for k, w, s in zip(self._names, parts, self._shapes, strict=True)}
-        return self.per_sample_loss(functional_call(self._model, (moving, self._constants), x), y)
+        fixed = self._constants
+        if self.train_mode:  # batch normalisation writes to its buffers: give it its own
+            fixed = {k: t.clone() for k, t in fixed.items()}
+        return functional_call(self._model, (moving, fixed), x)
 
     def mean_loss(self, weights: Tensor) -> Tensor:
         """L(w) over all samples, in nats (a scalar; differentiable, so keep the data small)."""
@@ -240,20 +276,22 @@ class LocalPosterior:
             if len(index) == 1 < len(samples):  # one sample would hide a loss that is a scalar
                 index = np.append(index, (index[0] + 1) % len(samples))
         x, y = samples.batch(index)
-        with torch.no_grad(), torch.random.fork_rng(enabled=self.train_mode):
-            if labels is not None and self.per_sample_loss is cross_entropy:
-                classes = functional_call(self._model, self._as_dict(self.center), x).shape[-1]
-                if y.min() < 0 or y.max() >= classes:
-                    raise ValueError(
-                        f"{samples.name} has labels from {int(y.min())} to {int(y.max())}, but the "
-                        f"model has {classes} outputs; labels must lie in [0, {classes - 1}]"
-                    )
+        with torch.no_grad(), keep_random_state(self.device):
             try:
-                loss = self.losses(self.center, x, y)
+                output = self.outputs(self.center, x)
+                if labels is not None and self.per_sample_loss is cross_entropy:
+                    classes = output.shape[-1]
+                    if y.min() < 0 or y.max() >= classes:
+                        raise ValueError(
+                            f"{samples.name} has labels from {int(y.min())} to {int(y.max())}, but "
+                            f"the model has {classes} outputs; labels must lie in "
+                            f"[0, {classes - 1}]"
+                        )
+                loss = self.per_sample_loss(output, y)
             except (IndexError, RuntimeError) as error:
                 raise ValueError(
-                    f"per_sample_loss failed on {samples.name} at w* (input {tuple(x.shape)}, "
-                    f"target {tuple(y.shape)}{_range(labels)}): {error}"
+                    f"model or per_sample_loss failed on {samples.name} at w* "
+                    f"(input {tuple(x.shape)}, target {tuple(y.shape)}{_range(labels)}): {error}"
                 ) from error
         if not isinstance(loss, Tensor) or loss.shape != (len(index),):
             got = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
@@ -276,7 +314,7 @@ class LocalPosterior:
             _hash_array(weights, tensor)
         return {
             "weights": weights.hexdigest(),
-            "model": _code_hash(type(self._model), repr(self._model)),
+            "model": _code_hash(type(self._model), _without_addresses(repr(self._model))),
             "per_sample_loss": _code_hash(self.per_sample_loss, _name(self.per_sample_loss)),
             "sampling_data": self.data.fingerprint(),
             "n_beta": self.n_beta,
@@ -285,9 +323,21 @@ class LocalPosterior:
             "precision": str(self.dtype).removeprefix("torch."),
         }
 
-    def _as_dict(self, weights: Tensor) -> dict[str, Tensor]:
-        parts = zip(self._names, weights.split(self._sizes), self._shapes, strict=True)
-        return {k: w.reshape(s) for k, w, s in parts} | self._constants
+
+def keep_random_state(device: torch.device) -> AbstractContextManager:
+    """Puts the global torch generators of the CPU and of ``device`` back at the end."""
+    if device.type == "cpu":
+        return torch.random.fork_rng(devices=[])
+    return torch.random.fork_rng(devices=[device], device_type=device.type)
+
+
+def require_positive(name: str, value: Any) -> None:
+    if not isinstance(value, Real) or not (np.isfinite(value) and value > 0):
+        raise ValueError(f"{name} is {value!r}; it must be a positive, finite number")
+
+
+def _are_labels(y: Tensor) -> bool:
+    return y.ndim == 1 and not (y.is_floating_point() or y.is_complex())
 
 
 def _is_array(a: Any) -> bool:
@@ -299,12 +349,19 @@ def _range(labels: np.ndarray | None) -> str:
 
 
 def _name(f: Any) -> str:
-    return f"{getattr(f, '__module__', '')}.{getattr(f, '__qualname__', repr(f))}"
+    name = getattr(f, "__qualname__", None) or _without_addresses(repr(f))
+    return f"{getattr(f, '__module__', '')}.{name}"
 
 
-def _hash_array(digest: Any, a: Tensor) -> None:
+def _without_addresses(text: str) -> str:
+    """Leaves out what differs from one process to the next."""
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", text)
+
+
+def _hash_array(digest: Any, a: Tensor, header: bool = True) -> None:
     a = a.detach().cpu().contiguous()
-    digest.update(f"{a.dtype}{tuple(a.shape[1:])}".encode())
+    if header:
+        digest.update(f"{a.dtype}{tuple(a.shape[1:])}".encode())
     digest.update(a.reshape(-1).view(torch.uint8).numpy() if a.numel() else b"")
 
 
@@ -317,4 +374,4 @@ def _code_hash(code: Any, name: str) -> str:
     return hashlib.sha256(f"{name}\n{source}".encode()).hexdigest()
 
 
-__all__ = ["LocalPosterior", "PerSampleLoss", "Samples"]
+__all__ = ["LocalPosterior", "PerSampleLoss", "Samples", "keep_random_state", "require_positive"]

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -22,8 +23,14 @@ from torch import Tensor
 from torch.func import grad_and_value, vmap
 from tqdm import tqdm
 
-from probelib.posterior import Data, LocalPosterior, Samples
-from probelib.trace import FORMAT, ChainState, TraceStore, check_fingerprint
+from probelib.posterior import (
+    Data,
+    LocalPosterior,
+    Samples,
+    keep_random_state,
+    require_positive,
+)
+from probelib.trace import FORMAT, ChainState, TraceStore, check_fingerprint, check_losses
 
 # On a CPU a wide network is observed faster one chain at a time (plain matrix products) than
 # under vmap (batched ones); a small network is all overhead, and vmap shares it.
@@ -64,10 +71,11 @@ class SGLD:
     batch_size: int | None = None
 
     def __post_init__(self) -> None:
-        if not (np.isfinite(self.step_size) and self.step_size > 0):
-            raise ValueError(f"step_size is {self.step_size}; it must be positive and finite")
+        require_positive("step_size", self.step_size)
         if self.batch_size is not None:
             _positive("batch_size", self.batch_size)
+            object.__setattr__(self, "batch_size", int(self.batch_size))
+        object.__setattr__(self, "step_size", float(self.step_size))
 
     def step(
         self,
@@ -164,6 +172,7 @@ def sample(
     else:
         observed = Samples(observe, posterior.device, "observe")
         posterior.check(observed)
+    chains, draws, burn_in, thin, seed = (int(i) for i in (chains, draws, burn_in, thin, seed))
 
     config = {
         "n_beta": posterior.n_beta,
@@ -185,25 +194,29 @@ def sample(
         "chains": chains,
         "burn_in": burn_in,
         "thin": thin,
-        "seed": int(seed),
+        "seed": seed,
         "loss_dtype": loss_dtype,
         "format": FORMAT,
     }
+    for samples in (posterior.data, observed):
+        if not samples.in_memory:  # its labels are known only now that it was read whole
+            posterior.check(samples)
     run = _Run(posterior, observed, kernel, chains, seed, observe_batch_size)
     trace = TraceStore(store)
     if trace.exists() and not overwrite:
         check_fingerprint(trace.attrs["fingerprint"], fingerprint, trace.path)
+        check_losses(trace.dataset().init_loss, run.at_center(batches=1), trace.path)
         done = trace.attrs["draws_done"]
         if done >= draws:
             enough = trace.dataset().isel(draw=slice(draws), step=slice(burn_in + draws * thin))
             return enough.assign_attrs(complete=True, config=config, draws_done=draws)
-        if draws > trace.attrs["config"]["draws"]:
-            trace.extend(draws=draws, steps=burn_in + draws * thin)
+        if draws != trace.attrs["config"]["draws"]:
+            trace.resize(draws=draws, steps=burn_in + draws * thin)
             trace.commit(None, config=config)
-        if trace.attrs["steps_done"]:
+        if trace.attrs["checkpoint_step"]:
             run.restore(trace.states(chains))
     else:
-        init_loss = run.observe(posterior.center.unsqueeze(0))[0].float().cpu().numpy()
+        init_loss = run.at_center()
         if not np.isfinite(init_loss).all():
             bad = int(np.flatnonzero(~np.isfinite(init_loss))[0])
             raise ValueError(
@@ -219,7 +232,7 @@ def sample(
             attrs={
                 "config": config,
                 "fingerprint": fingerprint,
-                "seed": int(seed),
+                "seed": seed,
                 "device": str(posterior.device),
                 "threads": torch.get_num_threads(),
                 "versions": _versions(),
@@ -351,8 +364,13 @@ class _Run:
             generator = torch.Generator(posterior.device)
             generator.manual_seed(int(for_noise.generate_state(1, np.uint64)[0]))
             self._noise_rng.append(generator)
-        self.together = not posterior.train_mode and self._vmap_agrees()
+        with keep_random_state(posterior.device):
+            self.together = self._vmap_agrees() and not posterior.train_mode
         self._observe_together = self.together and not (on_cpu and self.center.numel() > _SMALL)
+
+    def at_center(self, batches: int | None = None) -> np.ndarray:
+        """l_i(w*) of all observed samples, or of those in the first ``batches`` batches."""
+        return self.observe(self.center.unsqueeze(0), batches=batches)[0].cpu().numpy()
 
     def advance(self) -> Tensor:
         """One step of every chain. Returns the minibatch losses before it, shape (chains,)."""
@@ -372,12 +390,13 @@ class _Run:
         return loss
 
     @torch.no_grad()
-    def observe(self, weights: Tensor, step: int = 0) -> Tensor:
-        """Losses of all observed samples at each row of ``weights``: (rows, n_observed)."""
-        out = torch.empty(len(weights), len(self.observed), device=weights.device)
+    def observe(self, weights: Tensor, step: int = 0, batches: int | None = None) -> Tensor:
+        """Float32 losses of the observed samples at each row of ``weights``: (rows, n_observed)."""
+        shape = len(weights), len(self.observed)
+        out = torch.empty(shape, dtype=torch.float32, device=weights.device)
         every = vmap(self.posterior.losses, in_dims=(0, None, None))
         start = 0
-        for x, y in self.observed.batches(self.observe_batch_size):
+        for x, y in islice(self.observed.batches(self.observe_batch_size), batches):
             stop = start + len(y)
             if self._observe_together:
                 out[:, start:stop] = every(weights, x, y)
@@ -386,7 +405,7 @@ class _Run:
                     with self._own_randomness(c, step, start + 1):
                         out[c, start:stop] = self.posterior.losses(w, x, y)
             start = stop
-        return out
+        return out[:, :start]
 
     def states(self) -> list[ChainState]:
         return [
@@ -413,15 +432,15 @@ class _Run:
         )
 
     def _gradients(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        value = self._mean_loss
         shared = None if self._full_batch else 0
         if self.together:
-            return vmap(grad_and_value(value), in_dims=(0, shared, shared))(self.weights, x, y)
+            every = vmap(grad_and_value(self._mean_loss), in_dims=(0, shared, shared))
+            return every(self.weights, x, y)
         gradients, losses = [], []
         for c, w in enumerate(self.weights):
             with self._own_randomness(c, self.step, 0):
                 xc, yc = (x, y) if self._full_batch else (x[c], y[c])
-                gradient, loss = grad_and_value(value)(w, xc, yc)
+                gradient, loss = self._gradient(w, xc, yc)
             gradients.append(gradient)
             losses.append(loss)
         return torch.stack(gradients), torch.stack(losses)
@@ -429,32 +448,42 @@ class _Run:
     def _mean_loss(self, weights: Tensor, x: Tensor, y: Tensor) -> Tensor:
         return self.posterior.losses(weights, x, y).mean()
 
+    @torch.enable_grad()
+    def _gradient(self, weights: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradient and value of the mean loss by plain autograd, which runs every model."""
+        weights = weights.detach().requires_grad_()
+        loss = self._mean_loss(weights, x, y)
+        if not loss.requires_grad:
+            raise ValueError(
+                "per_sample_loss has no gradient with respect to the weights; leave out what "
+                "detaches it, such as .detach(), .item() or argmax"
+            )
+        return torch.autograd.grad(loss, weights)[0], loss.detach()
+
     @contextmanager
     def _own_randomness(self, chain: int, step: int, part: int) -> Iterator[None]:
-        """In train mode, dropout draws from a stream of this chain and step alone."""
-        if not self.posterior.train_mode:
+        """Dropout and its like draw from a stream of this chain and step alone."""
+        if self.together:  # vmap runs no model that draws at random
             yield
             return
         parent, device = self._seeds[chain], self.posterior.device
         own = np.random.SeedSequence(parent.entropy, spawn_key=(*parent.spawn_key, 2, step, part))
         seed = int(own.generate_state(1, np.uint64)[0] >> 1)
-        if device.type == "cpu":
-            with torch.random.fork_rng(devices=[]):
+        with keep_random_state(device):
+            if device.type == "cpu":
                 torch.default_generator.manual_seed(seed)
-                yield
-        else:
-            with torch.random.fork_rng(devices=[device], device_type=device.type):
+            else:
                 torch.get_device_module(device).manual_seed(seed)
-                yield
+            yield
 
     def _vmap_agrees(self) -> bool:
         """Whether torch.func can run this model for all chains at once, with the same result."""
         x, y = self.posterior.data.batch(slice(0, min(2, self.posterior.n_samples)))
-        one: Callable = grad_and_value(self._mean_loss)
-        expected = one(self.center, x, y)
+        expected = self._gradient(self.center, x, y)
         try:
-            got = vmap(one, in_dims=(0, None, None))(self.center.unsqueeze(0), x, y)
-        except (RuntimeError, NotImplementedError, ValueError):
+            every = vmap(grad_and_value(self._mean_loss))
+            got = every(*(t.unsqueeze(0) for t in (self.center, x, y)))
+        except Exception:  # whatever vmap cannot do, plain autograd just did
             return False
         return all(
             torch.allclose(g[0], e, rtol=1e-3, atol=1e-5)

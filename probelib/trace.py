@@ -12,7 +12,7 @@ Variables, with dimensions ``chain``, ``draw``, ``sample``, ``step``:
 Coordinates: ``sample_id`` and, where the observed data has one, ``label``. Draw d is taken after
 ``burn_in + (d + 1) * thin`` steps. Root attributes hold the configuration, the fingerprint, seed,
 device, wall time, ``draws_done`` and ``complete``. Beside the arrays lies ``checkpoint/``: one
-safetensors file a chain with its weights and generators, replaced atomically.
+safetensors file a chain with its weights and generators at step ``checkpoint_step``.
 """
 
 import json
@@ -131,12 +131,12 @@ class TraceStore:
         group.create_group("checkpoint")
         group.attrs.update(
             {"probelib_format": FORMAT, "coordinates": " ".join(coords), **attrs}
-            | {"draws_done": 0, "steps_done": 0, "complete": False}
+            | {"draws_done": 0, "steps_done": 0, "checkpoint_step": 0, "complete": False}
         )
         self._group = group
 
-    def extend(self, *, draws: int, steps: int) -> None:
-        """Make room for more draws after those that are there."""
+    def resize(self, *, draws: int, steps: int) -> None:
+        """Make room for ``draws`` draws; those that are done stay."""
         for name, size in (("loss", draws), ("distance", draws), ("sampling_loss", steps)):
             array = self._group[name]
             array.resize((array.shape[0], size, *array.shape[2:]))
@@ -160,22 +160,33 @@ class TraceStore:
         self._group["sampling_loss"][:, first : first + sampling_loss.shape[1]] = sampling_loss
 
     def commit(self, states: list[ChainState] | None, **attrs: Any) -> None:
-        """Make what was written durable: first the chains' states, then the attributes."""
-        if self.path is not None and states is not None:
-            for chain, state in enumerate(states):
-                _write_atomically(self._checkpoint(chain), _pack(state))
-        self._group.attrs.update(attrs)
+        """Make what was written durable: first the chains' states, then the attributes.
+
+        The attribute ``checkpoint_step`` says which states count, so that all chains continue
+        from the same step wherever the writing stopped.
+        """
+        if self.path is None or states is None:
+            self._group.attrs.update(attrs)
+            return
+        step = states[0].step
+        for chain, state in enumerate(states):
+            _write_atomically(self._checkpoint(step, chain), _pack(state))
+        self._group.attrs.update(attrs | {"checkpoint_step": step})
+        for old in self._checkpoint(step, 0).parent.glob("step-*"):
+            if not old.name.startswith(f"step-{step}-"):
+                old.unlink()
 
     def states(self, chains: int) -> list[ChainState]:
         """The chains' last durable states."""
-        return [_unpack(self._checkpoint(chain)) for chain in range(chains)]
+        step = self.attrs["checkpoint_step"]
+        return [_unpack(self._checkpoint(step, chain)) for chain in range(chains)]
 
     def dataset(self) -> xr.Dataset:
         """The trace up to its last complete draw, read lazily."""
         return _as_dataset(self._store)
 
-    def _checkpoint(self, chain: int) -> Path:
-        return self.path / "checkpoint" / f"chain-{chain:04d}.safetensors"
+    def _checkpoint(self, step: int, chain: int) -> Path:
+        return self.path / "checkpoint" / f"step-{step}-chain-{chain}.safetensors"
 
 
 def open_trace(path: str | os.PathLike) -> xr.Dataset:
@@ -218,6 +229,26 @@ def check_fingerprint(stored: dict[str, Any], wanted: dict[str, Any], path: Path
         )
         raise TraceMismatch(
             f"store {str(path)!r} holds another trace: {found}. Choose another store, or pass "
+            "overwrite=True to replace it"
+        )
+
+
+def check_losses(stored: xr.DataArray, now: np.ndarray, path: Path) -> None:
+    """Refuse a trace whose losses at w* are not those of this model and loss.
+
+    It sees what no source code shows: a value captured by a loss, a layer's new forward pass. The
+    tolerance lets another device's rounding pass.
+
+    Raises:
+        TraceMismatch: naming the first sample that differs.
+    """
+    then = stored[: len(now)].values
+    differ = ~np.isclose(now, then, rtol=1e-2, atol=1e-3 * np.abs(then).max())
+    if differ.any():
+        at = int(np.flatnonzero(differ)[0])
+        raise TraceMismatch(
+            f"store {str(path)!r} holds another trace: the loss of sample {at} at w* is "
+            f"{then[at]:.6g} there and {now[at]:.6g} here. Choose another store, or pass "
             "overwrite=True to replace it"
         )
 
