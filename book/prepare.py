@@ -137,8 +137,21 @@ def versions() -> dict[str, str]:
 # -- the page ----------------------------------------------------------------------------------
 
 
+def literal(node: ast.expr) -> str | None:
+    """The `repr` of a literal in the source; None for any other expression."""
+    try:
+        return repr(ast.literal_eval(node))
+    except ValueError:
+        return None
+
+
+def spell(value: Any) -> str:
+    """A value as the chapters write it: like `repr`, with double quotes."""
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
+
+
 def with_values(source: str, values: dict[str, Any]) -> str:
-    """Rewrite `name: type = default` assignments in `source` so that they show `values`."""
+    """Rewrite `name: type = default` in `source` where `values` has another value for the name."""
     spans: list[tuple[int, int, int, int, str]] = []
     for node in ast.parse(source).body:
         if isinstance(node, ast.AnnAssign):
@@ -148,13 +161,15 @@ def with_values(source: str, values: dict[str, Any]) -> str:
         else:
             continue
         if isinstance(target, ast.Name) and target.id in values and value is not None:
+            if literal(value) == repr(values[target.id]):
+                continue  # as written: 5e-3 stays 5e-3
             spans.append(
                 (
                     value.lineno - 1,
                     value.col_offset,
                     value.end_lineno - 1,
                     value.end_col_offset,
-                    repr(values[target.id]),
+                    spell(values[target.id]),
                 )
             )
     lines = [line.encode() for line in source.split("\n")]  # ast counts columns in UTF-8 bytes
@@ -189,7 +204,7 @@ def run_card(provenance: Provenance) -> str:
         ("Started", provenance.started),
         ("Duration", duration(provenance.duration_seconds)),
     ]
-    rows += [(f"`{name}`", f"`{value!r}`") for name, value in values.items()]
+    rows += [(f"`{name}`", f"`{spell(value)}`") for name, value in values.items()]
     table = "\n".join(f"| {name} | {value} |" for name, value in rows)
     return (
         f":::{{admonition}} {title}\n:class: note dropdown run-card\n\n"

@@ -252,9 +252,9 @@ def test_the_executed_copy_shows_what_was_used(layout) -> None:
     assert first[4].startswith(":::{admonition} Run card: profile smoke, seed 0, commit ")
     parameters, injected, card = nb.cells[2:5]
     assert parameters.source.splitlines() == [
-        "profile: str = 'smoke'  # which set of parameters",
+        'profile: str = "smoke"  # which set of parameters',
         "seed: int = 0  # where the randomness starts",
-        "results_dir: str = 'results/smoke'  # the number's home",
+        'results_dir: str = "results/smoke"  # the number\'s home',
         "live: bool = False  # opened by hand",
         "n: int = 2  # µ, not ASCII",
     ]
@@ -276,9 +276,9 @@ def test_a_real_run_is_not_marked(layout) -> None:
 
 
 def test_values_are_rewritten_in_place() -> None:
-    source = 'a: int = 1  # one\nname = "µ"; b = (\n    2,\n)  # two\nc: float\nd = {1: 2}'
-    assert prepare.with_values(source, {"a": 5, "b": (3,), "name": "x", "c": 1}) == (
-        "a: int = 5  # one\nname = 'x'; b = (3,)  # two\nc: float\nd = {1: 2}"
+    source = 'a: int = 1  # one\nname = "µ"; b = (\n    2,\n)  # two\nc: float\nd = 5e-3'
+    assert prepare.with_values(source, {"a": 5, "b": (3,), "name": "x", "c": 1, "d": 0.005}) == (
+        'a: int = 5  # one\nname = "x"; b = (3,)  # two\nc: float\nd = 5e-3'
     )
 
 
