@@ -110,6 +110,7 @@ trace = probelib.sample(
     burn_in=burn_in,
     seed=seed,
     store=chapter.cache("mnist"),
+    overwrite="stale",
 )
 gain = probelib.loss_gain(trace)
 gain

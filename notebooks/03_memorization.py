@@ -147,6 +147,7 @@ def probe(network, observed, store):
         burn_in=burn_in,
         seed=seed,
         store=chapter.cache(store),
+        overwrite="stale",
     )
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -30,7 +30,14 @@ from probelib.posterior import (
     keep_random_state,
     require_positive,
 )
-from probelib.trace import FORMAT, ChainState, TraceStore, check_fingerprint, check_losses
+from probelib.trace import (
+    FORMAT,
+    ChainState,
+    TraceMismatch,
+    TraceStore,
+    check_fingerprint,
+    check_losses,
+)
 
 # On a CPU a wide network is observed faster one chain at a time (plain matrix products) than
 # under vmap (batched ones); a small network is all overhead, and vmap shares it.
@@ -113,7 +120,7 @@ def sample(
     thin: int = 1,
     seed: int = 0,
     store: str | os.PathLike | None = None,
-    overwrite: bool = False,
+    overwrite: bool | Literal["stale"] = False,
     loss_dtype: str = "float32",
     observe_batch_size: int | None = None,
     progress: bool = True,
@@ -139,7 +146,8 @@ def sample(
         thin: steps per draw.
         seed: of the whole run.
         store: directory for the trace; None keeps it in memory.
-        overwrite: replace a trace that the store holds already.
+        overwrite: replace the trace that the store holds already; "stale" replaces it only if it
+            does not fit the call, for stores that are a cache.
         loss_dtype: "float32", or "float16" to halve the trace's size.
         observe_batch_size: samples per observation pass; default by device.
         progress: show a bar with rate, loss and time to go.
@@ -160,6 +168,8 @@ def sample(
         raise ValueError(f"seed is {seed}; it must be a whole number, 0 or more")
     if observe_batch_size is not None:
         _positive("observe_batch_size", observe_batch_size)
+    if overwrite not in (True, False, "stale"):
+        raise ValueError(f"overwrite is {overwrite!r}; choose True, False or 'stale'")
     if loss_dtype not in ("float32", "float16"):
         raise ValueError(f"loss_dtype is {loss_dtype!r}; choose 'float32' or 'float16'")
     if kernel.batch_size is not None and kernel.batch_size > posterior.n_samples:
@@ -203,9 +213,16 @@ def sample(
             posterior.check(samples)
     run = _Run(posterior, observed, kernel, chains, seed, observe_batch_size)
     trace = TraceStore(store)
-    if trace.exists() and not overwrite:
-        check_fingerprint(trace.attrs["fingerprint"], fingerprint, trace.path)
-        check_losses(trace.dataset().init_loss, run.at_center(batches=1), trace.path)
+    reuse = trace.exists() and overwrite is not True
+    if reuse:
+        try:
+            check_fingerprint(trace.attrs["fingerprint"], fingerprint, trace.path)
+            check_losses(trace.dataset().init_loss, run.at_center(batches=1), trace.path)
+        except TraceMismatch:
+            if overwrite != "stale":
+                raise
+            reuse = False
+    if reuse:
         done = trace.attrs["draws_done"]
         if done >= draws:
             enough = trace.dataset().isel(draw=slice(draws), step=slice(burn_in + draws * thin))
