@@ -214,13 +214,374 @@ def _lines(ax: Axes, rows: np.ndarray) -> None:
         ax.plot(row, lw=0.9, color=color)
 
 
+def probe_picture(
+    x: np.ndarray,
+    y: np.ndarray,
+    named: Mapping[str, int],
+    surface: tuple[np.ndarray, np.ndarray, np.ndarray],
+    center: np.ndarray,
+    cloud: np.ndarray,
+    changes: Mapping[str, np.ndarray],
+    gains: Mapping[str, float],
+) -> Figure:
+    """A probe of two weights: the data with the sampled lines, the cloud, two loss changes.
+
+    Args:
+        x: inputs, shape (n, 2); y: classes 0 and 1, shape (n,).
+        named: name -> position of the samples with a label.
+        surface: first weights (p,), second weights (p,), L on their grid (p, p).
+        center: w*, shape (2,).
+        cloud: sampled weights, shape (S, 2); the first 60 are drawn as lines.
+        changes: name -> loss changes, shape (S,), nats: the histograms, from top to bottom.
+        gains: name -> their mean.
+    """
+    with plt.rc_context(STYLE):
+        fig = plt.figure(figsize=(11.5, 4.1))
+        plt.close(fig)
+        grid = fig.add_gridspec(len(changes), 3, width_ratios=(1.2, 1, 1))
+        left, middle = fig.add_subplot(grid[:, 0]), fig.add_subplot(grid[:, 1])
+        right = [fig.add_subplot(grid[row, 2]) for row in range(len(changes))]
+    _plane(left, x, named)
+    ends = np.array([-10.0, 10.0])
+    for w in cloud[:60]:
+        left.plot(ends, -w[0] / w[1] * ends, color="0.45", lw=0.6, alpha=0.35, zorder=1)
+    left.plot(ends, -center[0] / center[1] * ends, color="black", lw=1.8, zorder=2)
+    for k, (color, marker) in enumerate(((ORANGE, "s"), (BLUE, "o"))):
+        left.scatter(*x[y == k].T, s=26, marker=marker, color=color, ec="white", lw=0.5, zorder=3)
+    left.set_title("1. Every draw of the weights is a line")
+
+    first, second, loss = surface
+    lines = middle.contour(first, second, loss, levels=12, colors="0.55", linewidths=0.7, zorder=1)
+    middle.clabel(lines, lines.levels[::3], fontsize=7, fmt="%.2g")
+    middle.scatter(*cloud.T, s=5, lw=0, alpha=0.3, color=SKY, zorder=2, rasterized=True)
+    middle.plot(*center, marker="*", ms=15, color=VERMILION, mec="white", zorder=3)
+    middle.annotate(
+        "$w^*$", center, (7, 7), textcoords="offset points", fontsize=12, color="black", zorder=4,
+        bbox={"fc": "white", "ec": "none", "alpha": 0.8, "pad": 1},
+    )  # fmt: skip
+    middle.set(
+        xlim=(first[0], first[-1]), ylim=(second[0], second[-1]),
+        xlabel="first weight", ylabel="second weight", title="2. The cloud around $w^*$",
+    )  # fmt: skip
+    middle.grid(False)
+
+    low = min(np.quantile(v, 0.002) for v in changes.values())
+    high = max(np.quantile(v, 0.998) for v in changes.values())
+    edges = np.linspace(low, high, 56)
+    for ax, (name, v), color in zip(right, changes.items(), (GREEN, VERMILION), strict=False):
+        share = np.histogram(v, edges)[0] / len(v)
+        ax.stairs(share, edges, fill=True, color=color, alpha=0.45)
+        ax.axvline(0, color="0.5", lw=0.8)
+        ax.axvline(gains[name], color="black", ls="--", lw=1.4)
+        ax.text(
+            0.97, 0.9, f"{name}\nloss gain {gains[name]:.2g}", transform=ax.transAxes,
+            ha="right", va="top",
+        )  # fmt: skip
+        ax.set(ylabel="share", xlim=(low, high))
+        if ax is not right[-1]:
+            ax.tick_params(labelbottom=False)
+    right[0].set_title("3. What it does to two losses")
+    right[-1].set_xlabel("loss change (nats); dashed: mean")
+    return fig
+
+
+def kernel_picture(
+    changes: Mapping[str, np.ndarray],
+    pairs: Sequence[tuple[str, str]],
+    correlation: np.ndarray,
+) -> Figure:
+    """Loss changes of pairs of samples against each other, and the correlation kernel.
+
+    Args:
+        changes: name -> loss changes, shape (S,), nats.
+        pairs: which to draw against each other, one panel a pair.
+        correlation: R in the order of ``changes``.
+    """
+    fig, axes = figure(
+        1, len(pairs) + 1, size=(3.7 * (len(pairs) + 1), 3.5),
+        gridspec_kw={"width_ratios": [1] * len(pairs) + [1.1]},
+    )  # fmt: skip
+    names = list(changes)
+    for ax, (a, b), color in zip(axes[0], pairs, (BLUE, VERMILION, GREEN), strict=False):
+        ax.scatter(changes[a], changes[b], s=5, lw=0, alpha=0.3, color=color, rasterized=True)
+        ax.axhline(0, color="0.5", lw=0.8)
+        ax.axvline(0, color="0.5", lw=0.8)
+        r = correlation[names.index(a), names.index(b)]
+        ax.set(
+            xlabel=f"loss change of {a} (nats)", ylabel=f"loss change of {b} (nats)",
+            title=f"{a} and {b}: R = {r:+.2f}",
+        )  # fmt: skip
+    ax = axes[0, -1]
+    image = ax.imshow(correlation, cmap="RdBu_r", vmin=-1, vmax=1)
+    for i in range(len(names)):
+        for j in range(len(names)):
+            r = correlation[i, j]
+            ax.text(
+                j, i, f"{r:+.2f}", ha="center", va="center",
+                color="white" if abs(r) > 0.6 else "black",
+            )  # fmt: skip
+    ax.set(xticks=range(len(names)), yticks=range(len(names)), title="the correlation kernel R")
+    ax.set_xticklabels(names)
+    ax.set_yticklabels(names)
+    ax.grid(False)
+    ax.spines[:].set_visible(False)
+    ax.tick_params(length=0)
+    fig.colorbar(image, ax=ax, shrink=0.8)
+    return fig
+
+
+def data_maps(
+    x: np.ndarray,
+    y: np.ndarray,
+    named: Mapping[str, int],
+    center: np.ndarray,
+    gain: np.ndarray,
+    correlation: np.ndarray,
+    anchor: str,
+) -> Figure:
+    """All samples in the input plane, coloured by loss gain and by correlation with one of them.
+
+    Args:
+        x: inputs, shape (n, 2); y: classes 0 and 1, shape (n,).
+        named: name -> position of the samples with a label.
+        center: w*, shape (2,), whose line is drawn.
+        gain: mu, shape (n,), nats.
+        correlation: R with the sample ``anchor``, shape (n,).
+        anchor: one of ``named``.
+    """
+    fig, axes = figure(1, 2, size=(10.5, 4.1))
+    ends = np.array([-10.0, 10.0])
+    shown = (
+        (gain, "viridis", 0, np.quantile(gain, 0.98), "loss gain (nats)"),
+        (correlation, "RdBu_r", -1, 1, f"R with {anchor}"),
+    )
+    for ax, (values, cmap, low, high, label) in zip(axes[0], shown, strict=True):
+        _plane(ax, x, named)
+        ax.plot(ends, -center[0] / center[1] * ends, color="black", lw=1.4, zorder=1)
+        for k, marker in enumerate("so"):
+            image = ax.scatter(
+                *x[y == k].T, c=values[y == k], cmap=cmap, vmin=low, vmax=high, s=46,
+                marker=marker, ec="0.25", lw=0.6, zorder=3,
+            )  # fmt: skip
+        fig.colorbar(
+            image, ax=ax, shrink=0.85, label=label, extend="max" if cmap == "viridis" else "neither"
+        )
+    axes[0, 0].set_title("loss gain: who is fragile")
+    axes[0, 1].set_title(f"kernel: who moves with “{anchor}”")
+    return fig
+
+
+def _plane(ax: Axes, x: np.ndarray, named: Mapping[str, int]) -> None:
+    """The input plane, with names beside the named samples."""
+    reach = 1.12 * np.abs(x).max(0)
+    ax.set(xlim=(-reach[0], reach[0]), ylim=(-reach[1], reach[1]), xlabel="$x_1$", ylabel="$x_2$")
+    ax.set_aspect("equal")
+    for name, i in named.items():
+        ax.annotate(
+            name, x[i], (0, 9), textcoords="offset points", fontsize=9, weight="bold", zorder=5,
+            ha="center", bbox={"fc": "white", "ec": "none", "alpha": 0.75, "pad": 0.8},
+        )  # fmt: skip
+        ax.scatter(*x[i], s=110, fc="none", ec="black", lw=1.3, zorder=4)
+
+
+def stationary_variance(
+    by_step: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]],
+    step_curve: tuple[np.ndarray, np.ndarray],
+    by_batch: tuple[np.ndarray, np.ndarray, np.ndarray],
+    batch_curves: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    posterior_variance: float,
+) -> Figure:
+    """Measured variance of the chain against its closed form, by step size and by batch size.
+
+    Args:
+        by_step: a series a direction: (eps A, variance times A, standard error).
+        step_curve: (eps A, variance times A) in theory.
+        by_batch: (m, variance, standard error).
+        batch_curves: name -> (m, variance) in theory, the true one first.
+        posterior_variance: 1 / A of the second panel.
+    """
+    fig, axes = figure(1, 2, size=(10, 3.7))
+    left, right = axes[0]
+    left.plot(*step_curve, color="black", lw=1.3, label=r"theory: $1 / (1 - \epsilon A / 4)$")
+    left.axhline(1, color="0.5", ls=":", lw=1.2, label="Eq. 1")
+    for k, (at, value, error) in enumerate(by_step):
+        left.errorbar(
+            at, value, 2 * error, fmt="osD^v"[k % 5], ms=5, capsize=2, lw=1,
+            color=(BLUE, ORANGE, GREEN, VERMILION, PURPLE)[k % 5], label=f"direction {k + 1}",
+        )  # fmt: skip
+    left.set(
+        xlabel=r"$\epsilon A$: step size times precision", ylabel="variance × A",
+        title="full gradient: by step size", yscale="log",
+    )  # fmt: skip
+    left.set_yticks([1, 1.5, 2, 3, 4], ["1", "1.5", "2", "3", "4"])
+    left.minorticks_off()
+    left.legend(fontsize=8)
+    for (name, curve), ls, color in zip(
+        batch_curves.items(), ("-", "--", ":"), ("black", VERMILION, PURPLE), strict=False
+    ):
+        right.plot(*curve, color=color, ls=ls, lw=1.3, label=name)
+    right.axhline(posterior_variance, color="0.5", ls=":", lw=1.2, label="Eq. 1")
+    at, value, error = by_batch
+    right.errorbar(at, value, 2 * error, fmt="o", ms=5, capsize=2, lw=1, color=BLUE)
+    right.set(
+        xscale="log", yscale="log", xlabel="batch size $m$", ylabel="variance",
+        title="minibatch: by batch size",
+    )  # fmt: skip
+    right.set_xticks(at, [f"{m:g}" for m in at])
+    right.minorticks_off()
+    right.legend(fontsize=8)
+    return fig
+
+
+def closed_forms(
+    gain: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray],
+    kernel: tuple[np.ndarray, np.ndarray],
+) -> Figure:
+    """Loss gains and kernel of linear regression, measured against exact.
+
+    Args:
+        gain: mu of the chain's exact law, mu of Eq. 1, measured mu, its standard error: (n,) each.
+        kernel: K of the chain's exact law and measured K, any equal shapes.
+    """
+    fig, axes = figure(1, 2, size=(10, 3.8), gridspec_kw={"width_ratios": (1.35, 1)})
+    exact, limit, measured, error = gain
+    order = np.argsort(exact)
+    ranks = np.arange(len(order))
+    left, right = axes[0]
+    left.axhline(1, color="black", lw=1.1)
+    left.plot(
+        ranks, (measured / limit)[order], "D", ms=4, color=ORANGE, mfc="none",
+        label="measured / Eq. 1",
+    )  # fmt: skip
+    left.errorbar(
+        ranks, (measured / exact)[order], 2 * (error / exact)[order], fmt="o", ms=4, lw=1,
+        color=BLUE, label="measured / exact law of the chain",
+    )  # fmt: skip
+    left.set(
+        xlabel="sample, from lowest to highest loss gain", ylabel="ratio of loss gains",
+        title=r"loss gain $\mu_i$",
+    )  # fmt: skip
+    left.margins(y=0.25)
+    left.legend(fontsize=8, loc="upper left", ncols=2)
+    k, k_hat = (np.asarray(v).ravel() for v in kernel)
+    ends = [min(k.min(), k_hat.min()), max(k.max(), k_hat.max())]
+    right.plot(ends, ends, color="black", lw=1.1)
+    right.scatter(k, k_hat, s=9, lw=0, alpha=0.5, color=BLUE, rasterized=True)
+    right.set(
+        xlabel="exact $K_{ij}$ (nats²)", ylabel="measured $K_{ij}$ (nats²)",
+        title="loss kernel $K_{ij}$", xscale="symlog", yscale="symlog",
+    )  # fmt: skip
+    for axis in (right.xaxis, right.yaxis):
+        axis.set_major_locator(plt.MaxNLocator(5))
+    right.set(xscale="linear", yscale="linear")
+    return fig
+
+
+def three_errata(
+    localization: tuple[np.ndarray, np.ndarray, np.ndarray],
+    temperature: tuple[np.ndarray, Mapping[str, np.ndarray], Mapping[str, np.ndarray], float],
+    bias: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray],
+) -> Figure:
+    """Errata 1, 2 and 6: what the paper prints beside what is measured.
+
+    Args:
+        localization: gamma, measured variance of a weight, its standard error.
+        temperature: nb; name -> curve of variances; name -> measured variances; n.
+        bias: ESS, measured ratio of the estimated kernel to the exact one, its standard error;
+            then a finer ESS and the ratio in theory.
+    """
+    fig, axes = figure(1, 3, size=(12.5, 3.8))
+    one, two, six = axes[0]
+    gamma, variance, error = localization
+    span = np.geomspace(gamma.min() / 1.5, gamma.max() * 1.5, 50)
+    one.plot(span, 1 / span, color="black", lw=1.3, label=r"needed: $1/\gamma$")
+    one.plot(span, span, color=VERMILION, ls="--", lw=1.3, label=r"printed: $\gamma$")
+    one.errorbar(gamma, variance, 2 * error, fmt="o", ms=6, color=BLUE, label="measured")
+    one.set(
+        xscale="log", yscale="log", xlabel=r"$\gamma$", ylabel="variance of a weight",
+        title=r"1: is $\gamma$ a variance or a precision?",
+    )  # fmt: skip
+    one.legend(fontsize=8)
+    n_beta, curves, points, n = temperature
+    looks = ((BLUE, "-", "o"), (VERMILION, "--", "s"))
+    for (name, curve), (color, ls, _) in zip(curves.items(), looks, strict=True):
+        two.plot(n_beta, curve, color="black" if ls == "-" else color, ls=ls, lw=1.3, label=name)
+    for (name, values), (color, _, marker) in zip(points.items(), looks, strict=True):
+        two.plot(
+            n_beta, values, marker, ms=6, color=color, label=name,
+            mfc=color if marker == "o" else "none",
+        )  # fmt: skip
+    two.axvline(n, color="0.5", ls=":", lw=1.2)
+    two.text(n, 0.03, r" $\beta = 1$", transform=two.get_xaxis_transform(), color="0.3")
+    two.set(
+        xscale="log", yscale="log", xlabel=r"$n\beta$", ylabel="total variance of the weights",
+        title=r"2: does the update know $\beta$?",
+    )  # fmt: skip
+    two.legend(fontsize=8, loc="lower left")
+    ess, ratio, error, fine, theory = bias
+    six.axhline(1, color=VERMILION, ls="--", lw=1.3, label="printed: unbiased")
+    six.plot(fine, theory, color="black", lw=1.3, label="exact expectation")
+    six.plot(fine, 1 - 1 / fine, color="0.5", ls=":", lw=1.5, label=r"$1 - 1/\mathrm{ESS}$")
+    six.errorbar(ess, ratio, 2 * error, fmt="o", ms=6, color=BLUE, label="measured")
+    six.set(
+        xscale="log", xlabel="effective draws of one chain", ylabel=r"mean of tr $\hat K$ / tr $K$",
+        title=r"6: is $\hat K$ unbiased?", ylim=(0, 1.15),
+    )  # fmt: skip
+    six.legend(fontsize=8, loc="lower right")
+    return fig
+
+
+def sweeps(
+    knobs: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]],
+    chosen: Mapping[str, float],
+    rhat_limit: float = 1.05,
+) -> Figure:
+    """One column a knob: the LLC with its error above, the effective draws below.
+
+    Args:
+        knobs: label -> (values, LLC, its standard error, ESS, R-hat), shape (k,) each.
+        chosen: label -> the value that the other columns use.
+        rhat_limit: draws with a larger R-hat are marked with a cross.
+    """
+    fig, axes = figure(2, len(knobs), size=(3.9 * len(knobs), 5.2), sharex="col")
+    for (top, bottom), (label, (at, llc, error, ess, rhat)) in zip(
+        axes.T, knobs.items(), strict=True
+    ):
+        mixed = rhat <= rhat_limit
+        for ax, values, bars in ((top, llc, 2 * error), (bottom, ess, None)):
+            ax.axvline(chosen[label], color="0.6", ls=":", lw=1.4)
+            for mask, marker, color, name in (
+                (mixed, "o", BLUE, rf"$\hat R \leq {rhat_limit:g}$"),
+                (~mixed, "X", VERMILION, rf"$\hat R > {rhat_limit:g}$"),
+            ):
+                ax.errorbar(
+                    at[mask], values[mask], None if bars is None else bars[mask], fmt=marker,
+                    ms=7, capsize=2, lw=1, color=color, label=name,
+                )  # fmt: skip
+            ax.set(xscale="log", yscale="log")
+        bottom.set(xlabel=label)
+        bottom.set_xticks(at, [f"{v:g}" for v in at])
+        bottom.minorticks_off()
+    axes[0, 0].set_ylabel("LLC")
+    axes[1, 0].set_ylabel("effective draws, least")
+    axes[0, 0].legend(fontsize=8)
+    return fig
+
+
 __all__ = [
     "STYLE",
     "chain_traces",
+    "closed_forms",
+    "data_maps",
     "detection_curves",
     "digit_grid",
     "embedding",
     "figure",
+    "kernel_picture",
     "loss_against_gain",
     "populations",
+    "probe_picture",
+    "stationary_variance",
+    "sweeps",
+    "three_errata",
 ]
