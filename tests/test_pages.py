@@ -138,3 +138,28 @@ def test_the_search_finds_a_term(visitor: Visitor) -> None:
     tab.goto((visitor.book.html / "search.html").as_uri() + "?q=localization")
     tab.locator("#search-results li a").first.wait_for(timeout=15_000)
     tab.context.close()
+
+
+@pytest.mark.parametrize("stem", ["02_loss_gain", "03_memorization"])
+def test_the_explorer_works_without_a_kernel(visitor: Visitor, stem: str) -> None:
+    tab = visitor.open(visitor.book.html / "notebooks" / f"{stem}.html")
+    explorer = tab.locator(".probe-explorer")
+    tiles = explorer.locator(".list .digit")
+    assert tiles.count() == 40
+    hardest = explorer.locator(".about").inner_text()
+    assert "rank 1 of 1500 from the hardest" in hardest
+    tiles.nth(3).click()
+    assert "rank 4 of 1500" in explorer.locator(".about").inner_text()
+    near = explorer.locator(".near .cell").all_inner_texts()
+    r = [float(text.split()[1]) for text in near]
+    assert len(r) == 10
+    assert r == sorted(r, reverse=True)
+    explorer.locator("select.order").select_option(label="easiest first")
+    explorer.locator("select.given").select_option("7")
+    labels = explorer.locator(".list .cell").all_inner_texts()
+    assert labels
+    assert {text.strip()[0] for text in labels} == {"7"}
+    if stem == "03_memorization":
+        explorer.locator("select.noise").select_option("wrong only")
+        assert all("(is " in t for t in explorer.locator(".list .cell").all_inner_texts())
+    tab.context.close()
