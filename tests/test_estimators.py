@@ -1,0 +1,381 @@
+"""Estimators against NumPy, ArviZ and closed forms, on traces built by hand."""
+
+import arviz as az
+import numpy as np
+import pytest
+import xarray as xr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+import probelib
+
+N_BETA = 10.0
+_FINITE = st.floats(-100, 100, width=32)
+
+
+def make_trace(loss, init_loss=None, label=None, n_beta=N_BETA):
+    """A trace with the schema of the store; loss (chain, draw, sample)."""
+    loss = np.asarray(loss)
+    chains, draws, n = loss.shape
+    init_loss = np.zeros(n, np.float32) if init_loss is None else np.asarray(init_loss, np.float32)
+    coords = {"sample_id": ("sample", np.arange(n))}
+    if label is not None:
+        coords["label"] = ("sample", label)
+    return xr.Dataset(
+        {
+            "loss": (("chain", "draw", "sample"), loss.astype(np.float32)),
+            "init_loss": ("sample", init_loss),
+            "distance": (("chain", "draw"), np.ones((chains, draws), np.float32)),
+            "sampling_loss": (("chain", "step"), np.ones((chains, draws), np.float32)),
+        },
+        coords,
+        {"config": {"n_beta": n_beta}},
+    )
+
+
+def random_trace(seed=0, chains=3, draws=40, n=12, **kwargs):
+    rng = np.random.default_rng(seed)
+    mixed = rng.normal(size=(chains, draws, 5)) @ rng.normal(size=(5, n))
+    return make_trace(mixed + rng.normal(size=n) ** 2, rng.random(n), **kwargs)
+
+
+def ar1(rng, rho, shape):
+    """A stationary AR(1) of unit variance along the second axis."""
+    x = rng.normal(size=shape)
+    for t in range(1, shape[1]):
+        x[:, t] = rho * x[:, t - 1] + np.sqrt(1 - rho**2) * x[:, t]
+    return x
+
+
+@st.composite
+def traces(draw):
+    shape = draw(st.tuples(st.integers(1, 3), st.integers(2, 9), st.integers(1, 6)))
+    loss = draw(hnp.arrays(np.float32, shape, elements=_FINITE))
+    init = draw(hnp.arrays(np.float32, shape[-1:], elements=_FINITE))
+    return make_trace(loss, init)
+
+
+def changes(trace):
+    """dl pooled over chains and draws, (S, sample), float64."""
+    change = trace.loss.values.astype(np.float64) - trace.init_loss.values.astype(np.float64)
+    return change.reshape(-1, change.shape[-1])
+
+
+@settings(max_examples=100, deadline=None)
+@given(traces())
+def test_estimators_against_numpy(trace):
+    dl, n = changes(trace), trace.sizes["sample"]
+    covariance = np.cov(dl.T, ddof=1).reshape(n, n)
+    variance = np.diag(covariance)
+    kernel = probelib.loss_kernel(trace)
+    # float64 sums; the kernel holds unit vectors in float32.
+    np.testing.assert_allclose(probelib.loss_gain(trace), dl.mean(0), rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(kernel.diagonal(), variance, rtol=1e-10, atol=1e-12)
+    atol = 1e-6 * np.sqrt(np.outer(variance, variance)) + 1e-12
+    assert (np.abs(kernel.covariance() - covariance) <= atol).all()
+    moving = variance > 1e-9
+    if moving.sum() > 1:
+        expected = np.corrcoef(dl[:, moving].T)
+        at = np.flatnonzero(moving)
+        np.testing.assert_allclose(kernel.correlation(at, at), expected, atol=2e-6)
+    assert np.abs(kernel.correlation()).max() <= 1
+    features = kernel.features()
+    assert features.shape == (n, len(dl))
+    assert (np.abs(features @ features.T - covariance) <= 3 * atol).all()
+
+    llc = probelib.local_learning_coefficient(trace)
+    np.testing.assert_allclose(llc.value, N_BETA * dl.mean(), rtol=1e-9, atol=1e-9)
+    v, nu = probelib.empirical_variance(trace), probelib.singular_fluctuation(trace)
+    np.testing.assert_allclose(v.value, np.trace(covariance), rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(nu.value, N_BETA / n / 2 * v.value, rtol=1e-9, atol=1e-9)
+
+
+def test_identities_of_the_learning_coefficient_and_of_the_trace():
+    trace = random_trace()
+    gain, kernel = probelib.loss_gain(trace), probelib.loss_kernel(trace)
+    assert float(probelib.local_learning_coefficient(trace)) == pytest.approx(
+        N_BETA * float(gain.mean()), rel=1e-12
+    )
+    assert float(probelib.empirical_variance(trace)) == pytest.approx(
+        float(kernel.diagonal().sum()), rel=1e-12
+    )
+    along = probelib.estimators.mean_loss_change(trace)
+    assert along.shape == (3, 40)
+    np.testing.assert_allclose(along, changes(trace).mean(1).reshape(3, 40), rtol=1e-12)
+
+
+def test_more_samples_than_a_block(monkeypatch):
+    trace = random_trace(n=23)
+    whole = [probelib.loss_gain(trace), probelib.loss_kernel(trace).covariance()]
+    whole.append(float(probelib.singular_fluctuation(trace)))
+    monkeypatch.setattr(probelib.estimators, "_BLOCK", 5)
+    for a, b in zip(
+        whole,
+        [
+            probelib.loss_gain(trace),
+            probelib.loss_kernel(trace).covariance(),
+            float(probelib.singular_fluctuation(trace)),
+        ],
+        strict=True,
+    ):
+        np.testing.assert_allclose(a, b, rtol=1e-12)
+
+
+def test_estimates_keep_sample_ids_labels_and_errors():
+    trace = random_trace(label=np.arange(12) % 3)
+    for estimate in (probelib.loss_gain(trace), probelib.loss_kernel(trace).diagonal()):
+        assert estimate.dims == ("sample",)
+        np.testing.assert_array_equal(estimate.label, np.arange(12) % 3)
+        np.testing.assert_array_equal(estimate.sample_id, np.arange(12))
+        assert (estimate.mcse > 0).all()
+
+
+# The constants make losses and changes that no float64 sum over 7 draws holds exactly.
+@pytest.mark.parametrize("constant", [0.0, 1.1, 1e-3, 3e7])
+def test_a_sample_without_variance_correlates_with_nothing(constant):
+    rng = np.random.default_rng(0)
+    loss = rng.normal(size=(1, 7, 4))
+    loss[..., 1] = loss[..., 3] = constant
+    kernel = probelib.loss_kernel(make_trace(loss, [1e-9, 1e-9, 0.3, 7e-12]))
+    r = kernel.correlation()
+    assert (r[[1, 3]] == 0).all()
+    assert (r[:, [1, 3]] == 0).all()
+    assert (kernel.diagonal()[[1, 3]] == 0).all()
+    assert np.isfinite(kernel.covariance()).all()
+    assert (kernel.features()[[1, 3]] == 0).all()
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1e-18, 1e-30])
+def test_tiny_losses_have_exact_correlations(scale):
+    rng = np.random.default_rng(1)
+    loss = rng.random((2, 30, 5)).astype(np.float32)
+    small = loss.copy()
+    small[..., :3] *= np.float32(scale)
+    expected = np.corrcoef(small.astype(np.float64).reshape(60, 5).T)
+    kernel = probelib.loss_kernel(make_trace(small))
+    np.testing.assert_allclose(kernel.correlation(), expected, atol=1e-6)
+    # Tiny beside what the sample lost at w*: the change rounds it away, the kernel must not.
+    kernel = probelib.loss_kernel(make_trace(small, np.full(5, 2.0)))
+    np.testing.assert_allclose(kernel.correlation(), expected, atol=1e-6)
+    np.testing.assert_allclose(
+        kernel.diagonal(), small.astype(np.float64).reshape(60, 5).var(0, ddof=1), rtol=1e-10
+    )
+
+
+def test_a_constant_added_to_a_samples_loss_changes_nothing():
+    rng = np.random.default_rng(2)
+    # Multiples of 2^-10 below 8 plus whole numbers: float32 holds every sum exactly.
+    loss = rng.integers(0, 2**13, (2, 25, 6)) / 2**10
+    init, shift = rng.integers(0, 2**13, 6) / 2**10, np.array([0, 1, 2, 30, 400, 5000])
+    a, b = make_trace(loss, init), make_trace(loss + shift, init + shift)
+    np.testing.assert_array_equal(probelib.loss_gain(a), probelib.loss_gain(b))
+    np.testing.assert_allclose(
+        probelib.loss_kernel(a).covariance(), probelib.loss_kernel(b).covariance(), rtol=2e-5
+    )
+    for f in (probelib.local_learning_coefficient, probelib.singular_fluctuation):
+        assert f(a).value == pytest.approx(f(b).value, rel=1e-9)
+
+
+def test_rows_and_columns_are_positions_in_the_whole():
+    kernel = probelib.loss_kernel(random_trace())
+    rows, cols = np.array([7, 2, 2]), np.array([11, 0])
+    np.testing.assert_allclose(
+        kernel.correlation(rows, cols), kernel.correlation()[np.ix_(rows, cols)], atol=1e-6
+    )
+    np.testing.assert_allclose(
+        kernel.covariance(rows, cols), kernel.covariance()[np.ix_(rows, cols)], rtol=1e-5
+    )
+    np.testing.assert_allclose(kernel.features(rows=rows), kernel.features()[rows])
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), data=st.data())
+def test_top_correlated_against_brute_force(seed, data):
+    n = 12
+    kernel = probelib.loss_kernel(random_trace(seed, n=n))
+    subset = st.lists(st.integers(0, n - 1), min_size=1, max_size=n, unique=True).map(np.array)
+    rows = data.draw(st.none() | subset)
+    among = data.draw(st.none() | subset.filter(lambda a: len(a) > 1))
+    k = data.draw(st.integers(1, (n if among is None else len(among)) - 1))
+    block = data.draw(st.integers(1, n))
+    found = kernel.top_correlated(k, rows, among, block)
+    r = kernel.correlation()
+    rows = np.arange(n) if rows is None else rows
+    among = np.arange(n) if among is None else among
+    assert found.index.shape == found.correlation.shape == (len(rows), k)
+    for row, index, value in zip(rows, *found, strict=True):
+        others = among[among != row]
+        best = np.sort(r[row, others])[::-1][:k]
+        np.testing.assert_allclose(value, best, atol=2e-6)  # ties may swap, values may not
+        np.testing.assert_allclose(r[row, index], value, atol=2e-6)
+        assert row not in index
+        assert len(set(index)) == k
+        assert set(index) <= set(among)
+
+
+def test_top_correlated_takes_masks_and_negative_positions():
+    kernel = probelib.loss_kernel(random_trace())
+    mask = np.arange(12) % 2 == 0
+    a, b = (
+        kernel.top_correlated(2, [-1], mask),
+        kernel.top_correlated(2, [11], np.flatnonzero(mask)),
+    )
+    np.testing.assert_array_equal(a.index, b.index)
+    assert 11 not in kernel.top_correlated(11, [-1]).index
+
+
+@pytest.mark.parametrize("k", [0, -1, 12])
+def test_top_correlated_refuses_a_k_that_is_not_there(k):
+    with pytest.raises(ValueError, match=f"k is {k}; choose from 1 to 11"):
+        probelib.loss_kernel(random_trace()).top_correlated(k)
+
+
+def test_principal_features_are_those_of_the_kernel():
+    kernel = probelib.loss_kernel(random_trace())
+    covariance = kernel.covariance()
+    values = np.linalg.eigvalsh(covariance)[::-1]
+    for k in (1, 3, 12):
+        features = kernel.features(k)
+        assert features.shape == (12, k)
+        gram = features.astype(np.float64).T @ features
+        np.testing.assert_allclose(gram, np.diag(values[:k]), atol=1e-5 * values[0])
+    # Five factors made this kernel: five axes hold all of it.
+    five = kernel.features(5)
+    np.testing.assert_allclose(five @ five.T, covariance, atol=1e-5 * values[0])
+    with pytest.raises(ValueError, match="n_components is 13; choose from 1 to 12"):
+        kernel.features(13)
+
+
+@pytest.mark.parametrize("rho", [0.0, 0.6])
+def test_batch_means_agree_with_the_truth_and_with_arviz(rho):
+    # AR(1), sigma² = 1: T Var(mean) = v - 2 rho (1 - rho^T) / (T (1 - rho)²), with
+    # v = (1 + rho) / (1 - rho). 4 chains of T = 2500 give b = 200 batches of length 50, whose
+    # means have the same variance with T = 50, so
+    #   mcse² / Var(mean) ~ (1 - 2 rho / (50 (1 - rho²))) chi²_199 / 199,
+    # neighbouring batches correlating by under 0.05 / 2. A chi²_199 / 199 lies within
+    # (0.57, 1.58) but for 1e-6 in 2 x 60 tries (z = 5.7 at sd 0.1); bias at most 4 %.
+    draws, n = 2500, 60
+    x = ar1(np.random.default_rng(3), rho, (4, draws, n))
+    trace = make_trace(x)
+    mcse = probelib.loss_gain(trace).mcse.values
+    truth = np.sqrt((1 + rho) / (1 - rho) / (4 * draws))
+    assert ((mcse / truth) ** 2 > 0.54).all()
+    assert ((mcse / truth) ** 2 < 1.62).all()
+    # The average of 60 independent ones has a sixtieth of that variance: 0.013 x 6 + bias.
+    assert np.mean((mcse / truth) ** 2) == pytest.approx(1 - 0.04 * (rho > 0), abs=0.08)
+    # ArviZ estimates the same from autocovariances, with a like error of its own.
+    arviz = np.array([az.mcse(x[..., i]) for i in range(n)])
+    assert np.mean(mcse / arviz) == pytest.approx(1, abs=0.08)
+    assert ((mcse / arviz > 0.65) & (mcse / arviz < 1.5)).all()
+
+
+def test_errors_of_kernel_entries_are_calibrated():
+    # 400 replicas of 2 chains x 900 independent draws of two Gaussians with correlation 0.8:
+    # Var(K_12) = (1 + r²) / S, Var(R_12) = (1 - r²)² / S. One mcse² averages 60 batches, so the
+    # mean of 400 of them is known to sqrt(2 / 59 / 400) = 0.9 %; six of these and 2 % for the
+    # terms of order 1 / S and for the kurtosis of products over batches of 30 (excess 6 / 30).
+    r, replicas = 0.8, 400
+    rng = np.random.default_rng(4)
+    a, b = rng.normal(size=(2, 2, 900, replicas))
+    loss = np.empty((2, 900, 2 * replicas))
+    loss[..., ::2], loss[..., 1::2] = a, r * a + np.sqrt(1 - r**2) * b
+    kernel = probelib.loss_kernel(make_trace(loss))
+    i, j = np.arange(0, 2 * replicas, 2), np.arange(1, 2 * replicas, 2)
+    of_k = np.array(
+        [kernel.covariance_mcse([p], [q])[0, 0] for p, q in zip(i[:40], j[:40], strict=True)]
+    )
+    of_r = np.array(
+        [kernel.correlation_mcse([p], [q])[0, 0] for p, q in zip(i[:40], j[:40], strict=True)]
+    )
+    # 40 of them: 6 sqrt(2 / 59 / 40) = 17 %.
+    assert np.mean(of_k**2) * 1800 == pytest.approx(1 + r**2, rel=0.2)
+    assert np.mean(of_r**2) * 1800 == pytest.approx((1 - r**2) ** 2, rel=0.2)
+    diagonal = kernel.diagonal()
+    assert np.mean(diagonal.mcse.values**2) * 1800 == pytest.approx(2, rel=0.08)
+    # And the estimates scatter by as much: chi²_400 / 400 within 6 x 0.071.
+    covariance = np.array([kernel.covariance([p], [q])[0, 0] for p, q in zip(i, j, strict=True)])
+    assert np.var(covariance) * 1800 == pytest.approx(1 + r**2, rel=0.45)
+    assert np.allclose(np.diag(kernel.correlation_mcse(i[:3], i[:3])), 0, atol=1e-6)
+
+
+def test_few_draws_are_refused_by_name():
+    one = random_trace(chains=1, draws=1)
+    for estimate in (
+        probelib.loss_gain,
+        probelib.loss_kernel,
+        probelib.local_learning_coefficient,
+        probelib.empirical_variance,
+        probelib.singular_fluctuation,
+        probelib.diagnostics,
+    ):
+        with pytest.raises(ValueError, match="trace has 1 draws; an estimate needs at least two"):
+            estimate(one)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_non_finite_losses_are_refused_by_name(bad):
+    trace = random_trace()
+    trace.loss[2, 17, 5] = bad
+    for estimate in (
+        probelib.loss_gain,
+        lambda t: probelib.loss_kernel(t).correlation(),
+        lambda t: probelib.loss_kernel(t).diagonal(),
+        probelib.local_learning_coefficient,
+        probelib.empirical_variance,
+        probelib.singular_fluctuation,
+        probelib.diagnostics,
+    ):
+        with pytest.raises(ValueError, match="non-finite loss in chain 2, draw 17, sample 5"):
+            estimate(trace)
+    assert np.isfinite(probelib.loss_gain(trace.isel(draw=slice(17)))).all()
+
+
+@pytest.mark.parametrize(("chains", "draws"), [(2, 1), (1, 2), (1, 3), (3, 5), (1, 9)])
+def test_short_traces_have_finite_estimates(chains, draws):
+    trace = random_trace(chains=chains, draws=draws)
+    assert np.isfinite(probelib.loss_gain(trace).mcse).all()
+    llc = probelib.local_learning_coefficient(trace)
+    assert np.isfinite([llc.value, llc.mcse]).all()
+    probelib.diagnostics(trace)
+
+
+def test_diagnostics_against_arviz():
+    trace = random_trace(draws=60)
+    found = probelib.diagnostics(trace)
+    series = [changes(trace).mean(1).reshape(3, 60)]
+    series += [trace.loss.values[..., i].astype(np.float64) for i in range(12)]
+    np.testing.assert_allclose(found.ess, [az.ess(s) for s in series], rtol=1e-9)
+    np.testing.assert_allclose(found.rhat, [az.rhat(s) for s in series], rtol=1e-9)
+    assert found.rhat_max == found.rhat.max()
+    assert found.ess_min == found.ess.min()
+    assert found.autocorrelation_time == pytest.approx(180 / found.ess[0])
+    assert found.loss_at_center == pytest.approx(float(trace.init_loss.mean()), rel=1e-6)
+    assert found.loss_along_chains == pytest.approx(float(trace.loss.mean()), rel=1e-5)
+    llc = probelib.local_learning_coefficient(trace)
+    assert llc.mcse == pytest.approx(N_BETA * float(az.mcse(series[0])), rel=1e-9)
+    assert (llc.ess, llc.rhat) == pytest.approx((found.ess[0], found.rhat[0]), rel=1e-3)
+    few = probelib.diagnostics(trace, n_samples=4)
+    assert len(few.samples) == 4
+    assert len(few.rhat) == 5
+
+
+def test_diagnostics_see_chains_apart_and_a_single_chain_that_drifts():
+    rng = np.random.default_rng(5)
+    noise = rng.normal(size=(2, 200, 3))
+    assert probelib.diagnostics(make_trace(noise)).rhat_max < 1.1
+    apart = noise + np.array([0.0, 5.0])[:, None, None]
+    assert probelib.diagnostics(make_trace(apart)).rhat_max > 1.5
+    drift = noise[:1] + np.linspace(0, 5, 200)[:, None]
+    assert probelib.diagnostics(make_trace(drift)).rhat_max > 1.5
+
+
+def test_diagnostics_of_losses_that_never_move():
+    found = probelib.diagnostics(make_trace(np.ones((2, 20, 3))))
+    assert found.rhat_max == np.inf
+    assert found.ess_min == 0
+    noise = np.random.default_rng(6).normal(size=(2, 50, 3))
+    noise[..., 1] = 1
+    found = probelib.diagnostics(make_trace(noise))
+    assert np.isnan(found.rhat[2])
+    assert found.rhat_max < 1.2

@@ -1,0 +1,299 @@
+"""The posterior: Eq. 1, the data behind it, and what it refuses."""
+
+import copy
+import functools
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import TensorDataset
+
+from probelib import LocalPosterior, cross_entropy, squared_error
+from probelib.posterior import Samples
+
+CPU = torch.device("cpu")
+
+
+class Listed:
+    """A map-style data set that is neither a tensor nor a torch Dataset."""
+
+    def __init__(self, x, y):
+        self.x, self.y = x, y
+
+    def __len__(self):
+        return len(self.x)
+
+    def __getitem__(self, i):
+        return self.x[i], self.y[i]
+
+
+def mlp(seed=0, classes=4):
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, classes))
+
+
+@pytest.fixture
+def data():
+    rng = torch.Generator().manual_seed(1)
+    x = torch.randn(100, 3, generator=rng)
+    return x, torch.randint(0, 4, (100,), generator=rng)
+
+
+def build(data, model=None, loss=cross_entropy, **kwargs):
+    return LocalPosterior(
+        mlp() if model is None else model, loss, data, **{"n_beta": 10, "localization": 30} | kwargs
+    )
+
+
+def test_potential_is_minus_the_log_of_equation_1(data):
+    model = mlp().double()
+    x, y = data[0].double(), data[1]
+    posterior = build((x, y), model, n_beta=7.0, localization=3.0)
+    moved = copy.deepcopy(model)
+    with torch.no_grad():
+        for p in moved.parameters():
+            p.add_(torch.randn_like(p))
+        flat = torch.cat([p.reshape(-1) for p in moved.parameters()])
+        center = torch.cat([p.reshape(-1) for p in model.parameters()])
+        losses = nn.functional.cross_entropy(moved(x), y, reduction="none")
+    torch.testing.assert_close(posterior.center, center, rtol=0, atol=0)
+    torch.testing.assert_close(posterior.losses(flat, x, y), losses)
+    expected = 7 * losses.mean() + 1.5 * (flat - center).square().sum()
+    torch.testing.assert_close(posterior.potential(flat), expected)
+    assert (posterior.n_samples, posterior.n_parameters) == (100, flat.numel())
+    assert posterior.beta == 0.07
+
+
+def test_the_model_is_copied_and_left_in_its_mode(data):
+    model = mlp().train()
+    before = copy.deepcopy(model.state_dict())
+    state = torch.get_rng_state()
+    posterior = build(data, model)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(m.training for m in model.modules())
+    with torch.no_grad():
+        model[0].weight.zero_()
+    assert posterior.center.abs().sum() > 0
+    posterior.losses(posterior.center + 1, *data)
+    assert torch.equal(model[2].weight, before["2.weight"])
+
+
+def test_eval_mode_unless_told_otherwise(data):
+    model = nn.Sequential(nn.Linear(3, 4), nn.Dropout(0.5)).train()
+    x, y = data
+    torch.testing.assert_close(
+        build(data, model).losses(build(data, model).center, x, y),
+        cross_entropy(model[0](x), y).detach(),
+    )
+    trained = build(data, model, train_mode=True)
+    assert not torch.equal(*(trained.losses(trained.center, x, y) for _ in range(2)))
+
+
+def test_train_mode_does_not_move_the_buffers_of_the_posterior(data):
+    posterior = build(data, nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)), train_mode=True)
+    before = posterior.fingerprint()
+    posterior.losses(posterior.center, *data)
+    assert posterior.fingerprint() == before
+
+
+def test_frozen_parameters_are_not_part_of_it(data):
+    model = mlp()
+    model[0].requires_grad_(False)
+    posterior = build(data, model)
+    assert posterior.n_parameters == 8 * 4 + 4
+    torch.testing.assert_close(
+        posterior.losses(posterior.center, *data), cross_entropy(model(data[0]), data[1]).detach()
+    )
+
+
+def test_tied_weights_are_one_parameter():
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(3, 3, bias=False), nn.Linear(3, 3, bias=False)
+            self.b.weight = self.a.weight
+
+        def forward(self, x):
+            return self.b(self.a(x))
+
+    x = torch.randn(5, 3)
+    posterior = build((x, torch.zeros(5, 3)), Tied(), squared_error)
+    assert posterior.n_parameters == 9
+    twice = 2 * posterior.center.view(3, 3)
+    expected = squared_error(x @ twice.T @ twice.T, torch.zeros(5, 3))
+    torch.testing.assert_close(
+        posterior.losses(twice.reshape(-1), *posterior.data.batch(slice(5))), expected
+    )
+
+
+def test_samples_are_the_same_whatever_holds_them(data):
+    holders = [
+        data,
+        list(data),
+        tuple(a.numpy() for a in data),
+        TensorDataset(*data),
+        Listed(*data),
+        list(zip(*data, strict=True)),
+    ]
+    index = np.array([[3, 99], [0, 3]])
+    for samples in (Samples(holder, CPU) for holder in holders):
+        assert samples.fingerprint() == Samples(data, CPU).fingerprint()
+        np.testing.assert_array_equal(samples.labels(), data[1])
+        x, y = samples.batch(index)
+        assert torch.equal(x, data[0][index])
+        assert torch.equal(y, data[1][index])
+        batches = list(samples.batches(30))
+        assert [len(b[1]) for b in batches] == [30, 30, 30, 10]
+        assert torch.equal(torch.cat([b[0] for b in batches]), data[0])
+
+
+def test_fingerprint_of_samples_sees_every_value_and_their_order(data):
+    x, y = data
+    seen = {Samples(data, CPU).fingerprint()}
+    changed = x.clone()
+    changed[99, 2] += 1e-6
+    for other in ((changed, y), (x.flip(0), y), (x, y.flip(0)), (x[:99], y[:99]), (x.double(), y)):
+        seen.add(Samples(other, CPU).fingerprint())
+    seen.add(Samples((x.reshape(100, 3, 1), y), CPU).fingerprint())
+    assert len(seen) == 7
+    own = Listed(x, y)
+    own.fingerprint = "version 3"
+    assert Samples(own, CPU).fingerprint() == "version 3"
+
+
+def other_loss(output, target):
+    return 2 * cross_entropy(output, target)
+
+
+def test_fingerprint_names_what_differs(data):
+    base = build(data).fingerprint()
+    assert build(data).fingerprint() == base
+    frozen = mlp()
+    frozen[0].requires_grad_(False)
+    cases = {
+        "weights": build(data, mlp(seed=1)),
+        "per_sample_loss": build(data, loss=other_loss),
+        "sampling_data": build((data[0] * 2, data[1])),
+        "n_beta": build(data, n_beta=11),
+        "localization": build(data, localization=31),
+        "train_mode": build(data, train_mode=True),
+        "model": build(data, nn.Sequential(*mlp())[:1].append(nn.ReLU()).append(mlp()[2])),
+    }
+    for field, posterior in cases.items():
+        now = posterior.fingerprint()
+        assert [k for k in base if now[k] != base[k]] == [field]
+    double = build((data[0].double(), data[1]), mlp().double()).fingerprint()
+    assert double["precision"] == "float64"
+    assert build(data, frozen).fingerprint()["weights"] != base["weights"]
+
+
+def test_fingerprint_of_a_partial_has_no_address_in_it(data):
+    losses = [functools.partial(scaled, by=2.0) for _ in range(2)]
+    prints = [build(data, loss=f).fingerprint() for f in losses]
+    assert prints[0] == prints[1]
+    assert "0x" not in str(prints[0])
+
+
+def scaled(output, target, by):
+    return by * cross_entropy(output, target)
+
+
+# --- bad input: the argument, the value, the remedy -------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["n_beta", "localization"])
+@pytest.mark.parametrize("value", [0, -1.5, float("nan"), float("inf"), "10", None])
+def test_settings_must_be_positive(data, name, value):
+    with pytest.raises(ValueError, match=rf"{name} is .*{value}.*; it must be a positive, finite"):
+        build(data, **{name: value})
+
+
+def _nan(a, at):
+    a = a.clone()
+    a[at] = float("nan")
+    return a
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda x, y: (_nan(x, 37), y), "data has non-finite inputs, first in sample 37; remove"),
+        (lambda x, y: (x[:50], y), "data has 50 inputs and 100 targets; give one target an input"),
+        (lambda x, y: (x[:0], y[:0]), "data is empty; give at least one sample"),
+        (lambda x, y: [], "data is empty; give at least one sample"),
+        (lambda x, y: (x, y + 1), r"labels from 1 to 4, but the model has 4 outputs; .* in \[0, 3\]"),
+        (lambda x, y: (x, y - 1), "data has labels from -1 to 2"),
+        (lambda x, y: (x[:, :2], y), r"data at w\* \(input \(4, 2\), target \(4,\), labels from 0 to 3\)"),
+        (lambda x, y: (x.double(), y), r"failed on data at w\*.*dtype"),
+        (lambda x, y: (x, y.float()), r"failed on data at w\*"),
+        (lambda x, y: (np.array([object()] * 100), y), "data cannot become tensors: .*object"),
+        (lambda x, y: (torch.tensor(1.0), torch.tensor(1)), "first dimension of both must count"),
+        (lambda x, y: [(1.0, 2, 3)] * 4, r"data has a tuple as sample 0; each must be a pair"),
+        (lambda x, y: [{"x": 1}] * 4, r"data has a dict as sample 0; each must be a pair"),
+    ],
+)  # fmt: skip
+def test_bad_data(data, change, message):
+    with pytest.raises(ValueError, match=message):
+        build(change(*data))
+
+
+def test_data_of_no_known_kind():
+    with pytest.raises(TypeError, match="data is a generator; give a pair of tensors"):
+        build(i for i in range(3))
+
+
+def test_non_finite_targets(data):
+    target = _nan(torch.zeros(100, 4), (12, 1))
+    with pytest.raises(ValueError, match="data has non-finite targets, first in sample 12"):
+        build((data[0], target), loss=squared_error)
+
+
+def test_labels_out_of_range_under_another_loss(data):
+    def loss(output, target):
+        return nn.functional.cross_entropy(output, target, reduction="none")
+
+    with pytest.raises(ValueError, match=r"failed on data at w\*.*labels from 0 to 9"):
+        build((data[0], data[1].index_fill(0, torch.tensor([50]), 9)), loss=loss)
+
+
+@pytest.mark.parametrize(
+    ("loss", "got"),
+    [
+        (nn.functional.cross_entropy, r"\(\)"),
+        (lambda o, t: o, r"\(\d, 4\)"),
+        (lambda o, t: cross_entropy(o, t)[:-1], r"\(\d,\)"),
+        (lambda o, t: cross_entropy(o, t)[:, None], r"\(\d, 1\)"),
+        (lambda o, t: 1.0, "float"),
+    ],
+)
+@pytest.mark.parametrize("one_label", [False, True])
+def test_a_loss_must_be_one_number_a_sample(data, loss, got, one_label):
+    x, y = data
+    with pytest.raises(ValueError, match=rf"per_sample_loss returned {got} for a batch of \d"):
+        build((x, y * 0 if one_label else y), loss=loss)
+
+
+def test_a_loss_that_is_not_finite_at_the_center(data):
+    def loss(output, target):
+        return cross_entropy(output, target) / (target != 2)
+
+    sample = int((data[1] == 2).nonzero()[0, 0])
+    with pytest.raises(ValueError, match=f"not finite for sample {sample} of data at"):
+        build(data, loss=loss)
+
+
+def test_bad_models(data):
+    broken = mlp()
+    with torch.no_grad():
+        broken[0].weight[0, 0] = float("nan")
+    with pytest.raises(ValueError, match="model has non-finite weights"):
+        build(data, broken)
+    with pytest.raises(ValueError, match="no parameter with requires_grad=True; leave at least"):
+        build(data, mlp().requires_grad_(False))
+    with pytest.raises(ValueError, match=r"type torch.float16; .*model.float\(\)"):
+        build(data, mlp().half())
+    mixed = mlp()
+    mixed[2].double()
+    with pytest.raises(ValueError, match=r"type torch\.float32, torch\.float64"):
+        build(data, mixed)
