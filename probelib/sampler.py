@@ -225,8 +225,11 @@ def sample(
     if reuse:
         done = trace.attrs["draws_done"]
         if done >= draws:
-            enough = trace.dataset().isel(draw=slice(draws), step=slice(burn_in + draws * thin))
-            return enough.assign_attrs(complete=True, config=config, draws_done=draws)
+            steps = burn_in + draws * thin
+            enough = trace.dataset().isel(draw=slice(draws), step=slice(steps))
+            return enough.assign_attrs(
+                complete=True, config=config, draws_done=draws, steps_done=steps
+            )
         if draws != trace.attrs["config"]["draws"]:
             trace.resize(draws=draws, steps=burn_in + draws * thin)
             trace.commit(None, config=config)

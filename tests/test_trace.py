@@ -1,0 +1,417 @@
+"""The trace store: its schema, going on after an interruption, and never serving another trace."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+import zarr
+from torch import nn
+
+import probelib
+from probelib import SGLD, LocalPosterior, TraceMismatch, cross_entropy
+from probelib import trace as trace_module
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+fuse = {"calls": -1}
+
+
+def burn():
+    """Raise where a user might press Ctrl-C: in the middle of a forward pass."""
+    fuse["calls"] -= 1
+    if fuse["calls"] == 0:
+        raise KeyboardInterrupt
+
+
+def loss(output, target):
+    burn()
+    return cross_entropy(output, target)
+
+
+def doubled(output, target):
+    return 2 * cross_entropy(output, target)
+
+
+def model_of(seed=0, hidden=5):
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(3, hidden), nn.Tanh(), nn.Linear(hidden, 4))
+
+
+def toy(n=30, seed=1):
+    rng = torch.Generator().manual_seed(seed)
+    return torch.randn(n, 3, generator=rng), torch.randint(0, 4, (n,), generator=rng)
+
+
+def posterior_of(model=None, data=None, per_sample_loss=cross_entropy, **kwargs):
+    return LocalPosterior(
+        model_of() if model is None else model,
+        per_sample_loss,
+        toy() if data is None else data,
+        **{"n_beta": 10.0, "localization": 5.0} | kwargs,
+    )
+
+
+def run(posterior=None, store=None, **kwargs):
+    settings = {"kernel": SGLD(1e-2, 8), "chains": 2, "draws": 6, "progress": False} | kwargs
+    return probelib.sample(posterior or posterior_of(), store=store, **settings)
+
+
+def assert_same(a, b):
+    assert set(a.variables) == set(b.variables)
+    for name in a.variables:
+        np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+        assert a[name].dtype == b[name].dtype
+    for key in ("config", "fingerprint", "draws_done", "steps_done", "complete"):
+        assert a.attrs[key] == b.attrs[key], key
+
+
+def content(path):
+    """Every file under a path with its bytes and its time of change."""
+    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+    return [(str(p), p.read_bytes(), p.stat().st_mtime_ns) for p in files]
+
+
+@pytest.fixture
+def store(tmp_path):
+    return tmp_path / "trace.zarr"
+
+
+# --- schema ------------------------------------------------------------------------------------
+
+
+def test_schema(store):
+    x, y = toy(7, seed=2)
+    trace = run(store=store, observe=(x, y), burn_in=3, thin=2, seed=9)
+    expected = {
+        "loss": (("chain", "draw", "sample"), (2, 6, 7), "float32"),
+        "init_loss": (("sample",), (7,), "float32"),
+        "sampling_loss": (("chain", "step"), (2, 15), "float32"),
+        "distance": (("chain", "draw"), (2, 6), "float32"),
+    }
+    assert set(trace.data_vars) == set(expected)
+    for name, (dims, shape, dtype) in expected.items():
+        assert (trace[name].dims, trace[name].shape, trace[name].dtype) == (dims, shape, dtype)
+        assert np.isfinite(trace[name]).all()
+    np.testing.assert_array_equal(trace.coords["sample_id"], np.arange(7))
+    np.testing.assert_array_equal(trace.coords["label"], y)
+    assert trace.label.dtype == np.int64
+    assert trace.attrs["config"] == {
+        "n_beta": 10.0, "localization": 5.0, "beta": 10 / 30, "n_samples": 30, "n_parameters": 44,
+        "kernel": "SGLD", "step_size": 1e-2, "batch_size": 8,
+        "chains": 2, "draws": 6, "burn_in": 3, "thin": 2,
+    }  # fmt: skip
+    assert set(trace.attrs["fingerprint"]) == {
+        "weights", "model", "per_sample_loss", "sampling_data", "observed_data", "n_beta",
+        "localization", "train_mode", "precision", "kernel", "chains", "burn_in", "thin", "seed",
+        "loss_dtype", "format",
+    }  # fmt: skip
+    assert trace.attrs["seed"] == 9
+    assert trace.attrs["device"] == "cpu"
+    assert trace.attrs["wall_time"] > 0
+    assert trace.attrs["complete"] is True
+    assert trace.attrs["versions"]["torch"] == torch.__version__
+    assert zarr.open_group(store, mode="r").metadata.zarr_format == 3
+
+
+def test_without_labels_there_is_no_label():
+    target = torch.zeros(30, 4)
+    trace = run(posterior_of(data=(toy()[0], target), per_sample_loss=probelib.squared_error))
+    assert "label" not in trace.coords
+
+
+def test_memory_and_disk_hold_the_same_and_it_reopens(store):
+    trace = run(store=store)
+    assert_same(trace, run())
+    assert_same(probelib.open_trace(store), trace)
+    assert_same(probelib.open_trace(str(store)), trace)
+    plain = xr.open_zarr(store, consolidated=False)  # without this library
+    np.testing.assert_array_equal(plain.loss, trace.loss)
+
+
+def test_half_precision(store):
+    half, full = run(store=store, loss_dtype="float16"), run()
+    assert half.loss.dtype == np.float16
+    assert half.init_loss.dtype == np.float32
+    np.testing.assert_array_equal(half.loss, full.loss.values.astype(np.float16))
+    np.testing.assert_allclose(
+        probelib.loss_gain(half), probelib.loss_gain(full), atol=1e-3 * float(full.loss.max())
+    )
+    with pytest.raises(ValueError, match=r"cannot hold a loss of .*; use loss_dtype='float32'"):
+        run(posterior_of(per_sample_loss=lambda o, t: 1e5 * cross_entropy(o, t), n_beta=1e-4),
+            loss_dtype="float16")  # fmt: skip
+
+
+# --- the same call, a longer one, a shorter one ------------------------------------------------
+
+
+def test_the_same_call_does_not_sample_again(store, monkeypatch):
+    trace = run(store=store)
+    before = content(store)
+
+    def never(self):
+        raise AssertionError("sampled again")
+
+    monkeypatch.setattr(probelib.sampler._Run, "advance", never)
+    assert_same(run(store=store), trace)
+    fewer = run(store=store, draws=4)
+    np.testing.assert_array_equal(fewer.loss, trace.loss[:, :4])
+    assert fewer.sizes["step"] == 4
+    assert (fewer.attrs["config"]["draws"], fewer.attrs["complete"]) == (4, True)
+    assert content(store) == before
+
+
+@pytest.mark.parametrize("settings", [{}, {"burn_in": 3, "thin": 2}])
+def test_more_draws_extend_a_finished_trace(store, settings):
+    run(store=store, draws=5, **settings)
+    run(store=store, draws=60, **settings)
+    longer = run(store=store, draws=130, **settings)
+    assert_same(longer, run(draws=130, **settings))
+    assert_same(probelib.open_trace(store), longer)
+
+
+# --- interruption ------------------------------------------------------------------------------
+
+
+# One forward pass at each gradient, one at each observation: flushes come every 50 draws.
+@pytest.mark.parametrize("calls", [30, 150, 205, 212, 330])
+def test_an_interrupted_run_goes_on_where_it_stopped(store, calls):
+    settings = {"draws": 120, "burn_in": 5, "thin": 2}
+    posterior = posterior_of(per_sample_loss=loss)
+    whole = run(posterior, **settings)
+    fuse["calls"] = calls
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run(posterior, store, **settings)
+    finally:
+        fuse["calls"] = -1
+    partial = probelib.open_trace(store)
+    done = partial.attrs["draws_done"]
+    assert partial.attrs["complete"] is False
+    assert partial.sizes["draw"] == done < 120
+    assert done == 50 * ((calls - 15) // 150)  # a draw is two steps and one observation
+    np.testing.assert_array_equal(partial.loss, whole.loss[:, :done])
+    assert_same(run(posterior, store, **settings), whole)
+    assert probelib.open_trace(store).attrs["complete"] is True
+
+
+def test_an_interrupted_run_may_be_asked_for_fewer_or_more_draws(store):
+    posterior = posterior_of(per_sample_loss=loss)
+    fuse["calls"] = 130
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run(posterior, store, draws=200)
+    finally:
+        fuse["calls"] = -1
+    assert probelib.open_trace(store).sizes["draw"] == 50
+    for draws in (20, 80, 90, 30):
+        assert_same(run(posterior, store, draws=draws), run(posterior, draws=draws))
+        opened = probelib.open_trace(store)
+        assert opened.attrs["config"]["draws"] >= opened.sizes["draw"]
+        assert opened.attrs["complete"] is (opened.attrs["config"]["draws"] == opened.sizes["draw"])
+
+
+@pytest.mark.parametrize("write", [1, 2, 3, 4, 5, 6])
+def test_stopped_while_checkpoints_are_written(store, monkeypatch, write):
+    # Two chains, three flushes: stopped before, between and after the files of each.
+    whole, writes = run(draws=150), []
+    original = trace_module._write_atomically
+
+    def failing(path, data):
+        writes.append(path)
+        if len(writes) == write:
+            raise KeyboardInterrupt
+        original(path, data)
+
+    monkeypatch.setattr(trace_module, "_write_atomically", failing)
+    with pytest.raises(KeyboardInterrupt):
+        run(store=store, draws=150)
+    monkeypatch.undo()
+    assert probelib.open_trace(store).sizes["draw"] == 50 * ((write - 1) // 2)
+    assert_same(run(store=store, draws=150), whole)
+    assert len(list((store / "checkpoint").glob("*step*"))) == 2
+
+
+def test_stopped_between_checkpoints_and_attributes(store, monkeypatch):
+    whole = run(draws=150)
+    original, commits = trace_module.TraceStore.commit, []
+
+    def failing(self, states, **attrs):
+        commits.append(attrs)
+        if len(commits) == 2:
+            for chain, state in enumerate(states):
+                trace_module._write_atomically(
+                    self._checkpoint(state.step, chain), trace_module._pack(state)
+                )
+            raise KeyboardInterrupt
+        original(self, states, **attrs)
+
+    monkeypatch.setattr(trace_module.TraceStore, "commit", failing)
+    with pytest.raises(KeyboardInterrupt):
+        run(store=store, draws=150)
+    monkeypatch.undo()
+    assert probelib.open_trace(store).sizes["draw"] == 50
+    assert_same(run(store=store, draws=150), whole)
+    assert len(list((store / "checkpoint").glob("*step*"))) == 2
+
+
+def test_a_killed_process(store, tmp_path):
+    script = tmp_path / "killed.py"
+    script.write_text(
+        textwrap.dedent("""
+        import os, signal, sys
+        import torch
+        import probelib
+
+        left = int(sys.argv[2])
+
+        def loss(output, target):
+            global left
+            left -= 1
+            if left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return probelib.cross_entropy(output, target)
+
+        torch.set_num_threads(1)
+        torch.manual_seed(0)
+        x, y = torch.randn(30, 3), torch.arange(30) % 4
+        posterior = probelib.LocalPosterior(
+            torch.nn.Linear(3, 4), loss, (x, y), n_beta=10, localization=5
+        )
+        probelib.sample(posterior, kernel=probelib.SGLD(1e-2, 8), chains=2, draws=120,
+                        store=sys.argv[1], progress=False)
+        """)
+    )
+
+    def call(path, calls):
+        return subprocess.run([sys.executable, script, path, str(calls)], check=False).returncode
+
+    assert call(store, 170) == -signal.SIGKILL
+    assert probelib.open_trace(store).sizes["draw"] == 50
+    assert call(store, -1) == 0
+    whole = tmp_path / "whole.zarr"
+    assert call(whole, -1) == 0
+    assert_same(probelib.open_trace(store), probelib.open_trace(whole))
+
+
+# --- never another trace -----------------------------------------------------------------------
+
+
+def test_every_difference_is_refused_by_its_name(store, monkeypatch):
+    run(store=store)
+    before = content(store)
+    x, y = toy()
+    double = {"model": model_of().double(), "data": (x.double(), y)}
+    settings = {
+        "weights": {"posterior": posterior_of(model_of(seed=1))},
+        "model": {"posterior": posterior_of(nn.Sequential(*model_of()).append(nn.Identity()))},
+        "per_sample_loss": {"posterior": posterior_of(per_sample_loss=doubled)},
+        "sampling_data": {"posterior": posterior_of(data=(x + 1, y)), "observe": (x, y)},
+        "observed_data": {"observe": (x[:10], y[:10])},
+        "n_beta": {"posterior": posterior_of(n_beta=11.0)},
+        "localization": {"posterior": posterior_of(localization=6.0)},
+        "train_mode": {"posterior": posterior_of(train_mode=True)},
+        "precision": {"posterior": posterior_of(**double)},
+        "kernel": {"kernel": SGLD(2e-2, 8)},
+        "chains": {"chains": 3},
+        "burn_in": {"burn_in": 1},
+        "thin": {"thin": 2},
+        "seed": {"seed": 1},
+        "loss_dtype": {"loss_dtype": "float16"},
+    }
+    for field, changed in settings.items():
+        with pytest.raises(
+            TraceMismatch, match=rf"holds another trace: .*\b{field} is .* there and"
+        ):
+            run(**{"store": store} | changed)
+    with pytest.raises(TraceMismatch, match=r"kernel is SGLD\(.*=8\) there and SGLD\(.*=9\) here"):
+        run(store=store, kernel=SGLD(1e-2, 9))
+    with pytest.raises(TraceMismatch, match="overwrite=True to replace it"):
+        run(store=store, seed=2)
+    monkeypatch.setattr(probelib.sampler, "FORMAT", 99)
+    with pytest.raises(TraceMismatch, match="format is 1 there and 99 here"):
+        run(store=store)
+    monkeypatch.undo()
+    assert {*settings, "format"} == set(probelib.open_trace(store).attrs["fingerprint"])
+    assert content(store) == before
+
+
+def test_a_value_that_a_loss_captured_is_seen_in_the_losses(store):
+    def tempered(by):
+        return lambda output, target: cross_entropy(output / by, target)
+
+    run(posterior_of(per_sample_loss=tempered(1.0)), store)
+    run(posterior_of(per_sample_loss=tempered(1.0)), store)
+    with pytest.raises(TraceMismatch, match=r"the loss of sample \d+ at w\* is .* there and"):
+        run(posterior_of(per_sample_loss=tempered(1.5)), store)
+    smooth = nn.CrossEntropyLoss(reduction="none", label_smoothing=0.2)
+    other = store.with_name("other")
+    run(posterior_of(per_sample_loss=nn.CrossEntropyLoss(reduction="none")), other)
+    with pytest.raises(TraceMismatch, match=r"at w\*"):
+        run(posterior_of(per_sample_loss=smooth), other)
+
+
+def test_overwrite_replaces_a_trace(store):
+    run(store=store, seed=1, draws=9)
+    assert_same(run(store=store, overwrite=True), run())
+    assert probelib.open_trace(store).sizes["draw"] == 6
+    new = store.with_name("new")
+    assert_same(run(store=new, overwrite=True), run())
+
+
+def test_bad_input_with_overwrite_leaves_the_old_trace(store):
+    run(store=store)
+    before = content(store)
+    x, y = toy()
+    for changed in ({"observe": (x, y + 1)}, {"kernel": SGLD(1e-2, 31)}, {"draws": 0}):
+        with pytest.raises(ValueError):  # noqa: PT011
+            run(store=store, overwrite=True, **changed)
+    assert content(store) == before
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("kind", ["directory", "file", "group", "array", "version 2", "broken"])
+def test_what_is_not_a_trace_is_refused_and_left(store, kind, overwrite):
+    if kind == "directory":
+        (store / "photos").mkdir(parents=True)
+        (store / "photos" / "a.jpg").write_bytes(b"dear")
+    elif kind == "file":
+        store.write_text("dear")
+    elif kind == "array":
+        zarr.create_array(store, shape=(3,), dtype="f4")[:] = 1
+    elif kind == "broken":
+        store.mkdir()
+        (store / "zarr.json").write_text('{"zarr_format": 3, "node_')
+    else:
+        group = zarr.create_group(store, zarr_format=2 if kind == "version 2" else 3)
+        group.create_array("a", shape=(3,), dtype="f4")
+    before = content(store)
+    with pytest.raises(
+        TraceMismatch, match="exists and is not a trace of probelib; choose another"
+    ):
+        run(store=store, overwrite=overwrite)
+    with pytest.raises(TraceMismatch):
+        probelib.open_trace(store)
+    assert content(store) == before
+
+
+def test_an_empty_directory_will_do(store):
+    store.mkdir()
+    assert_same(run(store=store), run())
+
+
+def test_opening_nothing(store):
+    with pytest.raises(FileNotFoundError, match="holds no trace; check it or sample one first"):
+        probelib.open_trace(store)
+    assert not store.exists()
+
+
+def test_a_relative_store_and_one_in_a_new_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run(store="here.zarr")
+    assert_same(run(store=os.path.join("a", "b", "c.zarr")), probelib.open_trace("here.zarr"))
