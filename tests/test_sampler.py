@@ -603,6 +603,17 @@ def test_divergence_between_observed_losses():
     assert info.value.trace.sizes["draw"] == info.value.step - 1
 
 
+def test_divergence_at_the_last_draw():
+    with pytest.raises(DivergenceError) as info:
+        run(unstable(), kernel=SGLD(3.0), draws=200)
+    step = info.value.step
+    with pytest.raises(DivergenceError) as info:
+        run(unstable(), kernel=SGLD(3.0), draws=step)
+    assert info.value.step == step
+    assert info.value.trace.attrs["complete"] is False
+    assert run(unstable(), kernel=SGLD(3.0), draws=step - 1).attrs["complete"] is True
+
+
 def test_a_diverged_run_keeps_what_a_shorter_one_draws():
     with pytest.raises(DivergenceError) as info:
         run(unstable(), kernel=SGLD(3.0), draws=200)
