@@ -34,8 +34,8 @@ import numpy as np
 
 import probelib
 from probelib import plotting
-from probelib.experiments.chapter import Chapter, Claim
-from probelib.experiments.toys import Witness, integrate, loss_surface, two_classes
+from probelib.experiments.chapter import Chapter
+from probelib.experiments.toys import Witness, exact_claim, integrate, loss_surface, two_classes
 
 # %% tags=["parameters"]
 profile: str = "laptop"  # smoke, laptop or paper
@@ -155,7 +155,7 @@ chapter.say(
 # loss of one also raise the other's? In {numref}`fig-kernel` every point is one draw.
 #
 # Think of the line as a seesaw. When its left end tips over *hard*, its right end tips over
-# *friend*: both lose. *Rival* sits at the same end as *friend*, in the other class, and gains. So
+# *friend*: both lose. *Rival* sits at the same end as *friend*, in the other class, and profits. So
 # *hard* and *friend* have a strong positive kernel, although they are far apart and differ in class;
 # *hard* and *rival*, of the same class, have a negative one. The kernel sees neither distance nor
 # label. It sees what the losses hang on: here, the tilt of the line.
@@ -212,25 +212,18 @@ scale = np.sqrt(np.diag(exact.kernel))
 exact_r = (exact.kernel / scale[:, None] / scale)[np.ix_(at, at)]
 chapter.record(llc=llc.value, llc_mcse=llc.mcse, step_bias=bias)
 
-
-def claim(what: str, key: str, truth: float, error: float, allowed: float) -> Claim:
-    chapter.record(**{f"exact_{key}": truth})
-    room = 4 * error + allowed
-    return Claim(what, key, f"{truth:.4g}, exact", truth - room, truth + room, ".4g")
-
-
 chapter.compare(
     [
         *[
-            claim(
-                f"loss gain of {name} (nats)", f"gain_{name}", exact.gain[i],
+            exact_claim(
+                chapter, f"loss gain of {name} (nats)", f"gain_{name}", exact.gain[i],
                 float(gain.mcse[i]), bias * exact.gain[i],
             )
             for name, i in toy.named.items()
         ],
-        claim("R of hard and friend", "r_hard_friend", exact_r[0, 1], r_error[0, 1], bias),
-        claim("R of hard and rival", "r_hard_rival", exact_r[0, 2], r_error[0, 2], bias),
-        claim("local learning coefficient", "llc", exact.llc, llc.mcse, bias * exact.llc),
+        exact_claim(chapter, "R of hard and friend", "r_hard_friend", exact_r[0, 1], r_error[0, 1], bias),
+        exact_claim(chapter, "R of hard and rival", "r_hard_rival", exact_r[0, 2], r_error[0, 2], bias),
+        exact_claim(chapter, "local learning coefficient", "llc", exact.llc, llc.mcse, bias * exact.llc),
     ]
 )  # fmt: skip
 

@@ -479,14 +479,16 @@ def closed_forms(
 
 def three_errata(
     localization: tuple[np.ndarray, np.ndarray, np.ndarray],
-    temperature: tuple[np.ndarray, Mapping[str, np.ndarray], Mapping[str, np.ndarray], float],
+    temperature: tuple[
+        np.ndarray, Mapping[str, np.ndarray], np.ndarray, Mapping[str, np.ndarray], float
+    ],
     bias: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray],
 ) -> Figure:
     """Errata 1, 2 and 6: what the paper prints beside what is measured.
 
     Args:
         localization: gamma, measured variance of a weight, its standard error.
-        temperature: nb; name -> curve of variances; name -> measured variances; n.
+        temperature: nb; name -> curve of variances; nb; name -> measured variances; n.
         bias: ESS, measured ratio of the estimated kernel to the exact one, its standard error;
             then a finer ESS and the ratio in theory.
     """
@@ -502,13 +504,13 @@ def three_errata(
         title=r"1: is $\gamma$ a variance or a precision?",
     )  # fmt: skip
     one.legend(fontsize=8)
-    n_beta, curves, points, n = temperature
+    n_beta, curves, measured_at, points, n = temperature
     looks = ((BLUE, "-", "o"), (VERMILION, "--", "s"))
     for (name, curve), (color, ls, _) in zip(curves.items(), looks, strict=True):
         two.plot(n_beta, curve, color="black" if ls == "-" else color, ls=ls, lw=1.3, label=name)
     for (name, values), (color, _, marker) in zip(points.items(), looks, strict=True):
         two.plot(
-            n_beta, values, marker, ms=6, color=color, label=name,
+            measured_at, values, marker, ms=6, color=color, label=name,
             mfc=color if marker == "o" else "none",
         )  # fmt: skip
     two.axvline(n, color="0.5", ls=":", lw=1.2)
@@ -531,45 +533,75 @@ def three_errata(
     return fig
 
 
+def chain_gallery(
+    runs: Mapping[str, tuple[np.ndarray, np.ndarray]], ylabel: str, reference: float, thin: int = 1
+) -> Figure:
+    """Chains of several runs, one row a run, each with its autocorrelation.
+
+    Args:
+        runs: name -> (series (chain, draw), autocorrelation (chain, lag) from lag 0).
+        ylabel: quantity and unit of the series.
+        reference: the value at w*, drawn dotted.
+        thin: steps a draw.
+    """
+    fig, axes = figure(
+        len(runs), 2, size=(10, 2.1 * len(runs)), sharex="col",
+        gridspec_kw={"width_ratios": (1.7, 1)},
+    )  # fmt: skip
+    for (left, right), (name, (series, autocorrelation)) in zip(axes, runs.items(), strict=True):
+        steps, lags = thin * np.arange(1, series.shape[1] + 1), np.arange(autocorrelation.shape[1])
+        colors = (BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY)
+        for row, rho, color in zip(series, autocorrelation, colors, strict=False):
+            left.plot(steps, row, lw=0.9, color=color)
+            right.plot(thin * lags, rho, lw=0.9, color=color)
+        left.axhline(reference, color="0.3", ls=":", lw=1.2)
+        right.axhline(0, color="0.6", lw=0.8)
+        left.set(ylabel=ylabel)
+        left.set_title(name, loc="left", fontsize=10)
+        right.set(ylabel="autocorrelation", ylim=(-0.5, 1.05))
+    axes[-1, 0].set_xlabel("step")
+    axes[-1, 1].set_xlabel("lag (steps)")
+    return fig
+
+
 def sweeps(
-    knobs: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]],
+    knobs: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, Sequence[str]]],
     chosen: Mapping[str, float],
-    rhat_limit: float = 1.05,
+    verdicts: Sequence[str],
 ) -> Figure:
     """One column a knob: the LLC with its error above, the effective draws below.
 
     Args:
-        knobs: label -> (values, LLC, its standard error, ESS, R-hat), shape (k,) each.
+        knobs: label -> (values, LLC, its standard error, ESS, verdict), length k each.
         chosen: label -> the value that the other columns use.
-        rhat_limit: draws with a larger R-hat are marked with a cross.
+        verdicts: the possible verdicts, the good one first.
     """
-    fig, axes = figure(2, len(knobs), size=(3.9 * len(knobs), 5.2), sharex="col")
-    for (top, bottom), (label, (at, llc, error, ess, rhat)) in zip(
+    fig, axes = figure(2, len(knobs), size=(3.9 * len(knobs), 5.2), sharex="col", sharey="row")
+    looks = list(zip(verdicts, "oXv", (BLUE, VERMILION, ORANGE), strict=False))
+    for (top, bottom), (label, (at, llc, error, ess, verdict)) in zip(
         axes.T, knobs.items(), strict=True
     ):
-        mixed = rhat <= rhat_limit
         for ax, values, bars in ((top, llc, 2 * error), (bottom, ess, None)):
             ax.axvline(chosen[label], color="0.6", ls=":", lw=1.4)
-            for mask, marker, color, name in (
-                (mixed, "o", BLUE, rf"$\hat R \leq {rhat_limit:g}$"),
-                (~mixed, "X", VERMILION, rf"$\hat R > {rhat_limit:g}$"),
-            ):
+            for name, marker, color in looks:
+                mask = np.asarray(verdict) == name
                 ax.errorbar(
                     at[mask], values[mask], None if bars is None else bars[mask], fmt=marker,
-                    ms=7, capsize=2, lw=1, color=color, label=name,
+                    ms=8, capsize=2, lw=1, color=color, label=name,
                 )  # fmt: skip
             ax.set(xscale="log", yscale="log")
         bottom.set(xlabel=label)
         bottom.set_xticks(at, [f"{v:g}" for v in at])
         bottom.minorticks_off()
-    axes[0, 0].set_ylabel("LLC")
-    axes[1, 0].set_ylabel("effective draws, least")
-    axes[0, 0].legend(fontsize=8)
+    axes[0, 0].set_ylabel("local learning coefficient")
+    axes[1, 0].set_ylabel("least effective draws")
+    axes[0, 0].legend(fontsize=8, loc="upper left")
     return fig
 
 
 __all__ = [
     "STYLE",
+    "chain_gallery",
     "chain_traces",
     "closed_forms",
     "data_maps",

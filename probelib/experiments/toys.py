@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.func import grad, hessian, vmap
 
 from probelib import SGLD, LocalPosterior, cross_entropy, loss_kernel
+from probelib.experiments.chapter import Chapter, Claim
 from probelib.experiments.models import MLP
 
 
@@ -52,6 +53,34 @@ def mean_and_error(series: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
     by_chain = series.mean(1)
     return by_chain.mean(0), by_chain.std(0, ddof=1) / np.sqrt(len(by_chain))
+
+
+def exact_claim(
+    chapter: Chapter,
+    what: str,
+    key: str,
+    truth: float,
+    error: float,
+    allowed: float = 0.0,
+    digits: str = ".4g",
+    why: str = "",
+) -> Claim:
+    """Hold a recorded number against its exact value, which is recorded as ``exact_<key>``.
+
+    Args:
+        chapter: where ``key`` is recorded.
+        what: the quantity, in words.
+        key: the recorded number.
+        truth: its exact value.
+        error: Monte-Carlo standard error of the number; it may be off by four of them.
+        allowed: a further distance, for a known bias.
+        digits: format of both.
+        why: a note.
+    """
+    chapter.record(**{f"exact_{key}": truth})
+    room = 4 * error + allowed
+    low, high = (float(f"{truth + side * room:.4g}") for side in (-1, 1))
+    return Claim(what, key, f"{truth:{digits}}, exact", low, high, digits, why)
 
 
 def source(function: Callable) -> str:
@@ -389,7 +418,7 @@ def loss_surface(
 
 
 def moons_network(
-    n: int = 256, hidden: int = 16, noise: float = 0.3, steps: int = 3000, seed: int = 0
+    n: int = 256, hidden: int = 16, noise: float = 0.3, steps: int = 2000, seed: int = 0
 ) -> tuple[MLP, tuple[Tensor, Tensor]]:
     """A ReLU network trained to rest on two interleaved half-moons, and its data.
 
@@ -437,6 +466,7 @@ __all__ = [
     "TwoClasses",
     "Witness",
     "constant_data",
+    "exact_claim",
     "integrate",
     "largest_curvature",
     "linear_regression",
