@@ -368,6 +368,10 @@ def test_diagnostics_see_chains_apart_and_a_single_chain_that_drifts():
     assert probelib.diagnostics(make_trace(apart)).rhat_max > 1.5
     drift = noise[:1] + np.linspace(0, 5, 200)[:, None]
     assert probelib.diagnostics(make_trace(drift)).rhat_max > 1.5
+    found = probelib.diagnostics(make_trace(drift))
+    halves = drift.mean(-1).reshape(2, 100)
+    assert found.rhat[0] == pytest.approx(float(az.rhat(halves)), rel=1e-3)
+    assert found.ess[0] == pytest.approx(float(az.ess(halves)), rel=1e-3)
 
 
 def test_diagnostics_of_losses_that_never_move():
