@@ -55,7 +55,8 @@ def loss_gain(trace: xr.Dataset) -> xr.DataArray:
 
     Returns:
         mu, shape (sample,), nats; its coordinate ``mcse`` is the Monte-Carlo standard error by
-        batch means.
+        batch means, which are a little low: by about tau / sqrt(draws) for an autocorrelation
+        time tau.
 
     Raises:
         ValueError: fewer than two draws, or losses that are not finite.

@@ -8,8 +8,8 @@ from torch import Tensor
 def cross_entropy(output: Tensor, target: Tensor) -> Tensor:
     r"""Cross-entropy of each sample, exact down to :math:`e^{-80}` nats in float32.
 
-    :math:`\ell = \log(1 + \sum_{k \ne y} e^{z_k - z_y})`, computed as a softplus of the log-odds
-    against the true class. The usual ``log_softmax`` rounds this to an exact zero as soon as the
+    :math:`\ell = \log(1 + \sum_{k \ne y} e^{z_k - z_y})`, computed from the log-odds of the
+    true class. The usual ``log_softmax`` rounds this to an exact zero as soon as the
     margin passes about 17 nats in float32, which would give a confident sample a loss trace
     without any variance.
 
@@ -23,7 +23,7 @@ def cross_entropy(output: Tensor, target: Tensor) -> Tensor:
     true_class = target.unsqueeze(-1)
     true_logit = output.gather(-1, true_class).squeeze(-1)
     others = output.scatter(-1, true_class, float("-inf"))
-    return F.softplus(torch.logsumexp(others, dim=-1) - true_logit)
+    return -F.logsigmoid(true_logit - torch.logsumexp(others, dim=-1))
 
 
 def squared_error(output: Tensor, target: Tensor) -> Tensor:

@@ -148,7 +148,8 @@ def sample(
         store: directory for the trace; None keeps it in memory.
         overwrite: replace the trace that the store holds already; "stale" replaces it only if it
             does not fit the call, for stores that are a cache.
-        loss_dtype: "float32", or "float16" to halve the trace's size.
+        loss_dtype: "float32", or "float16" to halve the trace's size: four digits, and losses
+            below 6e-8 become 0.
         observe_batch_size: samples per observation pass; default by device.
         progress: show a bar with rate, loss and time to go.
 
