@@ -428,6 +428,7 @@ def stationary_variance(
         title="minibatch: by batch size",
     )  # fmt: skip
     right.set_xticks(at, [f"{m:g}" for m in at])
+    right.set_yticks([0.03, 0.05, 0.1, 0.2], ["0.03", "0.05", "0.1", "0.2"])
     right.minorticks_off()
     right.legend(fontsize=8)
     return fig
@@ -461,7 +462,7 @@ def closed_forms(
         xlabel="sample, from lowest to highest loss gain", ylabel="ratio of loss gains",
         title=r"loss gain $\mu_i$",
     )  # fmt: skip
-    left.margins(y=0.25)
+    left.set_ylim(0.5, 2.0)
     left.legend(fontsize=8, loc="upper left", ncols=2)
     k, k_hat = (np.asarray(v).ravel() for v in kernel)
     ends = [min(k.min(), k_hat.min()), max(k.max(), k_hat.max())]
@@ -469,11 +470,8 @@ def closed_forms(
     right.scatter(k, k_hat, s=9, lw=0, alpha=0.5, color=BLUE, rasterized=True)
     right.set(
         xlabel="exact $K_{ij}$ (nats²)", ylabel="measured $K_{ij}$ (nats²)",
-        title="loss kernel $K_{ij}$", xscale="symlog", yscale="symlog",
+        title="loss kernel $K_{ij}$",
     )  # fmt: skip
-    for axis in (right.xaxis, right.yaxis):
-        axis.set_major_locator(plt.MaxNLocator(5))
-    right.set(xscale="linear", yscale="linear")
     return fig
 
 
@@ -519,6 +517,9 @@ def three_errata(
         xscale="log", yscale="log", xlabel=r"$n\beta$", ylabel="total variance of the weights",
         title=r"2: does the update know $\beta$?",
     )  # fmt: skip
+    two.set_xticks(measured_at, [f"{v:g}" for v in measured_at])
+    two.set_yticks([0.02, 0.05, 0.1, 0.2], ["0.02", "0.05", "0.1", "0.2"])
+    two.minorticks_off()
     two.legend(fontsize=8, loc="lower left")
     ess, ratio, error, fine, theory = bias
     six.axhline(1, color=VERMILION, ls="--", lw=1.3, label="printed: unbiased")
@@ -529,6 +530,8 @@ def three_errata(
         xscale="log", xlabel="effective draws of one chain", ylabel=r"mean of tr $\hat K$ / tr $K$",
         title=r"6: is $\hat K$ unbiased?", ylim=(0, 1.15),
     )  # fmt: skip
+    six.set_xticks([1, 2, 3, 4, 6], ["1", "2", "3", "4", "6"])
+    six.minorticks_off()
     six.legend(fontsize=8, loc="lower right")
     return fig
 
@@ -545,7 +548,7 @@ def chain_gallery(
         thin: steps a draw.
     """
     fig, axes = figure(
-        len(runs), 2, size=(10, 2.1 * len(runs)), sharex="col",
+        len(runs), 2, size=(10, 2.1 * len(runs)), sharex="col", sharey="col",
         gridspec_kw={"width_ratios": (1.7, 1)},
     )  # fmt: skip
     for (left, right), (name, (series, autocorrelation)) in zip(axes, runs.items(), strict=True):
@@ -556,7 +559,9 @@ def chain_gallery(
             right.plot(thin * lags, rho, lw=0.9, color=color)
         left.axhline(reference, color="0.3", ls=":", lw=1.2)
         right.axhline(0, color="0.6", lw=0.8)
-        left.set(ylabel=ylabel)
+        left.set(ylabel=ylabel, yscale="log")
+        left.set_yticks([0.2, 0.5, 1, 2], ["0.2", "0.5", "1", "2"])
+        left.minorticks_off()
         left.set_title(name, loc="left", fontsize=10)
         right.set(ylabel="autocorrelation", ylim=(-0.5, 1.05))
     axes[-1, 0].set_xlabel("step")
