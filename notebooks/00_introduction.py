@@ -124,7 +124,7 @@ kernel = probelib.loss_kernel(trace)  # K and R
 # %% [markdown]
 # ## The probe in one picture
 
-# %% mystnb={"figure": {"caption": "A Bayesian probe, from left to right. 1: the trained model's decision line (black) and the lines of sixty draws from the local posterior (grey); squares and circles are the two classes. 2: the same draws as points in weight space, on the contours of the mean loss; the cloud is long where the loss is flat. 3: the loss changes of an easy and of a hard sample over all draws. The grey fan never reaches the easy sample, so its loss hardly moves; it sweeps over the hard one. The means of the two histograms are their loss gains.", "name": "fig-probe"}, "image": {"alt": "Three panels. Left: points of two classes in the plane, a black line through the origin between them and a fan of grey lines around it that spreads towards both ends; the sample named easy is far above the fan, the samples named hard, friend and rival lie within it. Middle: an elongated cloud of blue points around a star labelled w star, on oval contour lines of the loss. Right: two histograms of loss changes; that of the easy sample is a spike at zero, that of the hard sample is broad, mostly positive in its tail, and has a clearly positive mean."}}
+# %% mystnb={"figure": {"caption": "A Bayesian probe. 1: the trained model's decision line (black) and the lines of sixty draws from the local posterior (grey); squares and circles are the two classes. 2: the same draws as points in weight space, on the contours of the mean loss; the cloud is long where the loss is flat. 3: the loss changes of an easy and of a hard sample over all draws. The grey fan never reaches the easy sample, so its loss hardly moves; it sweeps over the hard one. The means of the two histograms are their loss gains.", "name": "fig-probe"}, "image": {"alt": "Four panels. Top left: points of two classes in the plane, a black line through the origin between them and a fan of grey lines around it that spreads towards both ends; the sample named easy is far above the fan, the samples named hard, friend and rival lie within it. Top right: an elongated cloud of blue points around a star labelled w star, on oval contour lines of the loss. Bottom: two histograms of loss changes; that of the easy sample is a spike at zero, that of the hard sample is broad, mostly positive in its tail, and has a clearly positive mean."}}
 change = (trace.loss - trace.init_loss).values.reshape(chains * draws, -1)
 changes = {name: change[:, i] for name, i in toy.named.items()}
 cloud = sgld.weights(burn_in)[:, thin - 1 :: thin].reshape(-1, 2)
@@ -247,7 +247,7 @@ chapter.compare(
 trust = probelib.diagnostics(trace)
 chapter.record(rhat_max=trust.rhat_max, ess_min=trust.ess_min)
 chapter.say(
-    "Here: largest $\\hat R$ {rhat_max:.3f}, smallest effective sample size {ess_min:.0f} of "
+    "Here: largest R-hat {rhat_max:.3f}, smallest effective sample size {ess_min:.0f} of "
     "{chains} × {draws} draws."
 )
 

@@ -50,7 +50,7 @@ results_dir: str = "../results/laptop"  # where this chapter's numbers go
 live: bool = True  # False when the driver runs it; nothing here depends on it
 chains: int = 64  # independent chains of the exact experiments
 steps: int = 1000  # steps kept of each
-burn_in: int = 200  # steps before them; twice as many for erratum 2, whose chains are slow
+burn_in: int = 200  # steps before them; twice as many for erratum 2
 short_chains: int = 256  # chains of erratum 6, each an experiment of its own
 network_chains: int = 4  # chains on the small network
 network_training: int = 2000  # steps of training of the small network
@@ -74,7 +74,7 @@ chapter.record(chains=chains, steps=steps)
 # Below is the method of `probelib.LocalPosterior`, printed from the installed library as this page
 # was made.
 
-# %% tags=["hide-input"]
+# %% tags=["remove-input"]
 Markdown(toys.source(probelib.LocalPosterior.potential))
 
 # %% [markdown]
@@ -86,7 +86,7 @@ Markdown(toys.source(probelib.LocalPosterior.potential))
 #
 # And `probelib.SGLD.step`, where `gradient` arrives as the mean gradient of the minibatch:
 
-# %% tags=["hide-input"]
+# %% tags=["remove-input"]
 Markdown(toys.source(probelib.SGLD.step))
 
 # %% [markdown]
@@ -191,7 +191,7 @@ chapter.record(
     n_batch_points=z_batches.size,
 )
 chapter.say(
-    "At $\\epsilon A$ = {step_largest:g} the measured variance is **{step_variance_ratio:.2f}** times "
+    "At εA = {step_largest:g} the measured variance is **{step_variance_ratio:.2f}** times "
     "that of Eq. 1. Of {n_step_points} points by step size the one farthest from theory is "
     "{step_z_max:.1f} standard errors away; of {n_batch_points} by batch size, {batch_z_max:.1f}."
 )
@@ -254,7 +254,7 @@ plotting.closed_forms(
     (exact_kernel, kernel.covariance()),
 )
 
-# %%
+# %% tags=["hide-input"]
 chapter.record(
     regression_gain_mean=gain.values.mean(),
     regression_gain_z_max=np.abs((gain.values - exact_gain) / gain.mcse.values).max(),
@@ -331,8 +331,8 @@ chapter.record(
     erratum1_z_max=np.abs((spread[:, 0] * gammas - 1 / 0.95) / (spread[:, 1] * gammas)).max(),
 )
 chapter.say(
-    "At $\\gamma$ = {erratum1_gamma:g} the measured variance of a weight is "
-    "**{erratum1_variance:.4f}**; $1/\\gamma$ would be 0.0333, $\\gamma$ would be 30."
+    "At γ = {erratum1_gamma:g} the measured variance of a weight is "
+    "**{erratum1_variance:.4f}**; 1/γ would be 0.0333, γ would be 30."
 )
 
 # %% [markdown]
@@ -377,7 +377,7 @@ chapter.record(
     erratum2_printed_over_eq1_error=printed_error[1] / eq1[10.0],
 )
 chapter.say(
-    "At $n\\beta$ = {erratum2_n_beta:g}, with $n$ = 40: our variance is "
+    "At nβ = {erratum2_n_beta:g}, with n = 40: our variance is "
     "{erratum2_ours_over_eq1:.3f} times that of Eq. 1, that of the printed update "
     "**{erratum2_printed_over_eq1:.3f}** times."
 )
@@ -431,7 +431,7 @@ chapter.say(
     "{erratum6_pooled_ratio_mcse:.3f}."
 )
 
-# %% mystnb={"figure": {"caption": "What is printed (dashed, red) against what is measured (points) and exact (black). Erratum 1: the variance of a weight under the localization alone falls with gamma. Erratum 2: the variance of the printed update (squares) does not answer to n beta, and agrees with Eq. 1 only where beta is 1, at the dotted line. Erratum 6: the mean estimate of the kernel's trace from single short chains lies below the truth, the more so the fewer independent draws a chain is worth.", "name": "fig-errata"}, "image": {"alt": "Three panels. First: variance against gamma on log axes; measured points lie on the falling line one over gamma, not on the rising line gamma. Second: total variance against n beta; round points follow a falling curve, squares lie on a flat line that crosses it at n beta of 40. Third: ratio of the mean estimated to the exact trace of K against effective draws; points rise from well below one towards one along the exact curve."}}
+# %% mystnb={"figure": {"caption": "What is printed (dashed, red) against what is measured (points) and exact (black). Erratum 1: the variance of a weight under the localization alone falls with gamma. Erratum 2: the variance of the printed update (squares) does not answer to n beta, and agrees with Eq. 1 only where beta is 1, at the dotted line. Erratum 6: the mean estimate of the kernel's trace from single short chains lies below the truth, the more so the fewer independent draws a chain is worth.", "name": "fig-errata"}, "image": {"alt": "Three panels. Top left: variance against gamma on log axes; measured points lie on the falling line one over gamma, not on the rising line gamma. Top right: total variance against n beta; round points follow a falling curve, squares lie on a flat line that crosses it at n beta of 40. Bottom: ratio of the mean estimated to the exact trace of K against effective draws; points rise from well below one towards one along the exact curve."}}
 plotting.three_errata(
     (gammas, spread[:, 0], spread[:, 1]),
     (
@@ -502,7 +502,7 @@ chapter.record(
     table1_forgetting=2 / (table1["epsilon"] * table1["gamma"]),
 )
 chapter.say(
-    "$h_{{\\max}}$ = {h_max:.2f}, so $\\epsilon A_{{\\max}}$ = **{table1_stiffness:.2f}**, and a flat "
+    "Largest curvature {h_max:.2f}, so ε A_max = **{table1_stiffness:.2f}**, and a flat "
     "direction is forgotten in {table1_forgetting:.0f} steps."
 )
 
@@ -538,7 +538,7 @@ plotting.chain_gallery(
     thin=thin,
 )
 
-# %%
+# %% tags=["hide-input"]
 for key, name in zip(("table1", "short", "loose", "long"), cases, strict=True):
     estimate = probelib.local_learning_coefficient(runs[name])
     chapter.record(
@@ -600,7 +600,7 @@ chapter.say("`DivergenceError`: *{divergence}*")
 # may change with $n\beta$ and $\gamma$: they define the posterior. It may not change with $\epsilon$,
 # which concerns the sampler alone.
 
-# %%
+# %% tags=["hide-input"]
 verdicts = ("sound", "not mixed", "step too long")
 grid = {
     "epsilon": [1e-4, 1e-3, 5e-3, 2e-2, 5e-2],
@@ -677,7 +677,7 @@ chapter.table(sweep_rows, "The sweep in numbers. Forgetting time 2 / (ε γ) in 
 # Monte-Carlo standard errors. The last three lines hold the paper's printed statements to the same
 # standard. They are expected to differ: they are the errata, shown as what they are.
 
-# %%
+# %% tags=["hide-input"]
 shared = regression.llc(n_beta, of_chain)
 printed_law = np.trace(regression.covariance(40.0, localization, erratum2_eps[1]))
 chapter.record(printed_variance_ratio=printed[1] / eq1[10.0], exact_erratum6_ratio=expected[2])

@@ -232,15 +232,16 @@ def probe_picture(
         surface: first weights (p,), second weights (p,), L on their grid (p, p).
         center: w*, shape (2,).
         cloud: sampled weights, shape (S, 2); the first 60 are drawn as lines.
-        changes: name -> loss changes, shape (S,), nats: the histograms, from top to bottom.
+        changes: name -> loss changes, shape (S,), nats: the histograms, from left to right.
         gains: name -> their mean.
     """
     with plt.rc_context(STYLE):
-        fig = plt.figure(figsize=(11.5, 4.1))
+        fig = plt.figure(figsize=(9, 6.6))
         plt.close(fig)
-        grid = fig.add_gridspec(len(changes), 3, width_ratios=(1.2, 1, 1))
-        left, middle = fig.add_subplot(grid[:, 0]), fig.add_subplot(grid[:, 1])
-        right = [fig.add_subplot(grid[row, 2]) for row in range(len(changes))]
+        grid = fig.add_gridspec(2, 2 * len(changes), height_ratios=(1.9, 1))
+        left = fig.add_subplot(grid[0, : len(changes)])
+        middle = fig.add_subplot(grid[0, len(changes) :])
+        below = [fig.add_subplot(grid[1, 2 * k : 2 * k + 2]) for k in range(len(changes))]
     _plane(left, x, named)
     ends = np.array([-10.0, 10.0])
     for w in cloud[:60]:
@@ -268,20 +269,18 @@ def probe_picture(
     low = min(np.quantile(v, 0.002) for v in changes.values())
     high = max(np.quantile(v, 0.998) for v in changes.values())
     edges = np.linspace(low, high, 56)
-    for ax, (name, v), color in zip(right, changes.items(), (GREEN, VERMILION), strict=False):
+    for ax, (name, v), color in zip(below, changes.items(), (GREEN, VERMILION), strict=False):
         share = np.histogram(v, edges)[0] / len(v)
         ax.stairs(share, edges, fill=True, color=color, alpha=0.45)
         ax.axvline(0, color="0.5", lw=0.8)
         ax.axvline(gains[name], color="black", ls="--", lw=1.4)
         ax.text(
-            0.97, 0.9, f"{name}\nloss gain {gains[name]:.2g}", transform=ax.transAxes,
+            0.97, 0.9, f"loss gain {gains[name]:.2g} nats\n(dashed)", transform=ax.transAxes,
             ha="right", va="top",
         )  # fmt: skip
-        ax.set(ylabel="share", xlim=(low, high))
-        if ax is not right[-1]:
-            ax.tick_params(labelbottom=False)
-    right[0].set_title("3. What it does to two losses")
-    right[-1].set_xlabel("loss change (nats); dashed: mean")
+        ax.set(ylabel="share of draws", xlim=(low, high), xlabel=f"loss change of “{name}” (nats)")
+    below[0].set_title("3. What it does to an easy sample ...", loc="left")
+    below[-1].set_title("... and to a hard one", loc="left")
     return fig
 
 
@@ -298,7 +297,7 @@ def kernel_picture(
         correlation: R in the order of ``changes``.
     """
     fig, axes = figure(
-        1, len(pairs) + 1, size=(3.7 * (len(pairs) + 1), 3.5),
+        1, len(pairs) + 1, size=(3.1 * (len(pairs) + 1), 3),
         gridspec_kw={"width_ratios": [1] * len(pairs) + [1.1]},
     )  # fmt: skip
     names = list(changes)
@@ -308,25 +307,24 @@ def kernel_picture(
         ax.axvline(0, color="0.5", lw=0.8)
         r = correlation[names.index(a), names.index(b)]
         ax.set(
-            xlabel=f"loss change of {a} (nats)", ylabel=f"loss change of {b} (nats)",
-            title=f"{a} and {b}: R = {r:+.2f}",
+            xlabel=f"loss change of “{a}”", ylabel=f"loss change of “{b}”",
+            title=f"{a} and {b}: R = {r:+.2f}".replace("-", "−"),
         )  # fmt: skip
     ax = axes[0, -1]
-    image = ax.imshow(correlation, cmap="RdBu_r", vmin=-1, vmax=1)
+    ax.imshow(correlation, cmap="RdBu_r", vmin=-1, vmax=1)
     for i in range(len(names)):
         for j in range(len(names)):
             r = correlation[i, j]
             ax.text(
-                j, i, f"{r:+.2f}", ha="center", va="center",
+                j, i, f"{r:+.2f}".replace("-", "−"), ha="center", va="center",
                 color="white" if abs(r) > 0.6 else "black",
             )  # fmt: skip
-    ax.set(xticks=range(len(names)), yticks=range(len(names)), title="the correlation kernel R")
+    ax.set(xticks=range(len(names)), yticks=range(len(names)), title="correlation kernel R")
     ax.set_xticklabels(names)
     ax.set_yticklabels(names)
     ax.grid(False)
     ax.spines[:].set_visible(False)
     ax.tick_params(length=0)
-    fig.colorbar(image, ax=ax, shrink=0.8)
     return fig
 
 
@@ -349,7 +347,7 @@ def data_maps(
         correlation: R with the sample ``anchor``, shape (n,).
         anchor: one of ``named``.
     """
-    fig, axes = figure(1, 2, size=(10.5, 4.1))
+    fig, axes = figure(1, 2, size=(9, 3.5))
     ends = np.array([-10.0, 10.0])
     shown = (
         (gain, "viridis", 0, np.quantile(gain, 0.98), "loss gain (nats)"),
@@ -400,7 +398,7 @@ def stationary_variance(
         batch_curves: name -> (m, variance) in theory, the true one first.
         posterior_variance: 1 / A of the second panel.
     """
-    fig, axes = figure(1, 2, size=(10, 3.7))
+    fig, axes = figure(1, 2, size=(9, 3.6))
     left, right = axes[0]
     left.plot(*step_curve, color="black", lw=1.3, label=r"theory: $1 / (1 - \epsilon A / 4)$")
     left.axhline(1, color="0.5", ls=":", lw=1.2, label="Eq. 1")
@@ -444,7 +442,7 @@ def closed_forms(
         gain: mu of the chain's exact law, mu of Eq. 1, measured mu, its standard error: (n,) each.
         kernel: K of the chain's exact law and measured K, any equal shapes.
     """
-    fig, axes = figure(1, 2, size=(10, 3.8), gridspec_kw={"width_ratios": (1.35, 1)})
+    fig, axes = figure(1, 2, size=(9, 3.6), gridspec_kw={"width_ratios": (1.35, 1)})
     exact, limit, measured, error = gain
     order = np.argsort(exact)
     ranks = np.arange(len(order))
@@ -490,8 +488,12 @@ def three_errata(
         bias: ESS, measured ratio of the estimated kernel to the exact one, its standard error;
             then a finer ESS and the ratio in theory.
     """
-    fig, axes = figure(1, 3, size=(12.5, 3.8))
-    one, two, six = axes[0]
+    with plt.rc_context(STYLE):
+        fig = plt.figure(figsize=(9, 6.4))
+        plt.close(fig)
+        grid = fig.add_gridspec(2, 2)
+        one, two = fig.add_subplot(grid[0, 0]), fig.add_subplot(grid[0, 1])
+        six = fig.add_subplot(grid[1, :])
     gamma, variance, error = localization
     span = np.geomspace(gamma.min() / 1.5, gamma.max() * 1.5, 50)
     one.plot(span, 1 / span, color="black", lw=1.3, label=r"needed: $1/\gamma$")
@@ -548,7 +550,7 @@ def chain_gallery(
         thin: steps a draw.
     """
     fig, axes = figure(
-        len(runs), 2, size=(10, 2.1 * len(runs)), sharex="col", sharey="col",
+        len(runs), 2, size=(9, 1.9 * len(runs)), sharex="col", sharey="col",
         gridspec_kw={"width_ratios": (1.7, 1)},
     )  # fmt: skip
     for (left, right), (name, (series, autocorrelation)) in zip(axes, runs.items(), strict=True):
@@ -581,7 +583,7 @@ def sweeps(
         chosen: label -> the value that the other columns use.
         verdicts: the possible verdicts, the good one first.
     """
-    fig, axes = figure(2, len(knobs), size=(3.9 * len(knobs), 5.2), sharex="col", sharey="row")
+    fig, axes = figure(2, len(knobs), size=(3 * len(knobs), 5), sharex="col", sharey="row")
     looks = list(zip(verdicts, "oXv", (BLUE, VERMILION, ORANGE), strict=False))
     for (top, bottom), (label, (at, llc, error, ess, verdict)) in zip(
         axes.T, knobs.items(), strict=True
@@ -596,7 +598,7 @@ def sweeps(
                 )  # fmt: skip
             ax.set(xscale="log", yscale="log")
         bottom.set(xlabel=label)
-        bottom.set_xticks(at, [f"{v:g}" for v in at])
+        bottom.set_xticks(at, [f"{v:g}" for v in at], fontsize=8)
         bottom.minorticks_off()
     axes[0, 0].set_ylabel("local learning coefficient")
     axes[1, 0].set_ylabel("least effective draws")

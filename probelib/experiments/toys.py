@@ -15,7 +15,7 @@ import torch
 import xarray as xr
 from sklearn.datasets import make_moons
 from torch import Tensor, nn
-from torch.func import grad, hessian, vmap
+from torch.func import grad, jacrev, vmap
 
 from probelib import SGLD, LocalPosterior, cross_entropy, loss_kernel
 from probelib.experiments.chapter import Chapter, Claim
@@ -450,7 +450,7 @@ def largest_curvature(posterior: LocalPosterior) -> float:
 
 
 def _hessian(posterior: LocalPosterior) -> np.ndarray:
-    return hessian(posterior.mean_loss)(posterior.center).detach().double().numpy()
+    return jacrev(grad(posterior.mean_loss))(posterior.center).detach().double().numpy()
 
 
 def _precision(posterior: LocalPosterior) -> np.ndarray:
