@@ -202,7 +202,7 @@ plotting.data_maps(
 # ## Paper says / this run
 #
 # The paper has no toy, but its equations leave nothing open here: Eq. 1 has two weights, and the
-# trapezoid rule on a grid integrates it to rounding. Below, the column *paper* holds what Eqs. 4 to 6
+# trapezoid rule on a grid integrates it to rounding. Below, the column *exact value* holds what Eqs. 4 to 6
 # give on that grid. A run agrees when it lies within four Monte-Carlo standard errors plus the bias
 # that a finite step size allows, a fraction $\epsilon A_{\max} / 4$ of a variance, with
 # $A_{\max}$ the largest precision; {doc}`chapter 1 <01_local_posterior>` derives and measures it.
@@ -227,7 +227,8 @@ chapter.compare(
         exact_claim(chapter, "R of hard and friend", "r_hard_friend", exact_r[0, 1], r_error[0, 1], bias),
         exact_claim(chapter, "R of hard and rival", "r_hard_rival", exact_r[0, 2], r_error[0, 2], bias),
         exact_claim(chapter, "local learning coefficient", "llc", exact.llc, llc.mcse, bias * exact.llc),
-    ]
+    ],
+    against="exact value",
 )  # fmt: skip
 
 # %% [markdown]

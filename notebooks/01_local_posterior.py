@@ -673,7 +673,7 @@ chapter.table(sweep_rows, "The sweep in numbers. Forgetting time 2 / (ε γ) in 
 #
 # ## Paper says / this run
 #
-# The column *paper* holds an exact value where the quantity has one; a run then agrees within four
+# The second column holds an exact value where the quantity has one; a run then agrees within four
 # Monte-Carlo standard errors. The last three lines hold the paper's printed statements to the same
 # standard. They are expected to differ: they are the errata, shown as what they are.
 
@@ -741,7 +741,7 @@ claims = [
         f"exact expectation {expected[2]:.3f}",
     ),
 ]  # fmt: skip
-chapter.compare(claims)
+chapter.compare(claims, against="exact, or printed")
 
 # %% [markdown]
 # ## What could fool you

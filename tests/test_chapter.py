@@ -63,7 +63,7 @@ def test_a_miss_is_counted_and_shown(chapter, monkeypatch):
     chapter.compare([Claim("A", "a", "1", 0, 2), Claim("B", "b", "1", 0, 2), Claim("C", "c")])
     assert (chapter.numbers["claims_agree"], chapter.numbers["claims_differ"]) == (1, 1)
     assert "✗ differs" in pages[0]
-    assert "1 agree, 1 differ, 1 have no counterpart" in pages[0]
+    assert "1 agree, 1 differ, 1 have nothing to be held to" in pages[0]
 
 
 def test_tables_escape_what_they_show(chapter, monkeypatch):

@@ -115,8 +115,12 @@ class Chapter:
         fig.savefig(self.path.with_name(f"{self.name}-{name}.png"), dpi=110)
         return fig
 
-    def compare(self, claims: Sequence[Claim]) -> None:
+    def compare(self, claims: Sequence[Claim], against: str = "paper") -> None:
         """Show what the paper says beside this run, and record how many claims hold.
+
+        Args:
+            claims: one a row.
+            against: the heading of what this run is held to, where that is not the paper.
 
         Raises:
             KeyError: a claim names a number that was never recorded.
@@ -129,7 +133,7 @@ class Chapter:
             rows.append(
                 {
                     "quantity": claim.what,
-                    "paper": claim.paper or "not given",
+                    against: claim.paper or "not given",
                     "this run": format(value, claim.digits),
                     "agrees if": _range(claim),
                     "verdict": {True: "✓ agrees", False: "✗ differs", None: "new"}[holds],
@@ -140,8 +144,8 @@ class Chapter:
         self.record(claims_agree=agree, claims_differ=differ)
         self.table(
             rows,
-            f"Paper says / this run ({self.profile} profile): {agree} agree, {differ} differ, "
-            f"{verdicts.count(None)} have no counterpart in the paper.",
+            f"{against[0].upper()}{against[1:]} says / this run ({self.profile} profile): "
+            f"{agree} agree, {differ} differ, {verdicts.count(None)} have nothing to be held to.",
         )
 
     def finish(self, headline: str) -> None:
