@@ -364,6 +364,17 @@ def test_overwrite_replaces_a_trace(store):
     assert_same(run(store=new, overwrite=True), run())
 
 
+def test_a_cache_replaces_what_does_not_fit_and_keeps_what_does(store):
+    run(store=store, overwrite="stale")
+    before = content(store)
+    assert_same(run(store=store, overwrite="stale"), run())
+    assert content(store) == before
+    assert_same(run(store=store, seed=3, overwrite="stale"), run(seed=3))
+    assert_same(run(store=store, seed=3, draws=9, overwrite="stale"), run(seed=3, draws=9))
+    with pytest.raises(ValueError, match="overwrite is 'old'"):
+        run(store=store, overwrite="old")
+
+
 def test_bad_input_with_overwrite_leaves_the_old_trace(store):
     run(store=store)
     before = content(store)
@@ -374,7 +385,7 @@ def test_bad_input_with_overwrite_leaves_the_old_trace(store):
     assert content(store) == before
 
 
-@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("overwrite", [False, True, "stale"])
 @pytest.mark.parametrize("kind", ["directory", "file", "group", "array", "version 2", "broken"])
 def test_what_is_not_a_trace_is_refused_and_left(store, kind, overwrite):
     if kind == "directory":
