@@ -30,7 +30,6 @@
 # | `paper` | the same as `laptop` | the same |
 
 # %% tags=["hide-input"]
-import arviz as az
 import numpy as np
 import torch
 from IPython.display import Markdown
@@ -530,7 +529,7 @@ series = {
 lags = min(40, network_steps // thin // 2)
 plotting.chain_gallery(
     {
-        name: (along, np.stack([az.autocorr(chain)[:lags] for chain in along]))
+        name: (along, probelib.estimators.autocorrelation(along, lags))
         for name, along in series.items()
     },
     "loss (nats)",

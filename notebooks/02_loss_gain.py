@@ -32,7 +32,6 @@
 # %% tags=["hide-input"]
 from dataclasses import replace
 
-import arviz as az
 import numpy as np
 from IPython.display import HTML, display
 from scipy.stats import pearsonr, spearmanr
@@ -142,11 +141,11 @@ chapter.say(
 
 # %% mystnb={"figure": {"caption": "Mean loss of all training digits along each chain, and its autocorrelation. Look at the first draws: the chains start at the trained weights (dotted: the loss there) and climb for longer than the burn-in of Table 1 allows.", "name": "fig-mnist-chains"}, "image": {"alt": "Left: one line per chain of mean training loss against draw; all lines rise quickly from the loss at the trained weights and then fluctuate around a common level. Right: autocorrelation of each chain, falling from one to about zero over some tens of draws."}}
 along = trace.init_loss.values.mean() + probelib.estimators.mean_loss_change(trace)
-lags = np.arange(min(60, draws // 2))
+lags = min(60, draws // 2)
 plotting.chain_traces(
     along,
     "mean loss (nats)",
-    np.stack([az.autocorr(chain)[lags] for chain in along]),
+    probelib.estimators.autocorrelation(along, lags),
     reference=trust.loss_at_center,
 )
 

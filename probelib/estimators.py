@@ -11,15 +11,19 @@ With :math:`\Delta\ell_i(w) = \ell_i(w) - \ell_i(w^*)` over S draws pooled from 
 (Eqs. 4 to 6). Every estimate carries its Monte-Carlo standard error.
 """
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
-import arviz as az
 import numpy as np
 import torch
 import xarray as xr
+
+with warnings.catch_warnings():  # ArviZ announces its next version at every import
+    warnings.simplefilter("ignore", FutureWarning)
+    import arviz as az
 
 _BLOCK = 4096
 
@@ -91,6 +95,24 @@ def mean_loss_change(trace: xr.Dataset) -> np.ndarray:
     """L(w) - L(w*) over the observed samples at every draw: shape (chain, draw), nats."""
     total = sum(change.sum(-1) for _, change in _loss_changes(trace))
     return total / trace.sizes["sample"]
+
+
+def autocorrelation(series: np.ndarray, lags: int) -> np.ndarray:
+    """Autocorrelation of each chain (ArviZ), from lag 0.
+
+    Args:
+        series: shape (chain, draw).
+        lags: how many.
+
+    Returns:
+        Shape (chain, lags), 1 at lag 0.
+
+    Raises:
+        ValueError: fewer draws than lags.
+    """
+    if not 1 <= lags <= series.shape[1]:
+        raise ValueError(f"lags is {lags}; choose from 1 to {series.shape[1]}, the draws")
+    return np.stack([az.autocorr(chain)[:lags] for chain in series])
 
 
 def empirical_variance(trace: xr.Dataset) -> Estimate:
@@ -445,6 +467,7 @@ __all__ = [
     "Estimate",
     "LossKernel",
     "Neighbours",
+    "autocorrelation",
     "diagnostics",
     "empirical_variance",
     "local_learning_coefficient",

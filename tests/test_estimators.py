@@ -1,5 +1,8 @@
 """Estimators against NumPy, ArviZ and closed forms, on traces built by hand."""
 
+import subprocess
+import sys
+
 import arviz as az
 import numpy as np
 import pytest
@@ -383,3 +386,20 @@ def test_diagnostics_of_losses_that_never_move():
     found = probelib.diagnostics(make_trace(noise))
     assert np.isnan(found.rhat[2])
     assert found.rhat_max < 1.2
+
+
+def test_autocorrelation_against_numpy_chain_by_chain():
+    series = ar1(np.random.default_rng(3), 0.7, (2, 60))
+    found = probelib.estimators.autocorrelation(series, 20)
+    centred = series - series.mean(1, keepdims=True)
+    for chain, x in enumerate(centred):
+        full = np.correlate(x, x, "full")[len(x) - 1 :]
+        np.testing.assert_allclose(found[chain], full[:20] / full[0], atol=1e-12)
+    with pytest.raises(ValueError, match="lags is 61; choose from 1 to 60"):
+        probelib.estimators.autocorrelation(series, 61)
+
+
+def test_importing_the_library_says_nothing():
+    command = [sys.executable, "-W", "default", "-c", "import probelib"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "ArviZ" not in done.stderr
