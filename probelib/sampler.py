@@ -8,13 +8,16 @@ r"""SGLD chains around trained weights (Eq. 7), and the trace of losses they lea
 with :math:`\nabla \hat L_B` the mean gradient of a minibatch. The paper's Eq. 7 lacks the beta.
 """
 
+import hashlib
+import json
 import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import islice
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -120,7 +123,8 @@ def sample(
     thin: int = 1,
     seed: int = 0,
     store: str | os.PathLike | None = None,
-    overwrite: bool | Literal["stale"] = False,
+    cache: str | os.PathLike | None = None,
+    overwrite: bool = False,
     loss_dtype: str = "float32",
     observe_batch_size: int | None = None,
     progress: bool = True,
@@ -134,7 +138,8 @@ def sample(
 
     With ``store`` the trace grows on disk, with checkpoints. The same call again returns a
     finished trace without sampling, continues an unfinished one, and extends it if ``draws`` has
-    grown; a store that holds anything else is refused.
+    grown; a store that holds anything else is refused. A ``cache`` is a directory of such stores,
+    each named by what it is a trace of: the call finds its own there, or starts it.
 
     Args:
         posterior: what to sample from.
@@ -145,9 +150,9 @@ def sample(
         burn_in: number b of steps before the first draw counts.
         thin: steps per draw.
         seed: of the whole run.
-        store: directory for the trace; None keeps it in memory.
-        overwrite: replace the trace that the store holds already; "stale" replaces it only if it
-            does not fit the call, for stores that are a cache.
+        store: directory for the trace; without it and ``cache`` the trace stays in memory.
+        cache: directory of many traces, instead of ``store``. Nothing in it is replaced.
+        overwrite: replace the trace that ``store`` holds already.
         loss_dtype: "float32", or "float16" to halve the trace's size: four digits, and losses
             below 6e-8 become 0.
         observe_batch_size: samples per observation pass; default by device.
@@ -169,8 +174,11 @@ def sample(
         raise ValueError(f"seed is {seed}; it must be a whole number, 0 or more")
     if observe_batch_size is not None:
         _positive("observe_batch_size", observe_batch_size)
-    if overwrite not in (True, False, "stale"):
-        raise ValueError(f"overwrite is {overwrite!r}; choose True, False or 'stale'")
+    if cache is not None and (store is not None or overwrite):
+        raise ValueError(
+            f"cache is {os.fspath(cache)!r} beside store or overwrite; a cache names its stores "
+            "itself and keeps them all, so give one or the other"
+        )
     if loss_dtype not in ("float32", "float16"):
         raise ValueError(f"loss_dtype is {loss_dtype!r}; choose 'float32' or 'float16'")
     if kernel.batch_size is not None and kernel.batch_size > posterior.n_samples:
@@ -213,17 +221,9 @@ def sample(
         if not samples.in_memory:  # its labels are known only now that it was read whole
             posterior.check(samples)
     run = _Run(posterior, observed, kernel, chains, seed, observe_batch_size)
-    trace = TraceStore(store)
-    reuse = trace.exists() and overwrite is not True
-    if reuse:
-        try:
-            check_fingerprint(trace.attrs["fingerprint"], fingerprint, trace.path)
-            check_losses(trace.dataset().init_loss, run.at_center(batches=1), trace.path)
-        except TraceMismatch:
-            if overwrite != "stale":
-                raise
-            reuse = False
-    if reuse:
+    trace = TraceStore(store) if cache is None else _find(Path(cache), fingerprint, run)
+    if trace.exists() and not overwrite:
+        _check(trace, fingerprint, run)
         done = trace.attrs["draws_done"]
         if done >= draws:
             steps = burn_in + draws * thin
@@ -263,6 +263,26 @@ def sample(
         )
     _record(run, trace, kernel, draws, burn_in, thin, progress)
     return trace.dataset()
+
+
+def _check(trace: TraceStore, fingerprint: dict[str, Any], run: "_Run") -> None:
+    """Refuse a store that holds the trace of another call (TraceMismatch)."""
+    check_fingerprint(trace.attrs["fingerprint"], fingerprint, trace.path)
+    check_losses(trace.dataset().init_loss, run.at_center(batches=1), trace.path)
+
+
+def _find(cache: Path, fingerprint: dict[str, Any], run: "_Run") -> TraceStore:
+    """This call's own store in a cache, or a free place for it."""
+    named = hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest()[:16]
+    for suffix in ("", *(f"-{k}" for k in range(2, 100))):
+        trace = TraceStore(cache / f"{named}{suffix}.zarr")
+        try:
+            if trace.exists():
+                _check(trace, fingerprint, run)
+            return trace
+        except TraceMismatch:  # damaged, or a difference that only the losses at w* show
+            continue
+    raise TraceMismatch(f"cache {str(cache)!r} has 99 unusable stores {named}*; remove them")
 
 
 def _record(

@@ -364,15 +364,56 @@ def test_overwrite_replaces_a_trace(store):
     assert_same(run(store=new, overwrite=True), run())
 
 
-def test_a_cache_replaces_what_does_not_fit_and_keeps_what_does(store):
-    run(store=store, overwrite="stale")
+def test_a_cache_keeps_every_trace_apart(tmp_path, monkeypatch):
+    cache = tmp_path / "traces"
+    first, other = run(cache=cache), run(cache=cache, seed=3)
+    assert_same(first, run())
+    assert_same(other, run(seed=3))
+    assert len(list(cache.iterdir())) == 2
+    before = content(cache)
+    with monkeypatch.context() as patched:
+        patched.setattr("probelib.sampler._Run.advance", None)
+        assert_same(run(cache=cache), first)
+        assert_same(run(cache=cache, seed=3), other)
+    assert content(cache) == before
+    longer = run(cache=cache, draws=9)  # extends its own, and leaves the other
+    assert_same(longer, run(draws=9))
+    assert len(list(cache.iterdir())) == 2
+
+
+def test_a_cache_steps_round_what_it_cannot_use(tmp_path):
+    cache = tmp_path / "traces"
+    run(cache=cache)
+    (store,) = cache.iterdir()
+    (store / "zarr.json").write_text("{")
     before = content(store)
-    assert_same(run(store=store, overwrite="stale"), run())
+    for _ in range(2):
+        assert_same(run(cache=cache), run())
+    assert sorted(p.name for p in cache.iterdir()) == [f"{store.stem}-2.zarr", store.name]
     assert content(store) == before
-    assert_same(run(store=store, seed=3, overwrite="stale"), run(seed=3))
-    assert_same(run(store=store, seed=3, draws=9, overwrite="stale"), run(seed=3, draws=9))
-    with pytest.raises(ValueError, match="overwrite is 'old'"):
-        run(store=store, overwrite="old")
+
+
+def test_a_cache_sees_a_captured_value_in_the_losses(tmp_path):
+    def loss_with(scale):
+        def scaled(output, target):
+            return scale * cross_entropy(output, target)
+
+        return scaled
+
+    found = [
+        run(posterior_of(per_sample_loss=loss_with(scale)), cache=tmp_path) for scale in (1, 2, 1)
+    ]
+    assert len(list(tmp_path.iterdir())) == 2
+    assert_same(found[0], found[2])
+    np.testing.assert_allclose(found[1].init_loss, 2 * found[0].init_loss, rtol=1e-6)
+
+
+@pytest.mark.parametrize("wrong", [{"store": "a.zarr"}, {"overwrite": True}])
+def test_a_cache_names_its_own_stores(wrong, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="cache is 'traces' beside store or overwrite; a cache"):
+        run(cache="traces", **wrong)
+    assert not list(tmp_path.iterdir())
 
 
 def test_bad_input_with_overwrite_leaves_the_old_trace(store):
@@ -385,7 +426,7 @@ def test_bad_input_with_overwrite_leaves_the_old_trace(store):
     assert content(store) == before
 
 
-@pytest.mark.parametrize("overwrite", [False, True, "stale"])
+@pytest.mark.parametrize("overwrite", [False, True])
 @pytest.mark.parametrize("kind", ["directory", "file", "group", "array", "version 2", "broken"])
 def test_what_is_not_a_trace_is_refused_and_left(store, kind, overwrite):
     if kind == "directory":

@@ -14,7 +14,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from probelib.experiments.cache import cache_dir, write_atomically
+from probelib.experiments.cache import write_atomically
 
 
 @dataclass(frozen=True)
@@ -66,10 +66,6 @@ class Chapter:
         self._started = time.perf_counter()
         # ArviZ logs a line for each series it thinks too short; the diagnostics say it better.
         logging.getLogger("arviz").setLevel(logging.ERROR)
-
-    def cache(self, name: str) -> Path:
-        """Where this chapter's trace ``name`` lives between runs."""
-        return cache_dir("traces", self.profile) / f"{self.name}-{name}.zarr"
 
     def record(self, **numbers: Any) -> None:
         """Record numbers or strings under their names, and glue them for the book's pages.
