@@ -8,19 +8,20 @@ r"""The local posterior around trained weights (Eq. 1).
 
 import copy
 import hashlib
-import inspect
-import re
+import random
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from numbers import Real
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils.data import Dataset, TensorDataset, default_collate
 
+from probelib.fingerprint import describe, hash_array
 from probelib.losses import cross_entropy
 
 PerSampleLoss = Callable[[Tensor, Tensor], Tensor]
@@ -54,7 +55,7 @@ class Samples:
                 raise ValueError(
                     f"{name} has {len(x)} inputs and {len(y)} targets; give one target an input"
                 )
-            self._require_finite(x, y, 0)
+            self._require_finite(x, y, np.arange(len(x)))
             self._x, self._y = x.to(device), y.to(device)
             self.n = len(x)
             if _are_labels(y):
@@ -62,6 +63,7 @@ class Samples:
         elif hasattr(data, "__getitem__") and hasattr(data, "__len__"):
             self._dataset = data
             self.n = len(data)
+            self._require_repeatable()
         else:
             raise TypeError(
                 f"{name} is a {type(data).__name__}; give a pair of tensors (inputs, targets) or "
@@ -86,17 +88,38 @@ class Samples:
             return self._x[index], self._y[index]
         if isinstance(index, slice):
             index = np.arange(*index.indices(self.n))
-        items = [self._dataset[int(i)] for i in index.ravel()]
-        if not isinstance(items[0], tuple | list) or len(items[0]) != 2:
-            raise ValueError(
-                f"{self.name} has a {type(items[0]).__name__} as sample {int(index.flat[0])}; "
-                "each must be a pair (input, target)"
-            )
-        x, y = default_collate(items)
+        x, y = self._read(index.ravel())
         return (
             x.to(self.device).reshape(*index.shape, *x.shape[1:]),
             y.to(self.device).reshape(*index.shape, *y.shape[1:]),
         )
+
+    def _read(self, index: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Items of the data set, collated and found finite; the caller's generators stay put."""
+        with _keep_host_random_state():
+            items = [self._dataset[int(i)] for i in index]
+        if not isinstance(items[0], tuple | list) or len(items[0]) != 2:
+            raise ValueError(
+                f"{self.name} has a {type(items[0]).__name__} as sample {int(index[0])}; "
+                "each must be a pair (input, target)"
+            )
+        x, y = default_collate(items)
+        self._require_finite(x, y, index)
+        return x, y
+
+    def _require_repeatable(self) -> None:
+        if self.n == 0:
+            return
+        index = np.unique(np.linspace(0, self.n - 1, 8, dtype=int))
+        with _keep_host_random_state():
+            once = [self._dataset[int(i)] for i in index]
+            again = [self._dataset[int(i)] for i in index]
+        for i, a, b in zip(index, once, again, strict=True):
+            if not _same(a, b):
+                raise ValueError(
+                    f"{self.name} gives another sample {i} at each read; take random transforms "
+                    "out of it, so that a loss belongs to a sample"
+                )
 
     def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """All samples in order, ``size`` at a time."""
@@ -122,18 +145,17 @@ class Samples:
         inputs, targets, labels = hashlib.sha256(), hashlib.sha256(), []
         for start, (x, y) in enumerate(self.batches(64 if self._dataset is not None else self.n)):
             if self._dataset is not None:
-                self._require_finite(x, y, 64 * start)
                 labels.append(y.cpu())
-            _hash_array(inputs, x, header=start == 0)
-            _hash_array(targets, y, header=start == 0)
+            hash_array(inputs, x, header=start == 0)
+            hash_array(targets, y, header=start == 0)
         if labels and _are_labels(labels[0]):
             self._labels = torch.cat(labels).numpy()
         return hashlib.sha256(inputs.digest() + targets.digest()).hexdigest()
 
-    def _require_finite(self, x: Tensor, y: Tensor, first: int) -> None:
+    def _require_finite(self, x: Tensor, y: Tensor, index: np.ndarray) -> None:
         for what, a in (("inputs", x), ("targets", y)):
             if a.is_floating_point() and not a.isfinite().all():
-                bad = first + int((~a.isfinite().reshape(len(a), -1).all(-1)).nonzero()[0, 0])
+                bad = int(index[int((~a.isfinite().reshape(len(a), -1).all(-1)).nonzero()[0, 0])])
                 raise ValueError(
                     f"{self.name} has non-finite {what}, first in sample {bad}; "
                     "remove or repair these samples"
@@ -208,6 +230,7 @@ class LocalPosterior:
             for k, t in (*self._model.named_parameters(), *self._model.named_buffers())
             if k not in trainable
         }
+        self._buffers = {k for k, _ in self._model.named_buffers()}
         #: w*, the trained weights, flattened: shape (n_parameters,).
         self.center: Tensor = torch.cat([p.reshape(-1) for p in trainable.values()])
         if not self.center.isfinite().all():
@@ -247,9 +270,8 @@ class LocalPosterior:
         """What the model makes of inputs (batch, ...) at flat ``weights`` (n_parameters,)."""
         parts = weights.split(self._sizes)
         moving = {k: w.reshape(s) for k, w, s in zip(self._names, parts, self._shapes, strict=True)}
-        fixed = self._constants
-        if self.train_mode:  # batch normalisation writes to its buffers: give it its own
-            fixed = {k: t.clone() for k, t in fixed.items()}
+        # A model may write to its buffers, as batch normalisation does: give it its own.
+        fixed = {k: t.clone() if k in self._buffers else t for k, t in self._constants.items()}
         return functional_call(self._model, (moving, fixed), x)
 
     def mean_loss(self, weights: Tensor) -> Tensor:
@@ -266,24 +288,26 @@ class LocalPosterior:
         """Evaluate a few samples at w*, one for each distinct label, and name what is wrong.
 
         Raises:
-            ValueError: the loss is not one finite number a sample, or a label is out of range.
+            ValueError: a label is out of range, or the loss is not one finite number a sample
+                that depends on this sample alone.
         """
         labels = samples.labels()
         if labels is None:
-            index = np.arange(min(2, len(samples)))
+            index = np.arange(min(3, len(samples)))
         else:
-            index = np.unique(labels, return_index=True)[1][:10_000]
-            if len(index) == 1 < len(samples):  # one sample would hide a loss that is a scalar
-                index = np.append(index, (index[0] + 1) % len(samples))
+            first = np.unique(labels, return_index=True)[1]
+            index = np.append(first[:10_000], first[10_000:][-1:])  # the largest label among them
+            if len(index) < 3 <= len(samples):  # one sample would hide a loss that is a scalar
+                index = np.append(index, np.setdiff1d(np.arange(3), index))
         x, y = samples.batch(index)
         with torch.no_grad(), keep_random_state(self.device):
             try:
                 output = self.outputs(self.center, x)
-                if labels is not None and self.per_sample_loss is cross_entropy:
-                    classes = output.shape[-1]
-                    if y.min() < 0 or y.max() >= classes:
+                if labels is not None and _takes_classes(self.per_sample_loss):
+                    classes = output.shape[-1 if self.per_sample_loss is cross_entropy else 1]
+                    if labels.min() < 0 or labels.max() >= classes:
                         raise ValueError(
-                            f"{samples.name} has labels from {int(y.min())} to {int(y.max())}, but "
+                            f"{samples.name} has labels from {labels.min()} to {labels.max()}, but "
                             f"the model has {classes} outputs; labels must lie in "
                             f"[0, {classes - 1}]"
                         )
@@ -293,17 +317,36 @@ class LocalPosterior:
                     f"model or per_sample_loss failed on {samples.name} at w* "
                     f"(input {tuple(x.shape)}, target {tuple(y.shape)}{_range(labels)}): {error}"
                 ) from error
-        if not isinstance(loss, Tensor) or loss.shape != (len(index),):
-            got = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
+            _require_one_a_sample(loss, len(index))
+            if not loss.isfinite().all():
+                bad = int(index[int((~loss.isfinite()).nonzero()[0, 0])])
+                raise ValueError(
+                    f"per_sample_loss is not finite for sample {bad} of {samples.name} at w*; "
+                    "check the sample, the loss and the weights"
+                )
+            if len(index) > 1 and not self.train_mode:
+                self._require_separate(x, y, loss, index, samples.name)
+
+    def _require_separate(
+        self, x: Tensor, y: Tensor, loss: Tensor, index: np.ndarray, name: str
+    ) -> None:
+        """Refuse losses that depend on what else is in the batch: sums over a wrong axis."""
+        half = len(index) // 2 + len(index) % 2
+        try:
+            part = self.losses(self.center, x[:half], y[:half])
+        except (IndexError, RuntimeError) as error:
             raise ValueError(
-                f"per_sample_loss returned {got} for a batch of {len(index)}; it must return one "
-                f"loss a sample, shape ({len(index)},) (for a torch loss: reduction='none')"
-            )
-        if not loss.isfinite().all():
-            bad = int(index[int((~loss.isfinite()).nonzero()[0, 0])])
+                f"per_sample_loss takes a batch of {len(index)} but not of {half}: {error}"
+            ) from error
+        _require_one_a_sample(part, half)
+        if torch.allclose(part, loss[:half], rtol=1e-2, atol=1e-4 * float(loss.abs().max())):
+            return
+        if torch.equal(self.losses(self.center, x, y), loss):  # else the model draws at random
+            bad = int((part - loss[:half]).abs().argmax())
             raise ValueError(
-                f"per_sample_loss is not finite for sample {bad} of {samples.name} at w*; "
-                "check the sample, the loss and the weights"
+                f"per_sample_loss is {part[bad]:.4g} for sample {index[bad]} of {name} in a batch "
+                f"of {half} and {loss[bad]:.4g} in one of {len(index)}; it must depend on this "
+                "sample alone (look for a mean or a broadcast over the batch)"
             )
 
     def fingerprint(self) -> dict[str, str | float | bool]:
@@ -311,11 +354,11 @@ class LocalPosterior:
         weights = hashlib.sha256()
         for name, tensor in [("w*", self.center), *sorted(self._constants.items())]:
             weights.update(name.encode())
-            _hash_array(weights, tensor)
+            hash_array(weights, tensor)
         return {
             "weights": weights.hexdigest(),
-            "model": _code_hash(type(self._model), _without_addresses(repr(self._model))),
-            "per_sample_loss": _code_hash(self.per_sample_loss, _name(self.per_sample_loss)),
+            "model": describe(self._model, tensors=False),
+            "per_sample_loss": describe(self.per_sample_loss),
             "sampling_data": self.data.fingerprint(),
             "n_beta": self.n_beta,
             "localization": self.localization,
@@ -348,30 +391,51 @@ def _range(labels: np.ndarray | None) -> str:
     return "" if labels is None else f", labels from {labels.min()} to {labels.max()}"
 
 
-def _name(f: Any) -> str:
-    name = getattr(f, "__qualname__", None) or _without_addresses(repr(f))
-    return f"{getattr(f, '__module__', '')}.{name}"
-
-
-def _without_addresses(text: str) -> str:
-    """Leaves out what differs from one process to the next."""
-    return re.sub(r" at 0x[0-9a-fA-F]+", "", text)
-
-
-def _hash_array(digest: Any, a: Tensor, header: bool = True) -> None:
-    a = a.detach().cpu().contiguous()
-    if header:
-        digest.update(f"{a.dtype}{tuple(a.shape[1:])}".encode())
-    digest.update(a.reshape(-1).view(torch.uint8).numpy() if a.numel() else b"")
-
-
-def _code_hash(code: Any, name: str) -> str:
-    """SHA-256 of a name and, where Python can show it, the source: an edit changes the hash."""
+def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, tuple | list) and isinstance(b, tuple | list):
+        return len(a) == len(b) and all(map(_same, a, b))
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(_same(a[k], b[k]) for k in a)
+    if _is_array(a) and _is_array(b):
+        a, b = (np.asarray(t.detach().cpu() if isinstance(t, Tensor) else t) for t in (a, b))
+        return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
     try:
-        source = inspect.getsource(code)
-    except (OSError, TypeError):
-        source = ""
-    return hashlib.sha256(f"{name}\n{source}".encode()).hexdigest()
+        return bool(a == b) or (a != a and b != b)
+    except (TypeError, ValueError, RuntimeError):  # a type without a plain comparison
+        return True
 
 
-__all__ = ["LocalPosterior", "PerSampleLoss", "Samples", "keep_random_state", "require_positive"]
+def _takes_classes(loss: PerSampleLoss) -> bool:
+    """Whether targets are class indices: no other value has a meaning."""
+    known = cross_entropy, F.cross_entropy, F.nll_loss
+    return loss in known or isinstance(loss, nn.CrossEntropyLoss | nn.NLLLoss)
+
+
+def _require_one_a_sample(loss: Any, batch: int) -> None:
+    if not isinstance(loss, Tensor) or loss.shape != (batch,):
+        got = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
+        raise ValueError(
+            f"per_sample_loss returned {got} for a batch of {batch}; it must return one "
+            f"loss a sample, shape ({batch},) (for a torch loss: reduction='none')"
+        )
+
+
+@contextmanager
+def _keep_host_random_state() -> Iterator[None]:
+    """Puts the global generators of Python, NumPy and torch's CPU back at the end."""
+    ours, numpys = random.getstate(), np.random.get_state()  # noqa: NPY002
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        random.setstate(ours)
+        np.random.set_state(numpys)  # noqa: NPY002
+
+
+__all__ = [
+    "LocalPosterior",
+    "PerSampleLoss",
+    "Samples",
+    "keep_random_state",
+    "require_positive",
+]

@@ -2,6 +2,9 @@
 
 import copy
 import functools
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -10,6 +13,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from probelib import LocalPosterior, cross_entropy, squared_error
+from probelib.fingerprint import describe
 from probelib.posterior import Samples
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -299,3 +303,168 @@ def test_bad_models(data):
     mixed[2].double()
     with pytest.raises(ValueError, match=r"type torch\.float32, torch\.float64"):
         build(data, mixed)
+
+
+# --- what a trace depends on ----------------------------------------------------------------------
+
+
+class Layer(nn.Module):
+    """A layer with a setting that its repr does not show."""
+
+    def __init__(self, slope=1.0):
+        super().__init__()
+        self.slope = slope
+
+    def forward(self, x):
+        return self.slope * x
+
+
+class Scaled:
+    """A loss that is an object."""
+
+    def __init__(self, by):
+        self.by = by
+
+    def __call__(self, output, target):
+        return self.by * cross_entropy(output, target)
+
+
+def captured(by):
+    return lambda output, target: cross_entropy(output / by, target)
+
+
+def by_default(by):
+    def loss(output, target, by=by):
+        return by * cross_entropy(output, target)
+
+    return loss
+
+
+def weighted(last):
+    return nn.CrossEntropyLoss(weight=torch.tensor([1.0, 1, 1, last]), reduction="none")
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        captured,
+        by_default,
+        weighted,
+        Scaled,
+        lambda by: Scaled(by).__call__,
+        lambda by: functools.partial(scaled, by=by),
+        lambda by: functools.partial(Scaled(by), target=None),
+        lambda by: nn.CrossEntropyLoss(label_smoothing=by / 10, reduction="none"),
+        lambda by: captured(torch.tensor([by, 1.0])),
+        lambda by: captured(np.array([by, 1.0])),
+        lambda by: captured({"by": [by]}),
+        Layer,
+        lambda by: nn.Sequential(nn.Linear(1, 1), Layer(by)),
+    ],
+)
+def test_a_description_sees_a_value_wherever_it_is_kept(make):
+    def described(by):
+        torch.manual_seed(0)
+        return describe(make(by))
+
+    assert described(1.0) == described(1.0)
+    assert described(1.0) != described(1.002)
+
+
+def test_a_models_weights_are_not_part_of_its_description():
+    assert describe(mlp(0), tensors=False) == describe(mlp(1), tensors=False)
+    assert describe(mlp(0), tensors=False) != describe(mlp(0)[:2], tensors=False)
+
+
+def test_a_description_ends_on_objects_that_hold_each_other():
+    a, b = Scaled(1.0), Scaled(2.0)
+    a.other, b.other = b, a
+    assert describe(a) != describe(b)
+
+
+def test_a_description_is_the_same_in_another_process():
+    script = (
+        "import torch, functools, probelib\n"
+        "from probelib.fingerprint import describe\n"
+        "f = functools.partial(probelib.cross_entropy, target=torch.arange(3))\n"
+        "print(describe(f), describe(torch.nn.Linear(2, 3), tensors=False))\n"
+    )
+    seen = set()
+    for seed in ("1", "2"):
+        seen.add(
+            subprocess.run(
+                [sys.executable, "-c", script], env=os.environ | {"PYTHONHASHSEED": seed},
+                capture_output=True, text=True, check=True,
+            ).stdout
+        )  # fmt: skip
+    assert len(seen) == 1
+
+
+# --- losses that are not a sample's own -----------------------------------------------------------
+
+
+def over_the_wrong_axis(output, target):
+    return -(nn.functional.one_hot(target, 4) * output.log_softmax(-1)).sum(0)
+
+
+def broadcast(output, target):
+    return (output[:, :1] - target).square().mean(-1)
+
+
+def centred(output, target):
+    loss = cross_entropy(output, target)
+    return loss - loss.mean()
+
+
+@pytest.mark.parametrize("loss", [over_the_wrong_axis, broadcast, centred])
+@pytest.mark.parametrize("n", [2, 4, 100])
+def test_a_loss_must_belong_to_its_sample(data, loss, n):
+    x, y = data
+    with pytest.raises(ValueError, match=r"per_sample_loss (returned \(4,\) for|is .* for sample)"):
+        build((x[:n], y[:n]), loss=loss)
+
+
+@pytest.mark.parametrize("loss", [nn.CrossEntropyLoss(reduction="none"), cross_entropy])
+def test_no_label_out_of_range_hides_among_many(loss):
+    x, y = torch.randn(10_600, 3), torch.arange(10_600) % 10_550
+    y[300] = 50_000
+    model = nn.Linear(3, 10_560)
+    with pytest.raises(ValueError, match=r"data has labels from 0 to 50000, but .* 10560 outputs"):
+        build((x, y), model, loss=loss)
+    y[300] = -100  # which torch's losses would take for "leave out"
+    with pytest.raises(ValueError, match="data has labels from -100 to 10549"):
+        build((x, y), model, loss=loss)
+
+
+class Restless(Listed):
+    def __getitem__(self, i):
+        x, y = super().__getitem__(i)
+        return x + 0.1 * torch.randn(3), y
+
+
+def test_a_data_set_must_give_the_same_sample_twice(data):
+    model, state = mlp(), torch.get_rng_state()
+    with pytest.raises(ValueError, match="data gives another sample 0 at each read; take random"):
+        build(Restless(*data), model)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+class Counting(nn.Module):
+    """Writes to a buffer at each call, eval mode or not."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = mlp()
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x):
+        self.calls.add_(1)
+        return self.inner(x) * (1 + self.calls)
+
+
+def test_a_model_that_writes_to_its_buffers_leaves_the_posterior_alone(data):
+    posterior = build(data, Counting())
+    before = posterior.fingerprint()
+    losses = [posterior.losses(posterior.center, *data) for _ in range(2)]
+    assert torch.equal(*losses)
+    assert posterior.fingerprint() == before
