@@ -13,9 +13,8 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -164,7 +163,8 @@ def sample(
     Raises:
         ValueError: a bad argument, named in the message; nothing has been written then.
         TraceMismatch: ``store`` holds a trace of something else.
-        DivergenceError: a chain's loss became non-finite; earlier draws stay readable.
+        DivergenceError: a chain's loss or weights became non-finite; earlier draws stay readable.
+        OverflowError: a loss along the chain is too large for float16; earlier draws stay readable.
     """
     for name, value in (("chains", chains), ("draws", draws), ("thin", thin)):
         _positive(name, value)
@@ -231,17 +231,22 @@ def sample(
             return enough.assign_attrs(
                 complete=True, config=config, draws_done=draws, steps_done=steps
             )
+        if trace.attrs["checkpoint_step"]:
+            run.restore(trace.states(chains), trace.path)
         if draws != trace.attrs["config"]["draws"]:
             trace.resize(draws=draws, steps=burn_in + draws * thin)
             trace.commit(None, config=config)
-        if trace.attrs["checkpoint_step"]:
-            run.restore(trace.states(chains))
     else:
         init_loss = run.at_center()
         if not np.isfinite(init_loss).all():
             bad = int(np.flatnonzero(~np.isfinite(init_loss))[0])
             raise ValueError(
                 f"observe has a non-finite loss at w*, first in sample {bad}; remove or repair it"
+            )
+        if init_loss.max() > np.finfo(loss_dtype).max:
+            raise ValueError(
+                f"loss_dtype is {loss_dtype!r}, which cannot hold a loss of "
+                f"{init_loss.max():.3g}; use loss_dtype='float32'"
             )
         trace.create(
             chains=chains,
@@ -268,7 +273,14 @@ def sample(
 def _check(trace: TraceStore, fingerprint: dict[str, Any], run: "_Run") -> None:
     """Refuse a store that holds the trace of another call (TraceMismatch)."""
     check_fingerprint(trace.attrs["fingerprint"], fingerprint, trace.path)
-    check_losses(trace.dataset().init_loss, run.at_center(batches=1), trace.path)
+    index = np.unique(np.linspace(0, len(run.observed) - 1, _CPU_BATCH, dtype=int))
+    check_losses(
+        trace.dataset().init_loss.values[index],
+        run.at_center(index),
+        index,
+        trace.attrs["device"] == str(run.posterior.device),
+        trace.path,
+    )
 
 
 def _find(cache: Path, fingerprint: dict[str, Any], run: "_Run") -> TraceStore:
@@ -301,7 +313,7 @@ def _record(
     sampling: list[Tensor] = []
     wall_time, since = trace.attrs["wall_time"], time.perf_counter()
 
-    def flush() -> None:
+    def flush(checkpoint: bool = True) -> None:
         nonlocal wall_time, since
         first_step = run.step - len(sampling)
         first_draw = max(0, first_step - burn_in) // thin
@@ -311,50 +323,82 @@ def _record(
         if losses:
             rows = torch.stack(losses, 1).float().cpu().numpy()
             away = torch.stack(distances, 1).float().cpu().numpy()
-        sound, diverged = (
-            rows.shape[1],
-            _first_divergence(
-                steps, rows, first_step, lambda d: burn_in + (first_draw + d + 1) * thin
-            ),
+        diverged = _first_divergence(
+            steps, rows, away, first_step, lambda d: burn_in + (first_draw + d + 1) * thin
         )
+        sound, chain, bad = rows.shape[1], *(diverged or (None, None))
         if diverged:
-            chain, bad = diverged
             sound = max(0, min(sound, (bad - burn_in - 1) // thin - first_draw))
             steps = steps[:, : bad - first_step]
+        too_large = rows[:, :sound] > np.finfo(trace.loss_dtype).max
+        if too_large.any():
+            sound = int(np.flatnonzero(too_large.any((0, 2)))[0])
         if sound:
             trace.write_draws(first_draw, rows[:, :sound], away[:, :sound])
         if steps.shape[1]:
             trace.write_steps(first_step, steps)
         now = time.perf_counter()
         wall_time, since = wall_time + now - since, now
+        stopped = bool(diverged) or too_large.any()
         trace.commit(
-            None if diverged else run.states(),
-            draws_done=first_draw + sound,
-            steps_done=first_step + steps.shape[1],
+            run.states() if checkpoint and not stopped else None,
+            # What an interruption left beyond the checkpoint is as good as what replaces it.
+            draws_done=max(first_draw + sound, 0 if stopped else trace.attrs["draws_done"]),
+            steps_done=max(
+                first_step + steps.shape[1], 0 if stopped else trace.attrs["steps_done"]
+            ),
             wall_time=wall_time,
-            complete=not diverged and run.step == total,
+            complete=not stopped and run.step == total,
         )
         losses.clear(), distances.clear(), sampling.clear()
-        if diverged:
-            raise DivergenceError(
-                f"chain {chain} diverged at step {bad} with step_size {kernel.step_size:g}: its "
-                f"loss is no longer finite; lower step_size (the {first_draw + sound} draws "
-                "before it are kept, marked incomplete)",
-                chain,
-                bad,
-                trace.dataset(),
+        if too_large.any():
+            raise OverflowError(
+                f"loss_dtype is {str(trace.loss_dtype)!r}, which cannot hold a loss of "
+                f"{rows[:, sound].max():.3g}; use loss_dtype='float32' (the {first_draw + sound} "
+                "draws before it are kept, marked incomplete)"
             )
+        if diverged:
+            raise divergence(chain, bad, first_draw + sound)
+
+    def divergence(chain: int, step: int, kept: int) -> DivergenceError:
+        return DivergenceError(
+            f"chain {chain} diverged at step {step} with step_size {kernel.step_size:g}: its "
+            f"loss or its weights are no longer finite; lower step_size (the {kept} draws "
+            "before it are kept, marked incomplete)",
+            chain,
+            step,
+            trace.dataset(),
+        )
 
     done = trace.attrs["draws_done"]
     on_cpu = run.center.device.type == "cpu"
     with tqdm(total=draws, initial=done, unit="draw", disable=not progress, mininterval=0.5) as bar:
         while run.step < total:
-            sampling.append(run.advance())
-            if run.step > burn_in and (run.step - burn_in) % thin == 0:
-                losses.append(run.observe(run.weights, run.step))
-                distances.append(torch.linalg.vector_norm(run.weights - run.center, dim=1))
-                if progress and bar.update():
-                    bar.set_postfix(loss=f"{float(losses[-1].mean()):.4g}", refresh=False)
+            try:
+                loss = run.advance()
+                sampling.append(loss)
+                if run.step > burn_in and (run.step - burn_in) % thin == 0:
+                    seen = run.observe(run.weights, run.step)
+                    distances.append(torch.linalg.vector_norm(run.weights - run.center, dim=1))
+                    losses.append(seen)
+                    if progress and bar.update():
+                        bar.set_postfix(loss=f"{float(seen.mean()):.4g}", refresh=False)
+            except BaseException as error:
+                # Keep what is whole. The checkpoint stays behind: this step may be half done.
+                due = (
+                    max(0, run.step - burn_in) // thin
+                    - max(0, run.step - len(sampling) - burn_in) // thin
+                )
+                if len(losses) < due:  # the last step's draw was not observed
+                    run.step -= 1
+                    sampling.pop()
+                    del distances[len(losses) :]
+                if sampling:
+                    flush(checkpoint=False)
+                chain = run.lost_chain() if isinstance(error, Exception) else None
+                if chain is not None:
+                    raise divergence(chain, run.step, trace.attrs["draws_done"]) from error
+                raise
             if (
                 run.step == total
                 or len(losses) == _FLUSH_DRAWS
@@ -367,11 +411,16 @@ def _record(
 
 
 def _first_divergence(
-    steps: np.ndarray, rows: np.ndarray, first_step: int, taken_at: Callable[[int], int]
+    steps: np.ndarray,
+    rows: np.ndarray,
+    away: np.ndarray,
+    first_step: int,
+    taken_at: Callable[[int], int],
 ) -> tuple[int, int] | None:
     """The chain that left the finite numbers first, and after how many steps."""
     found = [(first_step + int(s), int(c)) for c, s in np.argwhere(~np.isfinite(steps))]
-    found += [(taken_at(int(d)), int(c)) for c, d in np.argwhere(~np.isfinite(rows).all(-1))]
+    lost = ~np.isfinite(rows).all(-1) | ~np.isfinite(away)
+    found += [(taken_at(int(d)), int(c)) for c, d in np.argwhere(lost)]
     return min(found)[::-1] if found else None
 
 
@@ -409,9 +458,24 @@ class _Run:
             self.together = self._vmap_agrees() and not posterior.train_mode
         self._observe_together = self.together and not (on_cpu and self.center.numel() > _SMALL)
 
-    def at_center(self, batches: int | None = None) -> np.ndarray:
-        """l_i(w*) of all observed samples, or of those in the first ``batches`` batches."""
-        return self.observe(self.center.unsqueeze(0), batches=batches)[0].cpu().numpy()
+    def at_center(self, index: np.ndarray | None = None) -> np.ndarray:
+        """l_i(w*) of all observed samples, or of those at ``index``."""
+        if index is None:
+            return self.observe(self.center.unsqueeze(0))[0].cpu().numpy()
+        with torch.no_grad(), self._own_randomness(0, 0, 1):
+            return self.posterior.losses(self.center, *self.observed.batch(index)).cpu().numpy()
+
+    def lost_chain(self) -> int | None:
+        """The first chain whose model gives no finite output any more, or None."""
+        x, _ = self.observed.batch(np.arange(1))
+        with torch.no_grad():
+            for chain, w in enumerate(self.weights):
+                outputs = [w]
+                with suppress(Exception):  # it may be the model itself that fails
+                    outputs.append(self.posterior.outputs(w, x))
+                if not all(bool(o.isfinite().all()) for o in outputs):
+                    return chain
+        return None
 
     def advance(self) -> Tensor:
         """One step of every chain. Returns the minibatch losses before it, shape (chains,)."""
@@ -431,13 +495,13 @@ class _Run:
         return loss
 
     @torch.no_grad()
-    def observe(self, weights: Tensor, step: int = 0, batches: int | None = None) -> Tensor:
+    def observe(self, weights: Tensor, step: int = 0) -> Tensor:
         """Float32 losses of the observed samples at each row of ``weights``: (rows, n_observed)."""
         shape = len(weights), len(self.observed)
         out = torch.empty(shape, dtype=torch.float32, device=weights.device)
         every = vmap(self.posterior.losses, in_dims=(0, None, None))
         start = 0
-        for x, y in islice(self.observed.batches(self.observe_batch_size), batches):
+        for x, y in self.observed.batches(self.observe_batch_size):
             stop = start + len(y)
             if self._observe_together:
                 out[:, start:stop] = every(weights, x, y)
@@ -446,7 +510,7 @@ class _Run:
                     with self._own_randomness(c, step, start + 1):
                         out[c, start:stop] = self.posterior.losses(w, x, y)
             start = stop
-        return out[:, :start]
+        return out
 
     def states(self) -> list[ChainState]:
         return [
@@ -454,10 +518,17 @@ class _Run:
             for w, noise, batch in zip(self.weights, self._noise_rng, self._batch_rng, strict=True)
         ]
 
-    def restore(self, states: list[ChainState]) -> None:
+    def restore(self, states: list[ChainState], path: Path | None) -> None:
         for c, state in enumerate(states):
             self.weights[c] = state.weights
-            self._noise_rng[c].set_state(state.noise_rng)
+            try:
+                self._noise_rng[c].set_state(state.noise_rng)
+            except (RuntimeError, TypeError) as error:
+                raise TraceMismatch(
+                    f"store {str(path)!r} can be read but not continued on "
+                    f"{self.posterior.device}: its chains ran on another kind of device, whose "
+                    "random numbers this one does not have. Choose another store"
+                ) from error
             self._batch_rng[c].bit_generator.state = state.batch_rng
         self.step = states[0].step
 

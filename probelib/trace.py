@@ -21,6 +21,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import xarray as xr
@@ -83,6 +84,10 @@ class TraceStore:
     def attrs(self) -> dict[str, Any]:
         return dict(self._group.attrs)
 
+    @property
+    def loss_dtype(self) -> np.dtype:
+        return self._group["loss"].dtype
+
     def create(
         self,
         *,
@@ -94,11 +99,43 @@ class TraceStore:
         loss_dtype: str,
         attrs: dict[str, Any],
     ) -> None:
-        """Lay out an empty trace. Removes what :meth:`exists` found here before."""
-        if self.path is not None and self.path.exists():
-            shutil.rmtree(self.path)
+        """Lay out an empty trace, in the place of the one that lies here, if any.
+
+        It is made aside and moved into place whole, so that a failure leaves what was there.
+
+        Raises:
+            TraceMismatch: something that is not a trace lies here.
+        """
+        if self.path is None:
+            self._lay_out(self._store, chains, draws, steps, init_loss, labels, loss_dtype, attrs)
+            return
+        place = self.path.resolve()  # a link stays a link
+        aside = place.with_name(f".{place.name}.{os.getpid()}-{uuid4().hex[:8]}")
+        old = aside.with_name(f"{aside.name}.old")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self._lay_out(aside, chains, draws, steps, init_loss, labels, loss_dtype, attrs)
+            if self.exists():  # looked at again: much time may have passed
+                os.rename(place, old)
+            os.rename(aside, place)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+        self._group = zarr.open_group(self._store, mode="r+", zarr_format=3)
+
+    def _lay_out(
+        self,
+        store: Any,
+        chains: int,
+        draws: int,
+        steps: int,
+        init_loss: np.ndarray,
+        labels: np.ndarray | None,
+        loss_dtype: str,
+        attrs: dict[str, Any],
+    ) -> None:
         n = len(init_loss)
-        group = zarr.create_group(self._store, zarr_format=3)
+        group = zarr.create_group(store, zarr_format=3)
 
         def array(name: str, dims: dict[str, int], chunks: tuple[int, ...], dtype: str) -> None:
             # Losses are close to random bits: compression costs time and saves next to nothing.
@@ -145,14 +182,7 @@ class TraceStore:
     def write_draws(self, first: int, loss: np.ndarray, distance: np.ndarray) -> None:
         """Write draws ``first, first + 1, ...``; loss (chain, k, sample), distance (chain, k)."""
         last = first + loss.shape[1]
-        with np.errstate(over="ignore"):
-            stored = loss.astype(self._group["loss"].dtype, copy=False)
-        if np.isinf(stored).any() and np.isfinite(loss).all():
-            raise ValueError(
-                f"loss_dtype is {stored.dtype}, which cannot hold a loss of {loss.max():.3g}; "
-                "use loss_dtype='float32'"
-            )
-        self._group["loss"][:, first:last] = stored
+        self._group["loss"][:, first:last] = loss.astype(self._group["loss"].dtype, copy=False)
         self._group["distance"][:, first:last] = distance
 
     def write_steps(self, first: int, sampling_loss: np.ndarray) -> None:
@@ -177,9 +207,20 @@ class TraceStore:
                 old.unlink()
 
     def states(self, chains: int) -> list[ChainState]:
-        """The chains' last durable states."""
+        """The chains' last durable states.
+
+        Raises:
+            TraceMismatch: they are not all there.
+        """
         step = self.attrs["checkpoint_step"]
-        return [_unpack(self._checkpoint(step, chain)) for chain in range(chains)]
+        try:
+            return [_unpack(self._checkpoint(step, chain)) for chain in range(chains)]
+        except Exception as error:  # whatever is wrong with a file
+            raise TraceMismatch(
+                f"store {str(self.path)!r} can be read but not continued: its checkpoint of step "
+                f"{step} is missing or damaged ({error}). Ask for {self.attrs['draws_done']} "
+                "draws or fewer, or choose another store"
+            ) from error
 
     def dataset(self) -> xr.Dataset:
         """The trace up to its last complete draw, read lazily."""
@@ -192,7 +233,8 @@ class TraceStore:
 def open_trace(path: str | os.PathLike) -> xr.Dataset:
     """Open a trace from disk as a plain xarray data set, its variables read when used.
 
-    An unfinished trace opens with the draws that all chains have, and ``complete`` False.
+    An unfinished trace opens with the draws that all chains have, and ``complete`` False. Its
+    values are read when used: load() it before you replace the store.
 
     Args:
         path: the directory given to :func:`probelib.sample` as ``store``.
@@ -233,21 +275,31 @@ def check_fingerprint(stored: dict[str, Any], wanted: dict[str, Any], path: Path
         )
 
 
-def check_losses(stored: xr.DataArray, now: np.ndarray, path: Path) -> None:
+def check_losses(
+    stored: np.ndarray, now: np.ndarray, index: np.ndarray, same_device: bool, path: Path
+) -> None:
     """Refuse a trace whose losses at w* are not those of this model and loss.
 
-    It sees what no source code shows: a value captured by a loss, a layer's new forward pass. The
-    tolerance lets another device's rounding pass.
+    It sees what a fingerprint cannot: a function that a loss looks up when it runs.
+
+    Args:
+        stored: the trace's l_i(w*), shape (k,).
+        now: the same samples' losses now, shape (k,).
+        index: which samples these are, shape (k,).
+        same_device: only rounding can differ; else another device's arithmetic.
+        path: of the store, for the message.
 
     Raises:
         TraceMismatch: naming the first sample that differs.
     """
-    then = stored[: len(now)].values
-    differ = ~np.isclose(now, then, rtol=1e-2, atol=1e-3 * np.abs(then).max())
+    then = stored
+    # A confident sample's loss, exp(-margin), has the relative error that its margin has absolute.
+    rtol, atol = (1e-4, 1e-6) if same_device else (1e-2, 1e-3)
+    differ = ~np.isclose(now, then, rtol=rtol, atol=atol * np.abs(then).max())
     if differ.any():
         at = int(np.flatnonzero(differ)[0])
         raise TraceMismatch(
-            f"store {str(path)!r} holds another trace: the loss of sample {at} at w* is "
+            f"store {str(path)!r} holds another trace: the loss of sample {index[at]} at w* is "
             f"{then[at]:.6g} there and {now[at]:.6g} here. Choose another store, or pass "
             "overwrite=True to replace it"
         )

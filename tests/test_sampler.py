@@ -621,6 +621,64 @@ def test_a_diverged_run_keeps_what_a_shorter_one_draws():
     np.testing.assert_array_equal(info.value.trace.loss[:, :20], sound.loss)
 
 
+def test_weights_that_overflow_behind_ordinary_losses():
+    # tanh bounds the loss; |w| grows as 2^t, and its square passes 3.4e38 near step 64.
+    model = nn.Sequential(nn.Linear(1, 1, bias=False), nn.Tanh())
+    posterior = LocalPosterior(
+        model, squared_error, (torch.ones(4, 1), torch.zeros(4, 1)), n_beta=1e-6, localization=1.0
+    )
+    with pytest.raises(DivergenceError, match="loss or its weights are no longer finite") as info:
+        run(posterior, kernel=SGLD(6.0), draws=200)
+    trace = info.value.trace
+    assert trace.attrs["complete"] is False
+    assert np.isfinite(trace.distance).all()
+    assert trace.sizes["draw"] == info.value.step - 1
+
+
+@pytest.mark.parametrize("m", [None, 8])
+def test_a_model_that_raises_when_it_diverges(tmp_path, m):
+    def loss(output, target):  # it checks its logits, and raises where ours gives NaN
+        return -torch.distributions.Categorical(logits=output).log_prob(target)
+
+    def diverge(per_sample_loss):
+        store = tmp_path / per_sample_loss.__name__
+        with pytest.raises(DivergenceError, match=r"chain \d diverged at step \d+ with ") as info:
+            run(
+                posterior_of(mlp(), loss=per_sample_loss),
+                kernel=SGLD(8.0, m),
+                draws=500,
+                store=store,
+            )
+        assert probelib.open_trace(store).sizes["draw"] == info.value.trace.sizes["draw"]
+        assert np.isfinite(info.value.trace.loss).all()
+        return info.value
+
+    theirs, ours = diverge(loss), diverge(cross_entropy)
+    assert abs(theirs.step - ours.step) <= 2
+    assert abs(theirs.trace.sizes["draw"] - ours.trace.sizes["draw"]) <= 2
+
+
+def test_another_error_is_passed_on_and_the_draws_before_it_are_kept(tmp_path):
+    calls = []
+
+    def loss(output, target):
+        calls.append(1)
+        if len(calls) == 40:
+            raise ZeroDivisionError("mine")
+        return cross_entropy(output, target)
+
+    posterior = posterior_of(mlp(), loss=loss)
+    calls.clear()
+    with pytest.raises(ZeroDivisionError, match="mine"):
+        run(posterior, draws=100, store=tmp_path / "trace")
+    kept = probelib.open_trace(tmp_path / "trace")
+    assert kept.attrs["complete"] is False
+    assert kept.sizes["draw"] == (40 - 1 - 3) // 2
+    np.testing.assert_array_equal(
+        kept.loss, run(posterior_of(mlp()), draws=kept.sizes["draw"]).loss
+    )
+
+
 def test_the_bar_shows_rate_loss_and_time_to_go(capsys):
     run(posterior_of(mlp()), progress=True, draws=3)
     shown = capsys.readouterr().err

@@ -14,7 +14,7 @@ import zarr
 from torch import nn
 
 import probelib
-from probelib import SGLD, LocalPosterior, TraceMismatch, cross_entropy
+from probelib import SGLD, LocalPosterior, TraceMismatch, cross_entropy, squared_error
 from probelib import trace as trace_module
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -178,7 +178,7 @@ def test_more_draws_extend_a_finished_trace(store, settings):
 # --- interruption ------------------------------------------------------------------------------
 
 
-# One forward pass at each gradient, one at each observation: flushes come every 50 draws.
+# One forward pass at each gradient, one at each observation; three before the first.
 @pytest.mark.parametrize("calls", [30, 150, 205, 212, 330])
 def test_an_interrupted_run_goes_on_where_it_stopped(store, calls):
     settings = {"draws": 120, "burn_in": 5, "thin": 2}
@@ -194,7 +194,8 @@ def test_an_interrupted_run_goes_on_where_it_stopped(store, calls):
     done = partial.attrs["draws_done"]
     assert partial.attrs["complete"] is False
     assert partial.sizes["draw"] == done < 120
-    assert done == 50 * ((calls - 15) // 150)  # a draw is two steps and one observation
+    assert done == (calls - 1 - 3 - 5) // 3  # a draw is two steps and one observation
+    assert partial.sizes["step"] == 5 + 2 * done + min(1, (calls - 9) % 3)
     np.testing.assert_array_equal(partial.loss, whole.loss[:, :done])
     assert_same(run(posterior, store, **settings), whole)
     assert probelib.open_trace(store).attrs["complete"] is True
@@ -208,7 +209,7 @@ def test_an_interrupted_run_may_be_asked_for_fewer_or_more_draws(store):
             run(posterior, store, draws=200)
     finally:
         fuse["calls"] = -1
-    assert probelib.open_trace(store).sizes["draw"] == 50
+    assert probelib.open_trace(store).sizes["draw"] == (130 - 1 - 3) // 2
     for draws in (20, 80, 90, 30):
         assert_same(run(posterior, store, draws=draws), run(posterior, draws=draws))
         opened = probelib.open_trace(store)
@@ -341,19 +342,20 @@ def test_every_difference_is_refused_by_its_name(store, monkeypatch):
     assert content(store) == before
 
 
-def test_a_value_that_a_loss_captured_is_seen_in_the_losses(store):
-    def tempered(by):
-        return lambda output, target: cross_entropy(output / by, target)
+temperature = {"value": 1.0}
 
-    run(posterior_of(per_sample_loss=tempered(1.0)), store)
-    run(posterior_of(per_sample_loss=tempered(1.0)), store)
+
+def tempered(output, target):
+    return cross_entropy(output / temperature["value"], target)
+
+
+@pytest.mark.parametrize("value", [1.5, 1.002])
+def test_what_a_loss_looks_up_when_it_runs_is_seen_in_the_losses(store, monkeypatch, value):
+    run(posterior_of(per_sample_loss=tempered), store)
+    run(posterior_of(per_sample_loss=tempered), store)
+    monkeypatch.setitem(temperature, "value", value)
     with pytest.raises(TraceMismatch, match=r"the loss of sample \d+ at w\* is .* there and"):
-        run(posterior_of(per_sample_loss=tempered(1.5)), store)
-    smooth = nn.CrossEntropyLoss(reduction="none", label_smoothing=0.2)
-    other = store.with_name("other")
-    run(posterior_of(per_sample_loss=nn.CrossEntropyLoss(reduction="none")), other)
-    with pytest.raises(TraceMismatch, match=r"at w\*"):
-        run(posterior_of(per_sample_loss=smooth), other)
+        run(posterior_of(per_sample_loss=tempered), store)
 
 
 def test_overwrite_replaces_a_trace(store):
@@ -414,6 +416,83 @@ def test_a_cache_names_its_own_stores(wrong, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="cache is 'traces' beside store or overwrite; a cache"):
         run(cache="traces", **wrong)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_loss_too_large_for_float16_is_refused_before_anything_is_written(store):
+    def huge(output, target):
+        return 1e5 * cross_entropy(output, target)
+
+    posterior = posterior_of(per_sample_loss=huge, n_beta=1e-4)
+    run(posterior, store)
+    before = content(store)
+    with pytest.raises(ValueError, match="loss_dtype is 'float16', which cannot hold a loss of"):
+        run(posterior, store, loss_dtype="float16", overwrite=True)
+    assert content(store) == before
+
+
+def test_a_loss_that_grows_too_large_for_float16_ends_the_run_and_keeps_the_draws(store):
+    x, y = torch.zeros(2, 1), torch.tensor([[10.0], [357.0]])  # 357² / 2 is 63,725 of 65,504
+    model = nn.Linear(1, 1)
+    nn.init.zeros_(model.bias)
+    posterior = LocalPosterior(model, squared_error, (x, y), n_beta=1e-6, localization=0.01)
+    with pytest.raises(OverflowError, match=r"use loss_dtype='float32' .the .* draws before"):
+        run(posterior, store, kernel=SGLD(10.0), draws=400, loss_dtype="float16")
+    kept = probelib.open_trace(store)
+    assert kept.attrs["complete"] is False
+    assert 0 < kept.sizes["draw"] < 400
+    assert np.isfinite(kept.loss).all()
+
+
+def test_a_failure_while_the_store_is_made_leaves_what_was_there(store, monkeypatch):
+    def full(*args, **kwargs):
+        raise OSError("No space left on device")
+
+    for old in (False, True):
+        if old:
+            run(store=store, seed=1)
+            before = content(store)
+        monkeypatch.setattr(zarr.Group, "create_group", full)
+        with pytest.raises(OSError, match="No space left"):
+            run(store=store, overwrite=old)
+        monkeypatch.undo()
+        assert [p.name for p in store.parent.iterdir()] == ([store.name] if old else [])
+    assert content(store) == before
+    assert_same(run(store=store, overwrite=True), run())
+
+
+def test_what_comes_into_the_place_while_losses_are_evaluated_is_left(store, monkeypatch):
+    original = probelib.sampler._Run.at_center
+
+    def slow(self, index=None):
+        store.mkdir()
+        (store / "a.jpg").write_bytes(b"dear")
+        return original(self, index)
+
+    monkeypatch.setattr(probelib.sampler._Run, "at_center", slow)
+    with pytest.raises(TraceMismatch, match="exists and is not a trace of probelib"):
+        run(store=store)
+    assert (store / "a.jpg").read_bytes() == b"dear"
+    assert [p.name for p in store.parent.iterdir()] == [store.name]
+
+
+def test_a_store_may_be_a_link(store):
+    real = store.with_name("real")
+    real.mkdir()
+    store.symlink_to(real)
+    assert_same(run(store=store), run())
+    assert_same(run(store=store, seed=2, overwrite=True), run(seed=2))
+    assert store.is_symlink()
+    assert_same(probelib.open_trace(real), run(seed=2))
+
+
+def test_a_trace_without_its_checkpoint_is_readable_and_stays_complete(store):
+    whole = run(store=store)
+    for file in (store / "checkpoint").glob("*.safetensors"):
+        file.unlink()
+    with pytest.raises(TraceMismatch, match=r"can be read but not continued: .* Ask for 6 draws"):
+        run(store=store, draws=9)
+    assert probelib.open_trace(store).attrs["complete"] is True
+    assert_same(run(store=store), whole)
 
 
 def test_bad_input_with_overwrite_leaves_the_old_trace(store):
