@@ -18,6 +18,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
+import scipy.fft
 import torch
 import xarray as xr
 
@@ -58,9 +59,8 @@ def loss_gain(trace: xr.Dataset) -> xr.DataArray:
         trace: from :func:`probelib.sample` or :func:`probelib.open_trace`.
 
     Returns:
-        mu, shape (sample,), nats; its coordinate ``mcse`` is the Monte-Carlo standard error by
-        batch means, which are a little low: by about tau / sqrt(draws) for an autocorrelation
-        time tau.
+        mu, shape (sample,), nats; its coordinate ``mcse`` is the Monte-Carlo standard error as
+        ArviZ defines it.
 
     Raises:
         ValueError: fewer than two draws, or losses that are not finite.
@@ -207,22 +207,25 @@ class LossKernel:
         return np.clip(unit[:, _all(rows)].T @ unit[:, _all(cols)], -1, 1)
 
     def correlation_mcse(self, rows: np.ndarray, cols: np.ndarray) -> np.ndarray:
-        """Monte-Carlo standard error of R by batch means, first order: 0 on the diagonal."""
+        """Monte-Carlo standard error of R, first order: 0 on the diagonal."""
         return self._mcse(rows, cols, self.correlation(rows, cols))
 
     def covariance_mcse(self, rows: np.ndarray, cols: np.ndarray) -> np.ndarray:
-        """Monte-Carlo standard error of K by batch means, nats squared."""
+        """Monte-Carlo standard error of K, nats squared."""
         scale = self._scale[rows][:, None] * self._scale[cols]
         return scale * self._mcse(rows, cols, 0.0)
 
     def _mcse(self, rows: np.ndarray, cols: np.ndarray, slope: np.ndarray | float) -> np.ndarray:
-        """Of the mean of u_i u_j - slope (u_i² + u_j²) / 2 over the draws."""
-        means = []
-        for part in self._batches():
-            u, v = part[:, rows], part[:, cols]
-            squares = np.square(u).sum(0)[:, None] + np.square(v).sum(0)
-            means.append(len(self._unit) * (u.T @ v - slope * squares / 2) / len(part))
-        return np.std(means, axis=0, ddof=1) / np.sqrt(len(means))
+        """Of the mean of S [u_i u_j - slope (u_i² + u_j²) / 2] over the S draws, row by row."""
+        slope = np.broadcast_to(slope, (len(rows), len(cols)))
+        draws = len(self._unit)
+        v = self._unit[:, cols].astype(np.float64)
+        error = np.empty((len(rows), len(cols)))
+        for at, (row, own) in enumerate(zip(rows, slope, strict=True)):
+            u = self._unit[:, row].astype(np.float64)[:, None]
+            series = draws * (u * v - own * (u * u + v * v) / 2)
+            error[at] = _mcse_of_mean(series.reshape(self._chains, self._draws, -1))
+        return error
 
     def top_correlated(
         self,
@@ -305,15 +308,6 @@ class LossKernel:
     @property
     def _scale(self) -> np.ndarray:
         return self._unit_and_scale[1]
-
-    def _batches(self) -> list[np.ndarray]:
-        length = _batch_length(self._draws)
-        whole = self._unit.reshape(self._chains, self._draws, -1)
-        return [
-            whole[c, start : start + length]
-            for c in range(self._chains)
-            for start in range(0, self._draws - length + 1, length)
-        ]
 
     def __repr__(self) -> str:
         return f"LossKernel({self.shape[0]} samples, {self._chains} x {self._draws} draws)"
@@ -423,17 +417,48 @@ def _check_draws(trace: xr.Dataset) -> None:
         raise ValueError(f"trace has {draws} draws; an estimate needs at least two")
 
 
-def _batch_length(draws: int) -> int:
-    return max(1, int(np.sqrt(draws)))
-
-
 def _mcse_of_mean(x: np.ndarray) -> np.ndarray:
-    """Standard error of the mean over (chain, draw) by batch means of length sqrt(draws)."""
-    length = _batch_length(x.shape[1])
-    whole = x[:, : x.shape[1] // length * length]
-    means = whole.reshape(x.shape[0], -1, length, *x.shape[2:]).mean(2)
-    means = means.reshape(-1, *x.shape[2:])
-    return means.std(0, ddof=1) / np.sqrt(len(means))
+    """Standard error of the mean over (chain, draw) of every series in x (chain, draw, ...).
+
+    ArviZ's ``mcse`` for many series at once: the standard deviation over the square root of the
+    effective sample size of the mean, with chains cut in halves. Fewer than 8 draws a chain say
+    nothing about their correlation and count as independent.
+    """
+    spread = x.std((0, 1), ddof=1)
+    if x.shape[1] < 8:
+        return spread / np.sqrt(x.shape[0] * x.shape[1])
+    return spread / np.sqrt(_ess_of_mean(x))
+
+
+def _ess_of_mean(x: np.ndarray) -> np.ndarray:
+    """Effective sample size of the mean of every series in x (chain, draw, ...).
+
+    Autocovariances within chains and the variance between them, summed up to where they fade into
+    noise (Geyer's initial monotone sequence): Vehtari et al. (2021), section 3.2.
+    """
+    half = x.shape[1] // 2
+    x = np.concatenate([x[:, :half], x[:, -half:]])
+    chains, draws = x.shape[:2]
+    means = x.mean(1, keepdims=True)
+    spectrum = scipy.fft.rfft(x - means, scipy.fft.next_fast_len(2 * draws, real=True), axis=1)
+    power = (spectrum.real**2 + spectrum.imag**2).mean(0)
+    within = scipy.fft.irfft(power, scipy.fft.next_fast_len(2 * draws, real=True), axis=0)
+    within = within[:draws] / draws
+    total = within[0] + means[:, 0].var(0, ddof=1)
+    moving = total > 0
+    rho = 1 - (within[0] * draws / (draws - 1) - within) / np.where(moving, total, 1)
+    rho[0] = 1
+    last = max(0, (draws - 3) // 2)  # the pairs (rho_0, rho_1), (rho_2, rho_3), ... looked at
+    pairs = rho[: 2 * last + 2].reshape(last + 1, 2, *rho.shape[1:]).sum(1)
+    faded = pairs <= 0
+    faded[last] = True  # if none before it has faded, the sum ends there
+    end = faded.argmax(0)
+    falling = np.minimum.accumulate(pairs, axis=0)
+    counted = np.arange(last + 1).reshape(-1, *[1] * end.ndim) < end
+    even, pair = (np.take_along_axis(a, at[None], 0)[0] for a, at in ((rho, 2 * end), (pairs, end)))
+    tau = 2 * (falling * counted).sum(0) - 1 + np.where(pair < 0, np.maximum(even, 0), even)
+    ess = chains * draws / np.maximum(tau, 1 / np.log10(chains * draws))
+    return np.where(moving, ess, chains * draws)
 
 
 def _ess_and_rhat(x: np.ndarray) -> tuple[float, float]:
