@@ -7,9 +7,12 @@ export PROBELIB_CACHE ?= $(CURDIR)/.cache
 VENV  := .venv
 BIN   := $(VENV)/bin
 STAMP := $(VENV)/.complete
+# Not empty when somebody said which Python: the default may change under a complete environment.
+GIVEN := $(filter command environment,$(firstword $(origin PYTHON)))
+MINOR := -c 'import sys; print("%d.%d" % sys.version_info[:2])'
 
 .DEFAULT_GOAL := help
-.PHONY: help env lab book test lint format sync clean
+.PHONY: help env interpreter lab book test lint format sync clean
 
 help: ## show the targets
 	@echo "Bayesian Probes"
@@ -20,13 +23,23 @@ help: ## show the targets
 	@echo "  make book ONLY=03    one chapter;   make book FROM=02    that one and all later ones"
 	@echo "  make env PYTHON=/path/to/python3.12    another interpreter"
 
-env: $(STAMP) ## make the environment in .venv, with the book and test extras
+env: interpreter $(STAMP) ## make the environment in .venv, with the book and test extras
 
-$(STAMP): pyproject.toml constraints.txt
+# Before anything is installed or reused: PYTHON exists, is of the right versions, and is the one
+# that .venv has, unless .venv is complete and nobody asked for another.
+interpreter:
+ifneq (,$(GIVEN)$(if $(wildcard $(STAMP)),,incomplete))
 	@command -v "$(PYTHON)" >/dev/null 2>&1 || { \
 	  echo "error: there is no $(PYTHON); say which Python 3.11 to 3.13 to use: make env PYTHON=/path/to/python3" >&2; exit 1; }
 	@"$(PYTHON)" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || { \
 	  echo "error: $(PYTHON) is $$("$(PYTHON)" -c 'import platform; print(platform.python_version())'), but this project needs Python 3.11 to 3.13: make env PYTHON=/path/to/python3" >&2; exit 1; }
+	@test ! -x $(BIN)/python || { \
+	  want=$$("$(PYTHON)" $(MINOR)); have=$$($(BIN)/python $(MINOR) 2>/dev/null || echo 'that does not run'); \
+	  test "$$want" = "$$have" || { \
+	    echo "error: $(VENV) has a Python $$have, but $(PYTHON) is $$want; remove $(VENV) first" >&2; exit 1; }; }
+endif
+
+$(STAMP): pyproject.toml constraints.txt | interpreter
 	@test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV) || { \
 	  echo "error: $(PYTHON) could not make an environment (on Debian and Ubuntu, install python3-venv)" >&2; rm -rf $(VENV); exit 1; }
 	$(BIN)/python -m pip install --progress-bar off -e ".[book,test]" -c constraints.txt
@@ -54,5 +67,5 @@ sync: env ## write the chapters' notebooks from their .py sources
 	$(BIN)/python book/pair.py
 
 clean: ## remove what was built (the environment and the cache stay)
-	rm -rf book/notebooks book/_build book/_generated results/smoke .pytest_cache .ruff_cache .hypothesis
+	rm -rf book/notebooks book/_build book/_generated results/smoke results/live .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
