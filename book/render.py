@@ -82,8 +82,8 @@ def configuration(book: Path, profile: str) -> dict[str, Any]:
         html["use_repository_button"] = True
         config["launch_buttons"] = {
             "notebook_interface": "jupyterlab",
+            # Not Colab: a notebook that it opens comes alone, without probelib.
             "binderhub_url": "https://mybinder.org",
-            "colab_url": "https://colab.research.google.com",
         }
     return config
 

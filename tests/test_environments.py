@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -96,3 +100,69 @@ def test_the_pins_bind_every_platform() -> None:
     assert not [str(version) for version in pins.values() if version.local]
     assert "://" not in text
     assert "probelib" not in pins
+
+
+# -- make env ------------------------------------------------------------------------------------
+
+HERE = f"{sys.version_info[0]}.{sys.version_info[1]}"
+
+
+def make_env(folder: Path, has: str, complete: bool, *arguments: str, **environment: str):
+    """`make env` beside a .venv whose python only says that it is version `has`."""
+    if shutil.which("make") is None:
+        pytest.skip("no make on this machine")
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        shutil.copy2(ROOT / name, folder)
+    python = folder / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f"#!/bin/sh\necho {has}\n")
+    python.chmod(0o755)
+    if complete:
+        (folder / ".venv" / ".complete").touch()
+    inherited = {k: v for k, v in os.environ.items() if k not in ("PYTHON", "MAKEFLAGS")}
+    return subprocess.run(
+        ["make", "env", *arguments],
+        cwd=folder,
+        env=inherited | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def refused(done: subprocess.CompletedProcess[str]) -> str:
+    """The one sentence of a refusal."""
+    assert done.returncode != 0
+    assert "pip install" not in done.stdout
+    (sentence,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    return sentence
+
+
+def test_another_python_is_not_swallowed_by_a_complete_environment(tmp_path) -> None:
+    sentence = f"error: .venv has a Python 3.9, but {sys.executable} is {HERE}; remove .venv first"
+    (tmp_path / "a").mkdir()
+    assert refused(make_env(tmp_path / "a", "3.9", True, f"PYTHON={sys.executable}")) == sentence
+    (tmp_path / "b").mkdir()
+    assert refused(make_env(tmp_path / "b", "3.9", True, PYTHON=sys.executable)) == sentence
+    (tmp_path / "c").mkdir()
+    assert "there is no nowhere" in refused(make_env(tmp_path / "c", "3.9", True, "PYTHON=nowhere"))
+
+
+def test_a_complete_environment_is_kept(tmp_path) -> None:
+    for name, arguments in (("same", [f"PYTHON={sys.executable}"]), ("default", [])):
+        (tmp_path / name).mkdir()
+        done = make_env(tmp_path / name, HERE if arguments else "3.9", True, *arguments)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "pip install" not in done.stdout
+
+
+def test_an_incomplete_environment_of_another_python_is_not_reused(tmp_path) -> None:
+    # The default python3, found on the path, is this interpreter here.
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "python3").symlink_to(sys.executable)
+    path = f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}"
+    (tmp_path / "a").mkdir()
+    done = make_env(tmp_path / "a", "3.9", False, PATH=path)
+    assert (
+        refused(done) == f"error: .venv has a Python 3.9, but python3 is {HERE}; remove .venv first"
+    )
