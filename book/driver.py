@@ -122,7 +122,19 @@ def read_profile(layout: Layout, profile: str) -> dict[str, dict[str, Any]]:
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in layout.params.glob("*.yaml"))) or "none"
         raise DriverError(f"there is no profile {profile!r}; params/ has: {known}")
-    content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" (line {mark.line + 1})" if mark else ""
+        raise DriverError(
+            f"params/{path.name} is not YAML{where}; write one `chapter: {{name: value}}` a line"
+        ) from error
+    if not isinstance(content, dict):
+        raise DriverError(
+            f"params/{path.name} holds a {type(content).__name__}; it must map chapters to their "
+            "parameters"
+        )
     stems = {chapter.stem for chapter in chapters(layout.notebooks)}
     for stem, values in content.items():
         if stem not in stems:
@@ -340,13 +352,16 @@ def copy_pages(layout: Layout) -> None:
 
 
 def summary(rows: list[tuple[str, dict[str, Any]]]) -> str:
-    """A table: chapter, duration, headline."""
-    width = max(len(stem) for stem, _ in rows)
-    lines = [f"{'chapter':{width}}  {'time':>12}  what it measured"]
+    """A table: chapter, duration, how its claims fared, headline."""
+    width = max(len("chapter"), *(len(stem) for stem, _ in rows))
+    lines = [f"{'chapter':{width}}  {'time':>12}  {'claims':18}  what it measured"]
     for stem, numbers in rows:
         text = numbers.get("headline") or f"{len(numbers) - 1} numbers"
         took = prepare.duration(numbers["duration_seconds"])
-        lines.append(f"{stem:{width}}  {took:>12}  {text}")
+        claims = "none"
+        if "claims_agree" in numbers:
+            claims = f"{numbers['claims_agree']} agree, {numbers['claims_differ']} differ"
+        lines.append(f"{stem:{width}}  {took:>12}  {claims:18}  {text}")
     return "\n".join(lines)
 
 

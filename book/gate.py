@@ -40,6 +40,15 @@ def results_findings(path: Path) -> list[str]:
     return findings
 
 
+def claim_findings(profile: str, results: dict[str, Any]) -> list[str]:
+    """Claims that are mathematics and failed; a profile whose numbers mean nothing may fail."""
+    broken = results.get("claims_broken", 0)
+    if not broken or profile in prepare.NOT_A_RESULT:
+        return []
+    names = results.get("claims_broken_names") or "it does not say which"
+    return [f"{broken} of the claims that must hold {'do' if broken > 1 else 'does'} not ({names})"]
+
+
 def cell_findings(nb: NotebookNode) -> list[str]:
     """Errors, cells that did not run, and figures without alt text."""
     findings = []
@@ -139,6 +148,7 @@ def check(executed: Path, results: Path, sources: Path) -> list[str]:
         if not wrong:
             content = json.loads(file.read_text(encoding="utf-8"))
             findings += [f"{name}: {f}" for f in glue_findings(source.stem, nb, content)]
+            findings += [f"{name}: {f}" for f in claim_findings(profile, content)]
     if len(profiles) > 1:
         mixed = "; ".join(f"{name}: {', '.join(stems)}" for name, stems in profiles.items())
         findings.append(f"chapters of different profiles in one book ({mixed})")

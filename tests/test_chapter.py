@@ -66,6 +66,20 @@ def test_a_miss_is_counted_and_shown(chapter, monkeypatch):
     assert "1 agree, 1 differ, 1 have nothing to be held to" in pages[0]
 
 
+def test_a_broken_claim_is_recorded_by_name_if_it_must_hold(chapter, monkeypatch):
+    pages = []
+    monkeypatch.setattr("probelib.experiments.chapter._show_html", pages.append)
+    chapter.record(a=1.0, b=5.0)
+    held = [Claim("A", "a", "1", 0, 2, must=True), Claim("B", "b", "1", 0, 2)]
+    chapter.compare(held)
+    assert chapter.numbers["claims_broken"] == 0
+    assert chapter.numbers["claims_broken_names"] == ""
+    chapter.compare([*held, Claim("C", "b", "1", 0, 2, must=True), Claim("D", "b", must=True)])
+    assert (chapter.numbers["claims_differ"], chapter.numbers["claims_broken"]) == (2, 1)
+    assert chapter.numbers["claims_broken_names"] == "C"
+    assert pages[1].count("differs, but must agree") == 1
+
+
 def test_tables_escape_what_they_show(chapter, monkeypatch):
     pages = []
     monkeypatch.setattr("probelib.experiments.chapter._show_html", pages.append)

@@ -24,7 +24,7 @@ CHAPTER = """# %% [markdown]
 # %% tags=["parameters"]
 profile: str = "laptop"  # which set of parameters
 seed: int = 0  # where the randomness starts
-results_dir: str = "../results/laptop"  # the number's home
+results_dir: str = "../results/live"  # the number's home
 live: bool = True  # opened by hand
 n: int = 10  # µ, not ASCII
 
@@ -149,6 +149,10 @@ def test_into_touches_nothing_else(tmp_path) -> None:
         ("07_typo: {n: 3}", "params/laptop.yaml names '07_typo', which is not a chapter"),
         ("00_first: 3", "00_first must map parameter names to values"),
         ("00_first: {live: true}", "sets 'live' of 00_first, which the driver sets"),
+        ("- 00_first", "params/laptop.yaml holds a list; it must map chapters to their parameters"),
+        ("n is 3", "params/laptop.yaml holds a str; it must map chapters to their parameters"),
+        ("a: 1\n00_first: {n: 3", r"params/laptop.yaml is not YAML \(line 2\); write one `chapter"),
+        ("00_first: {n: \x00}", "params/laptop.yaml is not YAML"),
     ],
 )
 def test_bad_parameters_are_refused_before_anything_runs(layout, params, message) -> None:
@@ -426,6 +430,33 @@ def test_the_gate_finds_a_chapter_that_never_ran(change) -> None:
     assert findings(change.layout) == ["01_second.ipynb: did not run"]
 
 
+def test_the_gate_refuses_a_broken_claim_that_must_hold(change) -> None:
+    path = change.layout.results / "laptop" / "00_first.json"
+    numbers = {"n": 10, "claims_broken": 2, "claims_broken_names": "LLC; tr K"}
+    path.write_text(json.dumps(numbers))
+    assert findings(change.layout) == [
+        "00_first.ipynb: 2 of the claims that must hold do not (LLC; tr K)"
+    ]
+    path.write_text(json.dumps(numbers | {"claims_broken": 0, "claims_broken_names": ""}))
+    assert findings(change.layout) == []
+    assert gate.claim_findings("smoke", numbers) == []  # its numbers mean nothing
+    assert gate.claim_findings("paper", {"claims_broken": 1}) == [
+        "1 of the claims that must hold does not (it does not say which)"
+    ]
+
+
+def test_the_summary_counts_the_claims() -> None:
+    rows = [
+        ("00_a", {"duration_seconds": 3.0, "claims_agree": 4, "claims_differ": 1, "headline": "x"}),
+        ("01_b", {"duration_seconds": 3.0, "n": 1}),
+    ]
+    head, first, second = driver.summary(rows).splitlines()
+    assert head.split() == ["chapter", "time", "claims", "what", "it", "measured"]
+    assert "4 agree, 1 differ" in first
+    assert first.index("x") == second.index("1 numbers") == head.index("what")
+    assert " none " in second
+
+
 @pytest.mark.parametrize(
     ("name", "text", "finding"),
     [
@@ -494,5 +525,6 @@ def test_launch_buttons_appear_with_an_address_only(monkeypatch) -> None:
     monkeypatch.setattr(render, "repository", lambda: ("https://github.com/a/b", "main"))
     with_address = render.configuration(ROOT / "book", "smoke")
     assert with_address["repository"]["url"] == "https://github.com/a/b"
-    assert {"binderhub_url", "colab_url"} < with_address["launch_buttons"].keys()
+    assert "binderhub_url" in with_address["launch_buttons"]
+    assert "colab_url" not in with_address["launch_buttons"]  # it could not import probelib
     assert "not a result" in with_address["html"]["announcement"]

@@ -28,6 +28,7 @@ class Claim:
         low, high: the range in which this run agrees with the paper; None where it is open.
         digits: format of the recorded number.
         why: why this range, or what to make of a miss.
+        must: the claim is mathematics, not an observation: a book in which it fails is not built.
     """
 
     what: str
@@ -37,6 +38,7 @@ class Claim:
     high: float | None = None
     digits: str = ".3g"
     why: str = ""
+    must: bool = False
 
     def holds(self, value: float) -> bool | None:
         """Whether ``value`` lies in the range; None if the paper gives nothing to hold it to."""
@@ -114,6 +116,9 @@ class Chapter:
     def compare(self, claims: Sequence[Claim], against: str = "paper") -> None:
         """Show what the paper says beside this run, and record how many claims hold.
 
+        ``claims_broken`` counts those that must hold and do not, ``claims_broken_names`` names
+        them: the gate of the book (``book/gate.py``) reads both.
+
         Args:
             claims: one a row.
             against: the heading of what this run is held to, where that is not the paper.
@@ -121,23 +126,32 @@ class Chapter:
         Raises:
             KeyError: a claim names a number that was never recorded.
         """
-        rows, verdicts = [], []
+        rows, verdicts, broken = [], [], []
         for claim in claims:
             value = self.numbers[claim.key]
             holds = claim.holds(value)
             verdicts.append(holds)
+            verdict = {True: "✓ agrees", False: "✗ differs", None: "new"}[holds]
+            if claim.must and holds is False:
+                broken.append(claim.what)
+                verdict += ", but must agree"
             rows.append(
                 {
                     "quantity": claim.what,
                     against: claim.paper or "not given",
                     "this run": format(value, claim.digits),
                     "agrees if": _range(claim),
-                    "verdict": {True: "✓ agrees", False: "✗ differs", None: "new"}[holds],
+                    "verdict": verdict,
                     "note": claim.why,
                 }
             )
         agree, differ = verdicts.count(True), verdicts.count(False)
-        self.record(claims_agree=agree, claims_differ=differ)
+        self.record(
+            claims_agree=agree,
+            claims_differ=differ,
+            claims_broken=len(broken),
+            claims_broken_names="; ".join(broken),
+        )
         self.table(
             rows,
             f"{against[0].upper()}{against[1:]} says / this run ({self.profile} profile): "

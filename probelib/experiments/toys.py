@@ -64,6 +64,7 @@ def exact_claim(
     allowed: float = 0.0,
     digits: str = ".4g",
     why: str = "",
+    must: bool = True,
 ) -> Claim:
     """Hold a recorded number against its exact value, which is recorded as ``exact_<key>``.
 
@@ -76,11 +77,12 @@ def exact_claim(
         allowed: a further distance, for a known bias.
         digits: format of both.
         why: a note.
+        must: refuse a book in which the claim fails; an exact value leaves no room for opinion.
     """
     chapter.record(**{f"exact_{key}": truth})
     room = 4 * error + allowed
     low, high = (float(f"{truth + side * room:.4g}") for side in (-1, 1))
-    return Claim(what, key, f"{truth:{digits}}, exact", low, high, digits, why)
+    return Claim(what, key, f"{truth:{digits}}, exact", low, high, digits, why, must)
 
 
 def source(function: Callable) -> str:
