@@ -9,6 +9,13 @@ from probelib import plotting
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.random((5, 28, 28))
+PLANE = RNG.normal(size=(12, 2))
+CLASSES = np.arange(12) % 2
+NAMED = {"easy": 0, "hard": 1, "friend": 2}
+CHANGES = {name: RNG.normal(size=70) for name in NAMED}
+R = np.array([[1, 0.9, -0.4], [0.9, 1, 0.1], [-0.4, 0.1, 1]])
+AXIS = np.linspace(-1, 1, 9)
+THREE = np.array([1.0, 4.0, 16.0])
 FIGURES = {
     "digit_grid": lambda: plotting.digit_grid(
         {"low": IMAGES, "high": IMAGES[:3]}, {"low": list("abcde"), "high": list("abc")}, cols=3
@@ -30,7 +37,56 @@ FIGURES = {
     "chain_traces": lambda: plotting.chain_traces(
         RNG.random((8, 20)), "loss", RNG.random((8, 5)), reference=0.5
     ),
+    "probe_picture": lambda: plotting.probe_picture(
+        PLANE,
+        CLASSES,
+        NAMED,
+        (AXIS, AXIS, np.add.outer(AXIS**2, AXIS**2)),
+        np.array([0.1, 0.2]),
+        RNG.normal(size=(70, 2)),
+        {name: CHANGES[name] for name in ("easy", "hard")},
+        {"easy": 0.01, "hard": 0.5},
+    ),
+    "kernel_picture": lambda: plotting.kernel_picture(
+        CHANGES, [("hard", "easy"), ("hard", "friend")], R
+    ),
+    "data_maps": lambda: plotting.data_maps(
+        PLANE, CLASSES, NAMED, np.array([0.1, 0.2]), RNG.random(12), RNG.uniform(-1, 1, 12), "hard"
+    ),
+    "stationary_variance": lambda: plotting.stationary_variance(
+        [(THREE / 10, 1 + THREE / 10, THREE / 100)] * 2,
+        (AXIS + 2, AXIS + 2),
+        (THREE, 1 / THREE, THREE / 1000),
+        {"with": (THREE, 1 / THREE), "without": (THREE, 2 / THREE)},
+        0.03,
+    ),
+    "closed_forms": lambda: plotting.closed_forms(
+        (THREE, 1.1 * THREE, 0.9 * THREE, THREE / 10), (R, R + 0.01)
+    ),
+    "three_errata": lambda: plotting.three_errata(
+        (THREE, 1 / THREE, THREE / 1000),
+        (THREE, {"one": 1 / THREE, "two": THREE}, THREE, {"a": 1 / THREE, "b": THREE}, 4.0),
+        (THREE, 1 - 1 / (1 + THREE), THREE / 1000, THREE, 1 - 1 / (1 + THREE)),
+    ),
+    "chain_gallery": lambda: plotting.chain_gallery(
+        {name: (RNG.uniform(0.2, 2, (3, 20)), RNG.random((3, 5))) for name in "ab"},
+        "loss",
+        0.3,
+        thin=5,
+    ),
+    "sweeps": lambda: plotting.sweeps(
+        {
+            "step": (THREE, THREE, THREE / 10, 10 * THREE, ["good", "bad", "good"]),
+            "leash": (THREE, THREE, THREE / 10, 10 * THREE, ["good", "good", "worse"]),
+        },
+        {"step": 4.0, "leash": 4.0},
+        ("good", "bad", "worse"),
+    ),
 }
+
+
+def test_every_figure_of_the_library_is_drawn_here():
+    assert set(FIGURES) == set(plotting.__all__) - {"STYLE", "figure"}
 
 
 @pytest.mark.parametrize("name", FIGURES)
@@ -70,3 +126,72 @@ def test_populations_are_shares_of_themselves():
     shares = [p.get_data().values for p in outlines]
     assert [s.sum() for s in shares] == pytest.approx([1, 1])
     assert shares[1][0] == pytest.approx(0.75)  # what lies below the axis is in the first bin
+
+
+def test_the_cloud_is_drawn_whole_and_as_sixty_lines():
+    fig = FIGURES["probe_picture"]()
+    plane, weights, easy, hard = fig.axes
+    fan = [line for line in plane.lines if line.get_color() == "0.45"]
+    assert len(fan) == 60
+    assert {text.get_text() for text in plane.texts} == set(NAMED)
+    assert max(len(c.get_offsets()) for c in weights.collections) == 70
+    for ax, said in ((easy, "loss gain 0.01 nats"), (hard, "loss gain 0.5 nats")):
+        assert said in ax.texts[0].get_text()
+        assert ax.patches[0].get_data().values.sum() <= 1
+
+
+def test_the_kernel_is_written_into_its_picture():
+    left, right, heat = FIGURES["kernel_picture"]().axes
+    assert left.get_title() == "hard and easy: R = +0.90"
+    assert right.get_title() == "hard and friend: R = +0.10"
+    np.testing.assert_array_equal(left.collections[0].get_offsets()[:, 0], CHANGES["hard"])
+    written = [float(text.get_text().replace("\N{MINUS SIGN}", "-")) for text in heat.texts]
+    np.testing.assert_array_equal(written, R.ravel())
+    np.testing.assert_array_equal(heat.images[0].get_array(), R)
+
+
+def test_maps_show_every_sample_once_a_panel():
+    fig = FIGURES["data_maps"]()
+    for ax in fig.axes[:2]:
+        coloured = [c for c in ax.collections if c.get_array() is not None]
+        assert sum(len(c.get_offsets()) for c in coloured) == 12
+
+
+def test_bars_are_two_standard_errors():
+    right = FIGURES["stationary_variance"]().axes[1]
+    (segments,) = [c.get_segments() for c in right.containers[0].lines[2]]
+    heights = [bar[1, 1] - bar[0, 1] for bar in segments]
+    np.testing.assert_allclose(heights, 4 * THREE / 1000)
+
+
+def test_closed_forms_are_ratios_to_the_exact_values():
+    left, right = FIGURES["closed_forms"]().axes
+    shown = {line.get_label(): line.get_ydata() for line in left.lines}
+    np.testing.assert_allclose(shown["measured / Eq. 1"], 0.9 / 1.1)
+    np.testing.assert_allclose(left.containers[0].lines[0].get_ydata(), 0.9)
+    offsets = right.collections[0].get_offsets()
+    np.testing.assert_allclose(offsets, np.c_[R.ravel(), R.ravel() + 0.01])
+
+
+def test_errata_name_what_is_printed():
+    one, two, six = FIGURES["three_errata"]().axes
+    labels = [text.get_text() for ax in (one, two, six) for text in ax.get_legend().get_texts()]
+    assert r"printed: $\gamma$" in labels
+    assert {"one", "two", "a", "b"} <= set(labels)
+    assert "printed: unbiased" in labels
+
+
+def test_the_gallery_counts_in_steps():
+    fig = FIGURES["chain_gallery"]()
+    assert [ax.get_title(loc="left") for ax in fig.axes[::2]] == ["a", "b"]
+    chains = fig.axes[0].lines[:3]
+    np.testing.assert_array_equal(chains[0].get_xdata(), 5 * np.arange(1, 21))
+    np.testing.assert_array_equal(fig.axes[1].lines[0].get_xdata(), 5 * np.arange(5))
+
+
+def test_sweeps_mark_each_verdict():
+    fig = FIGURES["sweeps"]()
+    top = fig.axes[0]
+    at = {c.get_label(): list(c.lines[0].get_xdata()) for c in top.containers}
+    assert at == {"good": [1.0, 16.0], "bad": [4.0], "worse": []}
+    assert [ax.get_xlabel() for ax in fig.axes[2:]] == ["step", "leash"]
