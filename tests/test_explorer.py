@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 import probelib
-from probelib.experiments.explorer import Digits, explorer_html, explorer_widget
+from probelib.experiments.explorer import Digits, explorer_html, explorer_widget, gain_text
 
 
 @pytest.fixture(scope="module")
@@ -69,12 +69,36 @@ def test_sprite_holds_the_images(probe):
         np.testing.assert_array_equal(tile, digits.images[i])
 
 
+@pytest.mark.parametrize(
+    ("gain", "text"),
+    [
+        (1234.56, "1234.6"),
+        (23.04, "23.0"),
+        (9.96, "10.0"),
+        (1, "1.0"),
+        (0.996, "1.0"),
+        (0.5, "0.50"),
+        (0.0123, "0.012"),
+        (0.0099, "<0.01"),
+        (0, "<0.01"),
+        (-3e-5, "<0.01"),
+        (-0.25, "-0.25"),
+        (np.float32(17.26), "17.3"),
+    ],
+)
+def test_gains_are_written_without_powers_of_ten(gain, text):
+    assert gain_text(gain) == text
+    digits = Digits(None, np.array([4]), np.array([9]), np.array([0.0]), np.array([gain]))
+    assert digits.caption(0) == f"4 (is 9): {text}"
+
+
 def test_widget_browses_by_rank_and_class(probe, monkeypatch):
     digits, kernel = probe
     figures = []
     monkeypatch.setattr("IPython.display.display", figures.append)
     box = explorer_widget(digits, kernel, per_page=10)
-    order, given, _, page = box.children[0].children
+    order, given, true, noise, page = box.children[0].children
+    assert {true.layout.display, noise.layout.display} == {None}
     pick = box.children[2]
     assert pick.value == np.argmax(digits.gain)
     order.value = "easiest first"
@@ -87,3 +111,28 @@ def test_widget_browses_by_rank_and_class(probe, monkeypatch):
     best = kernel.top_correlated(10, rows=np.array([5]))
     for ax, i in zip(near, [5, *best.index[0]], strict=True):
         np.testing.assert_array_equal(ax.images[0].get_array(), digits.images[i])
+
+
+def test_widget_tells_wrong_labels_from_right_ones(probe, monkeypatch):
+    digits, kernel = probe
+    figures = []
+    monkeypatch.setattr("IPython.display.display", figures.append)
+    box = explorer_widget(digits, kernel, per_page=100)
+    *_, noise, _ = box.children[0].children
+    pick = box.children[2]
+    wrong = np.flatnonzero(digits.given != digits.true)
+    right = np.flatnonzero(digits.given == digits.true)
+    for choice, these in (("wrong only", wrong), ("right only", right)):
+        figures.clear()
+        noise.value = choice
+        pages = [f for f in figures if len([ax for ax in f.get_axes() if ax.images]) == len(these)]
+        assert pages
+        assert pick.value == these[np.argmax(digits.gain[these])]
+
+
+def test_widget_has_no_choice_of_labels_where_all_are_right(probe, monkeypatch):
+    digits, kernel = probe
+    monkeypatch.setattr("IPython.display.display", lambda _: None)
+    clean = Digits(digits.images, digits.given, digits.given, digits.loss, digits.gain)
+    _, _, true, noise, _ = explorer_widget(clean, kernel).children[0].children
+    assert true.layout.display == noise.layout.display == "none"

@@ -14,6 +14,14 @@ from probelib.plotting import digit_grid
 _SPRITE_COLUMNS = 40
 
 
+def gain_text(gain: float) -> str:
+    """A loss gain (nats) as it is written beside a digit: short, and never as a power of ten."""
+    size = abs(gain)
+    if size >= 1:
+        return f"{gain:.1f}"
+    return f"{gain:#.2g}" if size >= 0.01 else "<0.01"
+
+
 @dataclass(frozen=True, eq=False)
 class Digits:
     """What there is to browse, one entry a sample.
@@ -37,7 +45,7 @@ class Digits:
         label = f"{self.given[i]}"
         if self.given[i] != self.true[i]:
             label += f" (is {self.true[i]})"
-        return f"{label}: {self.gain[i]:.2g}"
+        return f"{label}: {gain_text(self.gain[i])}"
 
 
 def explorer_widget(digits: Digits, kernel: LossKernel, per_page: int = 40) -> object:
@@ -58,16 +66,22 @@ def explorer_widget(digits: Digits, kernel: LossKernel, per_page: int = 40) -> o
     order = w.Dropdown(options=["hardest first", "easiest first"], description="order")
     given = w.Dropdown(options=classes, description="given label")
     true = w.Dropdown(options=classes, description="true label")
+    noise = w.Dropdown(options=["all", "wrong only", "right only"], description="labels")
     page = w.BoundedIntText(value=1, min=1, max=1, description="page")
     pick = w.BoundedIntText(value=0, min=0, max=len(digits.gain) - 1, description="sample")
     grid, near = w.Output(), w.Output()
     by_gain = np.argsort(digits.gain)
+    wrong = digits.given != digits.true
+    if not wrong.any():  # nothing to choose from, as in the HTML view
+        true.layout.display = noise.layout.display = "none"
 
     def chosen() -> np.ndarray:
         seen = by_gain if order.value == "easiest first" else by_gain[::-1]
         for box, labels in ((given, digits.given), (true, digits.true)):
             if box.value != "any":
                 seen = seen[labels[seen] == box.value]
+        if noise.value != "all":
+            seen = seen[wrong[seen] == (noise.value == "wrong only")]
         return seen
 
     def show_page(_: object = None) -> None:
@@ -101,13 +115,13 @@ def explorer_widget(digits: Digits, kernel: LossKernel, per_page: int = 40) -> o
         page.value = 1
         show_page()
 
-    for box in (order, given, true):
+    for box in (order, given, true, noise):
         box.observe(restart, "value")
     page.observe(show_page, "value")
     pick.observe(show_neighbours, "value")
     show_page()
     show_neighbours()
-    return w.VBox([w.HBox([order, given, true, page]), grid, pick, near])
+    return w.VBox([w.HBox([order, given, true, noise, page]), grid, pick, near])
 
 
 def explorer_html(
@@ -268,4 +282,4 @@ html[data-theme=dark] .probe-explorer .wrong {{ color: #E69F00; }}
 </div>
 """
 
-__all__ = ["Digits", "explorer_html", "explorer_widget"]
+__all__ = ["Digits", "explorer_html", "explorer_widget", "gain_text"]
