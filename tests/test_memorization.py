@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+import xarray as xr
 
-from probelib.experiments.memorization import detection, neighbour_auroc
+import probelib
+from probelib.experiments.memorization import detection, neighbour_auroc, unit_traces
 
 
 def test_auroc_is_the_share_of_pairs_in_order():
@@ -45,3 +47,21 @@ def test_a_sample_does_not_count_itself():
     assert neighbour_auroc(x, twins, k=1) == 1
     strangers = np.tile([True, False], 10)
     assert neighbour_auroc(x, strangers, k=1) == 0
+
+
+def test_unit_traces_have_the_correlation_kernel_as_inner_products():
+    loss = np.random.default_rng(0).normal(size=(2, 6, 9)) * np.geomspace(1e-4, 10, 9)
+    loss[..., 4] = 0.25  # a loss that never moves
+    trace = xr.Dataset(
+        {"loss": (("chain", "draw", "sample"), loss), "init_loss": ("sample", loss[0, 0])}
+    )
+    kernel = probelib.loss_kernel(trace)
+    rows = np.array([8, 4, 0, 2])
+    unit = unit_traces(kernel, rows)
+    assert unit.shape == (4, 12)
+    np.testing.assert_allclose(np.linalg.norm(unit, axis=1), [1, 0, 1, 1], atol=1e-6)
+    expected = kernel.correlation(rows, rows)
+    np.testing.assert_allclose(unit @ unit.T, expected, atol=1e-6)
+    off = ~np.isin(rows, 4)
+    whole = loss.reshape(12, 9)[:, rows[off]]
+    np.testing.assert_allclose(expected[np.ix_(off, off)], np.corrcoef(whole.T), atol=1e-5)

@@ -11,6 +11,8 @@ from sklearn.metrics import (
 )
 from sklearn.neighbors import NearestNeighbors
 
+from probelib.estimators import LossKernel
+
 
 @dataclass(frozen=True, eq=False)
 class Detection:
@@ -70,4 +72,19 @@ def neighbour_auroc(features: np.ndarray, flagged: np.ndarray, k: int = 15) -> f
     return detection(flagged[near].mean(1), flagged).auroc
 
 
-__all__ = ["Detection", "detection", "neighbour_auroc"]
+def unit_traces(kernel: LossKernel, rows: np.ndarray) -> np.ndarray:
+    """Centred loss traces at length one: their inner products are the correlation kernel R.
+
+    Args:
+        kernel: of n samples and S draws.
+        rows: positions of the samples wanted.
+
+    Returns:
+        Shape (rows, S), without unit; a trace that never moves stays 0.
+    """
+    traces = kernel.features(rows=rows)
+    length = np.linalg.norm(traces, axis=1, keepdims=True)
+    return traces / np.where(length > 0, length, 1)
+
+
+__all__ = ["Detection", "detection", "neighbour_auroc", "unit_traces"]
