@@ -43,7 +43,7 @@ torch.set_num_threads(1)  # the models are so small that a second thread only ge
 # %% tags=["parameters"]
 profile: str = "laptop"  # smoke, laptop or paper
 seed: int = 0  # of the chains
-results_dir: str = "../results/laptop"  # where this chapter's numbers go
+results_dir: str = "../results/live"  # where this chapter's numbers go
 live: bool = True  # False when the driver runs it: no progress bar then
 data_seed: int = 1  # of the 56 samples that are not placed by hand
 n_beta: float = 10.0  # n beta: how strongly the data hold the weights
@@ -123,6 +123,9 @@ kernel = probelib.loss_kernel(trace)  # K and R
 
 # %% [markdown]
 # ## The probe in one picture
+#
+# {numref}`fig-probe` shows, in this order: the data, the cloud of weights, and what the cloud does to
+# two of the samples.
 
 # %% mystnb={"figure": {"caption": "A Bayesian probe. 1: the trained model's decision line (black) and the lines of sixty draws from the local posterior (grey); squares and circles are the two classes. 2: the same draws as points in weight space, on the contours of the mean loss; the cloud is long where the loss is flat. 3: the loss changes of an easy and of a hard sample over all draws. The grey fan never reaches the easy sample, so its loss hardly moves; it sweeps over the hard one. The means of the two histograms are their loss gains.", "name": "fig-probe"}, "image": {"alt": "Four panels. Top left: points of two classes in the plane, a black line through the origin between them and a fan of grey lines around it that spreads towards both ends; the sample named easy is far above the fan, the samples named hard, friend and rival lie within it. Top right: an elongated cloud of blue points around a star labelled w star, on oval contour lines of the loss. Bottom: two histograms of loss changes; that of the easy sample is a spike at zero, that of the hard sample is broad, mostly positive in its tail, and has a clearly positive mean."}}
 change = (trace.loss - trace.init_loss).values.reshape(chains * draws, -1)
@@ -184,7 +187,7 @@ plotting.kernel_picture(
 # ## All samples at once
 #
 # Nothing above needed names. One trace gives the loss gain of every sample, and for any sample the
-# others that move with it or against it.
+# others that move with it or against it ({numref}`fig-maps`).
 
 # %% mystnb={"figure": {"caption": "The whole data set, each sample coloured by its loss gain (left) and by its correlation with the sample named hard (right); squares and circles are the two classes. Left: the fragile samples line the boundary, more so at its ends, where the fan is wide. Right: look at the two classes at one end of the line: opposite colours. Then at one class at both ends: opposite colours again.", "name": "fig-maps"}, "image": {"alt": "Two scatter plots of the same sixty points and the trained line. Left: colour is loss gain, bright for points near the ends of the line and dark for points far from it. Right: colour is correlation with the sample hard, red for points of its class at its end and of the other class at the other end, blue for the rest near the line."}}
 everyone = np.arange(len(toy.y))
@@ -205,7 +208,8 @@ plotting.data_maps(
 # trapezoid rule on a grid integrates it to rounding. Below, the column *exact value* holds what Eqs. 4 to 6
 # give on that grid. A run agrees when it lies within four Monte-Carlo standard errors plus the bias
 # that a finite step size allows, a fraction $\epsilon A_{\max} / 4$ of a variance, with
-# $A_{\max}$ the largest precision; {doc}`chapter 1 <01_local_posterior>` derives and measures it.
+# $A_{\max}$ the largest precision; {doc}`chapter 1 <01_local_posterior>` derives and measures it. The
+# book is not built with a miss here.
 
 # %%
 exact = integrate(posterior)
@@ -272,8 +276,10 @@ chapter.say(
 # {doc}`next chapter <01_local_posterior>`.
 #
 # **References.** The local learning coefficient: {cite:t}`lau2025llc`. The covariance of losses as a
-# kernel between samples: {cite:t}`iba2024wkernel` and {cite:t}`thomas2018reconciling`. Why networks
-# are singular models: {cite:t}`wei2023singular`.
+# kernel between samples: {cite:t}`iba2024wkernel` and {cite:t}`thomas2018reconciling`; its close
+# relatives for networks, the Bayesian influence function of {cite:t}`anonymous2025bif` and the
+# susceptibilities of {cite:t}`baker2025susceptibilities`. Why networks are singular models:
+# {cite:t}`wei2023singular`.
 
 # %%
 chapter.finish(

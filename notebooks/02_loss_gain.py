@@ -38,15 +38,16 @@ from scipy.stats import pearsonr, spearmanr
 
 import probelib
 from probelib import plotting
+from probelib.experiments.cache import cache_dir
 from probelib.experiments.chapter import Chapter, Claim
-from probelib.experiments.explorer import Digits, explorer_html, explorer_widget
+from probelib.experiments.explorer import Digits, explorer_html, explorer_widget, gain_text
 from probelib.experiments.mnist import load_mnist
 from probelib.experiments.training import RECIPES, prepare_pixels, trained_network
 
 # %% tags=["parameters"]
 profile: str = "laptop"  # smoke, laptop or paper
 seed: int = 0  # of the training, the chains and every random choice
-results_dir: str = "../results/laptop"  # where this chapter's numbers go
+results_dir: str = "../results/live"  # where this chapter's numbers go
 live: bool = True  # False when the driver runs it: the explorer then needs no kernel
 recipe_name: str = "sgd-unit-1x512"  # architecture and training, see chapter 03
 epochs: int = 20  # passes over the training set
@@ -90,8 +91,8 @@ chapter.say("Trained: {recipe}. Accuracy in the last epoch: {train_accuracy:.2%}
 # $$\mu_i = \operatorname{E}_w\big[\ell_i(w) - \ell_i(w^*)\big], \qquad
 #   p(w) \propto e^{-n\beta L(w) - \frac{\gamma}{2}\lVert w - w^*\rVert^2}.$$
 #
-# The chains draw from $p$; the trace keeps every digit's loss at every draw. It lies on disk: run
-# this cell again and it is read, not sampled.
+# The chains draw from $p$; the trace keeps every digit's loss at every draw. It lies on disk, in the
+# cache: run this cell again and it is read, not sampled.
 
 # %%
 posterior = probelib.LocalPosterior(
@@ -108,8 +109,7 @@ trace = probelib.sample(
     draws=draws,
     burn_in=burn_in,
     seed=seed,
-    store=chapter.cache("mnist"),
-    overwrite="stale",
+    cache=cache_dir("traces"),
 )
 gain = probelib.loss_gain(trace)
 gain
@@ -119,7 +119,8 @@ gain
 #
 # Before any picture: whether the draws deserve to be averaged. $\hat R$ compares the chains with
 # each other, the effective sample size counts what the autocorrelated draws are worth. Both are
-# computed for the mean loss and for 500 digits chosen at random.
+# computed for the mean loss and for 500 digits chosen at random. {numref}`fig-mnist-chains` shows
+# the chains themselves.
 
 # %%
 trust = probelib.diagnostics(trace, seed=seed)
@@ -139,7 +140,7 @@ chapter.say(
     "{gain_median:.2g}."
 )
 
-# %% mystnb={"figure": {"caption": "Mean loss of all training digits along each chain, and its autocorrelation. Look at the first draws: the chains start at the trained weights (dotted: the loss there) and climb for longer than the burn-in of Table 1 allows.", "name": "fig-mnist-chains"}, "image": {"alt": "Left: one line per chain of mean training loss against draw; all lines rise quickly from the loss at the trained weights and then fluctuate around a common level. Right: autocorrelation of each chain, falling from one to about zero over some tens of draws."}}
+# %% mystnb={"figure": {"caption": "Mean loss of all training digits along each chain, and its autocorrelation. Every chain starts at the trained weights (dotted: the loss there). Look at the left edge: the first draw that is kept already lies far above the dotted line, and yet the chains go on climbing for some draws before they reach the band in which they stay. Right: they forget where they were within some ten draws.", "name": "fig-mnist-chains"}, "image": {"alt": "Left: one line per chain of mean training loss against draw; all lines begin far above the dotted loss at the trained weights, rise for about ten draws and then fluctuate around a common level. Right: autocorrelation of each chain, falling from one to about zero within ten draws or so."}}
 along = trace.init_loss.values.mean() + probelib.estimators.mean_loss_change(trace)
 lags = min(60, draws // 2)
 plotting.chain_traces(
@@ -151,6 +152,8 @@ plotting.chain_traces(
 
 # %% [markdown]
 # ## Easy, average, hard
+#
+# The order by loss gain, seen at its two ends and in between: {numref}`fig-mnist-grid`.
 
 # %% mystnb={"figure": {"caption": "Training digits with the lowest loss gain, nearest the mean, and with the highest. Above each digit: its label and its loss gain in nats. On the right, ask of each whether you would have given it this label.", "name": "fig-mnist-grid"}, "image": {"alt": "Three blocks of handwritten digits. Left, lowest loss gain: clean, prototypical digits. Middle, average loss gain: ordinary digits. Right, highest loss gain: odd shapes, ambiguous or apparently mislabeled digits."}}
 digit_of = labels.numpy()
@@ -167,7 +170,7 @@ chapter.keep(
     plotting.digit_grid(
         {name: images[index].numpy() for name, index in chosen.items()},
         {
-            name: [f"{digit_of[i]}: {gain.values[i]:.1g}" for i in index]
+            name: [f"{digit_of[i]}: {gain_text(gain.values[i])}" for i in index]
             for name, index in chosen.items()
         },
         cols=6,
@@ -176,18 +179,28 @@ chapter.keep(
 )
 
 # %%
-of_class = [
-    {
-        "digit": digit,
-        "n": int((digit_of == digit).sum()),
-        "mean loss gain": f"{gain.values[digit_of == digit].mean():.2f}",
-        "median": f"{np.median(gain.values[digit_of == digit]):.2f}",
-        "99 % quantile": f"{np.quantile(gain.values[digit_of == digit], 0.99):.1f}",
-    }
-    for digit in range(10)
-]
+of_class = []
+for digit in range(10):
+    own = gain.values[digit_of == digit]
+    n, mean, median, high = len(own), own.mean(), np.median(own), np.quantile(own, 0.99)
+    chapter.record(
+        **{
+            f"n_digit_{digit}": n,
+            f"gain_digit_{digit}": mean,
+            f"gain_median_digit_{digit}": median,
+            f"gain_q99_digit_{digit}": high,
+        }
+    )
+    of_class.append(
+        {
+            "digit": digit,
+            "n": n,
+            "mean loss gain": f"{mean:.2f}",
+            "median": f"{median:.2f}",
+            "99 % quantile": f"{high:.1f}",
+        }
+    )
 chapter.record(
-    **{f"gain_digit_{d}": float(gain.values[digit_of == d].mean()) for d in range(10)},
     gain_mean=float(gain.mean()),
     gain_share_hardest_1pct=float(np.sort(gain.values)[-n_samples // 100 :].sum() / gain.sum()),
 )
@@ -249,8 +262,8 @@ chapter.record(
     n_parameters=posterior.n_parameters,
 )
 chapter.say(
-    "$\\hat\\lambda$ = **{llc:.1f} ± {llc_mcse:.1f}**, and {llc_from_gains:.1f} from the gains by an "
-    "independent path; as printed it would be {llc_as_printed:,.0f} (the most that "
+    "$\\hat\\lambda$ = **{llc:.1f} ± {llc_mcse:.1f}**, and {llc_from_gains:.1f} from the gains; "
+    "as printed it would be {llc_as_printed:,.0f} (the most that "
     "{n_parameters:,} parameters can have is half their number). Singular fluctuation: "
     "{singular_fluctuation:.1f} ± {singular_fluctuation_mcse:.1f}."
 )
@@ -286,12 +299,13 @@ chapter.compare(
 # %% [markdown]
 # ## What could fool you
 #
-# - **Burn-in.** Ten steps at $\epsilon\gamma/2 = 0.075$ a step are fewer than the chain needs to
-#   leave $w^*$ behind: {numref}`fig-mnist-chains` shows it. The early draws pull gains and LLC down.
+# - **Burn-in.** A flat direction is forgotten at $\epsilon\gamma/2 = 0.075$ a step, and ten steps
+#   are too few for that: {numref}`fig-mnist-chains` shows it. The early draws pull gains and LLC down.
 # - **Step size.** $\epsilon = 5 \times 10^{-3}$ is not small: {doc}`chapter 1 <01_local_posterior>`
 #   measures the bias of the discretised chain. It is the paper's setting, so it stays.
 # - **Draws are not independent.** Judge an error by the effective number of draws, not by 2,500.
-# - **A few samples decide Pearson's $r$.** Mind the rank correlation.
+# - **A few samples decide Pearson's $r$.** Mind the rank correlation; {numref}`fig-mnist-scatter`
+#   carries both.
 # - **A very confident sample** has a loss that a float32 softmax rounds to zero, and with it the
 #   loss trace. `probelib.cross_entropy` keeps such losses exact.
 
@@ -325,8 +339,8 @@ display(view)
 # is known. Whether a high gain also means *memorized* is the question of the
 # {doc}`next chapter <03_memorization>`, where we know which samples had to be memorized.
 #
-# **References.** The local learning coefficient: {cite:t}`lau2025llc`; SGLD:
-# {cite:t}`welling2011sgld`.
+# **References.** The local learning coefficient: {cite:t}`lau2025llc`, and its data-refined kin:
+# {cite:t}`wang2025refined`; SGLD: {cite:t}`welling2011sgld`.
 
 # %%
 chapter.finish(

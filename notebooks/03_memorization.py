@@ -40,16 +40,17 @@ from sklearn.metrics import silhouette_score
 
 import probelib
 from probelib import plotting
+from probelib.experiments.cache import cache_dir
 from probelib.experiments.chapter import Chapter, Claim
 from probelib.experiments.explorer import Digits, explorer_html, explorer_widget
-from probelib.experiments.memorization import detection, neighbour_auroc
+from probelib.experiments.memorization import detection, neighbour_auroc, unit_traces
 from probelib.experiments.mnist import corrupt_labels, load_mnist
 from probelib.experiments.training import RECIPES, evaluate, prepare_pixels, trained_networks
 
 # %% tags=["parameters"]
 profile: str = "laptop"  # smoke, laptop or paper
 seed: int = 0  # of the label noise, the training, the chains and every random choice
-results_dir: str = "../results/laptop"  # where this chapter's numbers go
+results_dir: str = "../results/live"  # where this chapter's numbers go
 live: bool = True  # False when the driver runs it: the explorer then needs no kernel
 noise: float = 0.1  # share of wrong labels
 recipe_name: str = "sgd-unit-1x512"  # the recipe of the main experiment
@@ -128,7 +129,7 @@ chapter.say(
 
 
 # %%
-def probe(network, observed, store):
+def probe(network, observed):
     """The trace of the `observed` samples under the network's local posterior (Table 1)."""
     inputs = prepare_pixels(images, network.recipe)
     posterior = probelib.LocalPosterior(
@@ -146,12 +147,11 @@ def probe(network, observed, store):
         draws=draws,
         burn_in=burn_in,
         seed=seed,
-        store=chapter.cache(store),
-        overwrite="stale",
+        cache=cache_dir("traces"),
     )
 
 
-trace = probe(network, np.arange(n_samples), "main")
+trace = probe(network, np.arange(n_samples))
 gain = probelib.loss_gain(trace)
 kernel = probelib.loss_kernel(trace)
 trust = probelib.diagnostics(trace, seed=seed)
@@ -177,6 +177,8 @@ chapter.say(
 
 # %% [markdown]
 # ## Two populations
+#
+# The two means hide two distributions. {numref}`fig-populations` shows how far they overlap.
 
 # %% mystnb={"figure": {"caption": "Loss gain of correctly labeled and of mislabeled training digits, each as a share of its population; dashed: means. The axis is logarithmic. Look at the overlap: the upper tail of the clean digits reaches into the mislabeled.", "name": "fig-populations"}, "image": {"alt": "Two histograms of loss gain on a log axis. Correctly labeled digits form a broad hump at low values with a tail to the right; mislabeled digits form a narrow hump at much higher values."}}
 chapter.keep(
@@ -192,8 +194,9 @@ chapter.keep(
 # ## Finding the wrong labels
 #
 # Three scores, each read off the network alone: the loss gain $\mu_i$, the kernel's diagonal
-# $K_{ii}$ (how much the loss fluctuates), and the loss itself at $w^*$, the obvious baseline. The area under the ROC curve is the chance that a mislabeled
-# digit scores above a clean one.
+# $K_{ii}$ (how much the loss fluctuates), and the loss itself at $w^*$, the obvious baseline.
+# {numref}`fig-detection` shows them as detectors. The area under the ROC curve (AUROC) is the chance
+# that a mislabeled digit scores above a clean one.
 
 # %% mystnb={"figure": {"caption": "Loss gain, kernel diagonal and loss as detectors of wrong labels: ROC and precision-recall curves, with the areas under them. The grey lines are guessing. Precision tells how many of the digits that you would inspect are really wrong.", "name": "fig-detection"}, "image": {"alt": "Left: ROC curves of three scores; loss gain and kernel diagonal rise steeply to the top left corner, the loss lies below them. Right: precision-recall curves of the same scores."}}
 loss = trace.init_loss.values.astype(np.float64)
@@ -220,12 +223,13 @@ plotting.detection_curves(
 # ## The kernel's view
 #
 # The loss kernel $K_{ij} = \operatorname{Cov}_w[\Delta\ell_i, \Delta\ell_j]$ gives every sample a
-# vector, its centred loss trace, whose inner products are $K$. t-SNE lays 10,000 of them out in the
-# plane. A picture of clusters is easy to believe, so here is a number as well: score each digit by
-# the share of mislabeled ones among its 15 nearest neighbours, and take the AUROC of that score
-# (0.5: mixed, 1: apart). The same number without t-SNE, straight from the covariance kernel's
-# features and from the correlation kernel's, tells whether the picture invents the cluster, and
-# whether it is more than "mislabeled samples have longer vectors".
+# vector, its centred loss trace, whose inner products are $K$. t-SNE lays 10,000 of them, on their
+# 50 principal axes, out in the plane ({numref}`fig-tsne`). A picture of clusters is easy to believe,
+# so here is a number as well: score each digit by the share of mislabeled ones among its 15 nearest
+# neighbours, and take the AUROC of that score (0.5: mixed, 1: apart). The same number without t-SNE
+# tells whether the picture invents the cluster: once from the 50 coordinates that t-SNE was given,
+# and once from the whole loss traces scaled to length one, whose inner products are the correlation
+# kernel $R$. The second cannot live off mislabeled samples having longer vectors.
 
 # %%
 subset = np.sort(
@@ -233,13 +237,12 @@ subset = np.sort(
 )
 n_components = min(50, chains * draws // 2)
 features = kernel.features(n_components, rows=subset)
-lengths = np.linalg.norm(kernel.features(rows=subset), axis=1, keepdims=True)
 xy = TSNE(init="pca", random_state=seed, perplexity=30, n_jobs=2).fit_transform(features)
 chapter.record(
     tsne_separation=neighbour_auroc(xy, noisy[subset]),
     tsne_silhouette=float(silhouette_score(xy, noisy[subset])),
     neighbour_auroc_covariance=neighbour_auroc(features, noisy[subset]),
-    neighbour_auroc_correlation=neighbour_auroc(features / lengths, noisy[subset]),
+    neighbour_auroc_correlation=neighbour_auroc(unit_traces(kernel, subset), noisy[subset]),
 )
 
 # %% mystnb={"figure": {"caption": "t-SNE of the loss covariance kernel for a random subset of training digits, mislabeled ones drawn on top. Look for where they lie, and whether it is one cluster or a fringe of many.", "name": "fig-tsne"}, "image": {"alt": "Scatter plot of a two-dimensional t-SNE embedding of training digits; mislabeled digits are marked in a second colour and shape."}}
@@ -248,8 +251,8 @@ plotting.embedding(xy, {"clean": ~noisy[subset], "mislabeled": noisy[subset]})
 # %%
 chapter.say(
     "Separation in the t-SNE: **{tsne_separation:.3f}** (silhouette {tsne_silhouette:.2f}); in the "
-    "covariance features themselves {neighbour_auroc_covariance:.3f}, in the correlation features, "
-    "where every vector has length one, {neighbour_auroc_correlation:.3f}."
+    "coordinates that it was given {neighbour_auroc_covariance:.3f}, in the correlation kernel, where "
+    "every vector has length one, {neighbour_auroc_correlation:.3f}."
 )
 
 # %% [markdown]
@@ -266,10 +269,11 @@ halves = [
 ]
 observed = np.sort(np.concatenate(halves))
 flags = noisy[observed]
+chapter.record(n_compared=len(observed))
 rows = []
 for name in names:
     part = trace.isel(sample=observed) if name == recipe_name else None
-    part = probe(networks[name], observed, name) if part is None else part
+    part = probe(networks[name], observed) if part is None else part
     mu = probelib.loss_gain(part).values
     clean, wrong = accuracies(networks[name])
     numbers = {
@@ -282,10 +286,11 @@ for name in names:
         "auroc_loss": detection(part.init_loss.values, flags).auroc,
     }
     key = name.replace("-", "_")
-    chapter.record(**{f"{key}_{k}": v for k, v in numbers.items()})
+    recipe = networks[name].recipe.describe()
+    chapter.record(**{f"{key}_{k}": v for k, v in numbers.items()}, **{f"{key}_recipe": recipe})
     rows.append(
         {
-            "recipe": networks[name].recipe.describe() + (" (main)" if name == recipe_name else ""),
+            "recipe": recipe + (" (main)" if name == recipe_name else ""),
             "clean / noisy accuracy": f"{clean:.2%} / {wrong:.2%}",
             "gain clean / noisy": f"{numbers['gain_clean']:.2f} / {numbers['gain_noisy']:.1f}",
             "ratio": f"{numbers['gain_ratio']:.1f}",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import html
 import html.parser
 import json
+import re
 import sys
 
 import driver
@@ -51,6 +53,55 @@ def test_provenance_is_stored(book: Book) -> None:
         assert provenance["parameters"]["live"] is False
         assert provenance["duration_seconds"] > 0
         assert "seed" in provenance["parameters"]
+
+
+# What a table's columns hold beside measurements: names, settings, tolerances, words.
+WORDS = {
+    "quantity",
+    "paper",
+    "agrees if",
+    "verdict",
+    "note",
+    "settings",
+    "changed",
+    "to",
+    "recipe",
+    "digit",
+}
+NUMBER = re.compile(r"[-+]?\d+(?:\.(?P<decimals>\d+))?(?:e(?P<power>[-+]\d+))?(?P<percent>\s?%)?")
+
+
+def shown_numbers(table: str) -> list[tuple[float, float, str]]:
+    """Every number in a table: its value, half a unit of its last digit, and where it stands."""
+    heads = [html.unescape(text) for text in re.findall(r"<th>(.*?)</th>", table)]
+    found = []
+    for row in re.findall(r"<tr>(.*?)</tr>", table)[1:]:
+        cells = [html.unescape(text) for text in re.findall(r"<td>(.*?)</td>", row)]
+        for head, text in zip(heads, cells, strict=True):
+            for match in NUMBER.finditer(text.replace(",", "")) if head not in WORDS else ():
+                scale = 0.01 if match["percent"] else 1
+                last = 10.0 ** (int(match["power"] or 0) - len(match["decimals"] or ""))
+                value = float(match[0].rstrip(" %"))
+                found.append((value * scale, 0.5001 * last * scale, f"{head}: {text}"))
+    return found
+
+
+def test_every_number_in_a_table_is_in_the_results_file(book: Book) -> None:
+    for stem in CHAPTERS:
+        nb = nbformat.read(book.into / "book" / "notebooks" / f"{stem}.ipynb", as_version=4)
+        results = json.loads((book.into / "results" / "smoke" / f"{stem}.json").read_text())
+        recorded = [v for v in results.values() if not isinstance(v, str)]
+        pages = [
+            o.get("data", {}).get("text/html", "") for c in nb.cells for o in c.get("outputs", [])
+        ]
+        shown = [n for page in pages if "probe-table" in page for n in shown_numbers(page)]
+        assert len(shown) >= 10
+        missing = [
+            where
+            for value, slack, where in shown
+            if not any(abs(number - value) <= slack for number in recorded)
+        ]
+        assert missing == [], f"{stem} shows what {stem}.json does not hold"
 
 
 def test_every_chapter_is_in_the_table_of_contents() -> None:

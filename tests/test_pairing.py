@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
 from pathlib import Path
 
 import driver
@@ -78,6 +80,37 @@ def test_the_parameters_that_the_driver_sets_exist(source: Path) -> None:
     names = driver.defaults(nb)
     assert {"profile", "seed", "results_dir", "live"} <= names.keys()
     assert names["live"] is True
+    assert names["profile"] == "laptop"
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda p: p.stem)
+def test_a_chapter_that_is_opened_leaves_the_committed_results_alone(source: Path) -> None:
+    results = driver.defaults(prepare.read_source(source))["results_dir"]
+    assert (NOTEBOOKS / results).resolve() == NOTEBOOKS.parent / "results" / "live"
+    if not (NOTEBOOKS.parent / ".git").exists():
+        pytest.skip("not a git checkout")
+    git = ["git", "-C", str(NOTEBOOKS.parent), "check-ignore", "-q", "results/live/x.json"]
+    assert subprocess.run(git, check=False).returncode == 0
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda p: p.stem)
+def test_the_prose_refers_to_every_figure(source: Path) -> None:
+    nb = prepare.read_source(source)
+    figures = [c.metadata.get("mystnb", {}).get("figure") for c in nb.cells]
+    names = [figure["name"] for figure in figures if figure]
+    prose = "\n".join(c.source for c in nb.cells if c.cell_type == "markdown")
+    assert names
+    assert len(names) == len(set(names))
+    assert set(names) == set(re.findall(r"\{numref}`(fig-[^`]+)`", prose))
+
+
+def test_the_bibliography_lists_what_is_cited() -> None:
+    book = NOTEBOOKS.parent / "book"
+    listed = re.findall(r"^@\w+\{([^,]+),", (book / "references.bib").read_text("utf-8"), re.M)
+    pages = [p.read_text("utf-8") for p in (*SOURCES, *book.glob("*.md"))]
+    roles = re.findall(r"\{cite:[a-z]+\}`([^`]+)`", "\n".join(pages))
+    cited = {key.strip() for role in roles for key in role.split(",")}
+    assert set(listed) == cited
 
 
 def test_writing_is_deterministic(chapter: Path) -> None:
