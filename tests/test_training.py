@@ -362,7 +362,7 @@ def test_a_cache_that_cannot_be_written_costs_a_line(data, tmp_path, monkeypatch
     assert "was not cached" in capsys.readouterr().out
 
 
-def test_networks_side_by_side_are_those_one_by_one(data, networks):
+def test_networks_side_by_side_are_those_one_by_one(data, networks, capsys):
     recipes = [
         dataclasses.replace(TINY, name=name, hidden=hidden)
         for name, hidden in (("one", (8,)), ("two", (8, 8)), ("three", (4,)))
@@ -375,8 +375,10 @@ def test_networks_side_by_side_are_those_one_by_one(data, networks):
     for name, network in together.items():
         assert same(network, alone[name])
         np.testing.assert_array_equal(network.loss, alone[name].loss)
-    again = trained_networks(recipes, *data, seed=1, progress=False)
+    capsys.readouterr()
+    again = trained_networks(recipes, *data, seed=1, jobs=2)
     assert all(network.cached for network in again.values())
+    assert capsys.readouterr() == ("", "")  # no bar over nothing to train
 
 
 def test_a_failed_training_beside_others_is_named(data, networks):

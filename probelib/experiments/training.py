@@ -358,7 +358,7 @@ def trained_networks(
             if network is not None:
                 found[recipe.name] = network
     missing = [recipe for recipe in recipes if recipe.name not in found]
-    if len(missing) == 1 or jobs == 1:
+    if len(missing) < 2 or jobs == 1:
         new = [train(recipe, images, labels, seed=seed, progress=progress) for recipe in missing]
     else:
         new = _train_side_by_side(missing, images, labels, seed, progress, jobs)
