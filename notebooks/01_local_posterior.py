@@ -317,8 +317,8 @@ chapter.table(
 #
 # With $L$ a mean, $\lambda = n\beta\, (\operatorname{E}[L] - L(w^*))$ is
 # $\beta \sum_i \mu_i$. B.1 prints $n\beta \sum_i \mu_i$, which is $n$ times as much; here $n = 40$.
-# The exact $\lambda = \frac{n\beta}2 \operatorname{tr}(H C)$ contains no sum over samples and tells
-# which of the two is meant.
+# The exact $\lambda = \frac{n\beta}2 \operatorname{tr}(H C)$ comes from the weights' covariance, not
+# from loss gains, and tells which of the two is meant.
 
 # %%
 chapter.record(
