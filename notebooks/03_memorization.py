@@ -239,6 +239,7 @@ n_components = min(50, chains * draws // 2)
 features = kernel.features(n_components, rows=subset)
 xy = TSNE(init="pca", random_state=seed, perplexity=30, n_jobs=2).fit_transform(features)
 chapter.record(
+    tsne_noisy_share=noisy[subset].mean(),
     tsne_separation=neighbour_auroc(xy, noisy[subset]),
     tsne_silhouette=float(silhouette_score(xy, noisy[subset])),
     neighbour_auroc_covariance=neighbour_auroc(features, noisy[subset]),
@@ -250,6 +251,7 @@ plotting.embedding(xy, {"clean": ~noisy[subset], "mislabeled": noisy[subset]})
 
 # %%
 chapter.say(
+    "Of the digits shown {tsne_noisy_share:.1%} are mislabeled. "
     "Separation in the t-SNE: **{tsne_separation:.3f}** (silhouette {tsne_silhouette:.2f}); in the "
     "coordinates that it was given {neighbour_auroc_covariance:.3f}, in the correlation kernel, where "
     "every vector has length one, {neighbour_auroc_correlation:.3f}."

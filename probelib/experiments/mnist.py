@@ -224,7 +224,8 @@ def corrupt_labels(
         raise ValueError(f"labels must be in 0..{num_classes - 1}, found {low} to {high}")
     n = len(labels)
     count = round(fraction * n)
-    generator = np.random.default_rng(np.random.SeedSequence(seed))
+    # A stream of its own: a caller's default_rng(seed).choice would pick the very same samples.
+    generator = np.random.default_rng([seed, *b"label noise"])
     chosen = generator.choice(n, size=count, replace=False)
     # A step of 1..num_classes-1 around the circle of classes: uniform over the wrong ones.
     step = generator.integers(1, num_classes, size=count)
