@@ -37,8 +37,13 @@ def chapter(tmp_path: Path) -> Path:
     return path
 
 
+RESERVED = {4}  # the loss kernel on ImageNet; chapters 05 to 07 refer to their numbers
+
+
 def test_chapters_are_numbered_without_gaps() -> None:
-    assert [int(path.stem[:2]) for path in SOURCES] == list(range(len(SOURCES)))
+    numbers = [int(path.stem[:2]) for path in SOURCES]
+    assert len(set(numbers)) == len(numbers)
+    assert set(range(max(numbers) + 1)) - set(numbers) <= RESERVED
 
 
 def test_every_notebook_has_a_source() -> None:
