@@ -15,6 +15,8 @@ minus sign that belongs to the influence *function*. Everything here except
 n_parameters squared: it is for small models.
 """
 
+import warnings
+
 import numpy as np
 import torch
 from scipy.linalg import cho_factor, cho_solve
@@ -25,7 +27,7 @@ from torch.func import grad, jacrev, jvp, vjp, vmap
 from probelib.posterior import Data, LocalPosterior, Samples
 
 _LARGEST = 10_000  # a Hessian of this width takes 0.8 GB
-_LARGEST_TENSOR = 64  # a fourth derivative of this width takes 0.13 GB
+_LARGEST_TENSOR = 64  # third derivatives grow with the cube of the width
 
 
 def per_sample_gradients(
@@ -283,19 +285,22 @@ def next_order_kernel(
     s = laplace_covariance(posterior)
     g = per_sample_gradients(posterior, data).astype(np.float64)
     h = per_sample_hessians(posterior, data)
-    third = vmap(jacrev(jacrev(grad(_single(posterior)))), in_dims=(None, 0, 0))
-    # T_i enters only contracted with S: shape (n, d).
+    # T_i enters only contracted with S, and U_4 too: derivatives of tr(H_i S) and of tr(U_2 S).
+    root = torch.from_numpy(np.linalg.cholesky(s)).to(posterior.center).T
+    pull = vmap(grad(_curvature_along(_single(posterior), root)), in_dims=(None, 0, 0))
     pulls = np.concatenate(
         [
-            np.einsum("iabc,bc->ia", third(posterior.center, x, y).detach().double().cpu(), s)
+            _numbers(pull(posterior.center, x, y))
             for x, y in samples.batches(16)
         ]
     )
     w = g @ s
     b, bend = -h, -(pulls @ w.T + w @ pulls.T)
     if law == "posterior":
-        u3 = _tensor(posterior, 3)
-        u4 = np.einsum("abcd,cd->ab", _tensor(posterior, 4), s)
+        mean = posterior.mean_loss
+        u3 = _numbers(posterior.n_beta * jacrev(jacrev(grad(mean)))(posterior.center))
+        along = _curvature_along(mean, root)
+        u4 = _numbers(posterior.n_beta * jacrev(grad(along))(posterior.center))
         u3_of_w = np.einsum("abc,ia->ibc", u3, w, optimize=True)
         p = s @ np.einsum("abc,bc->a", u3, s)
         turn = np.einsum("a,iab,jb->ij", p, h, w, optimize=True)
@@ -402,17 +407,26 @@ def _gradients(posterior: LocalPosterior, samples: Samples, batch_size: int):
 def _derivative_along(gradient, center: Tensor, along: Tensor) -> Tensor:
     """H times a vector: forward over reverse, or twice reverse where a layer lacks the former."""
     try:
-        return jvp(gradient, (center,), (along,))[1].detach()
+        with warnings.catch_warnings():  # torch announces something of its own at the first use
+            warnings.simplefilter("ignore", FutureWarning)
+            return jvp(gradient, (center,), (along,))[1].detach()
     except (NotImplementedError, RuntimeError):
         return vjp(gradient, center)[1](along)[0].detach()  # H is symmetric
 
 
-def _tensor(posterior: LocalPosterior, degree: int) -> np.ndarray:
-    """The derivative of the potential of this degree, 3 or more, at w*."""
-    derivative = grad(posterior.mean_loss)
-    for _ in range(degree - 1):
-        derivative = jacrev(derivative)
-    return posterior.n_beta * derivative(posterior.center).detach().double().cpu().numpy()
+def _curvature_along(function, directions: Tensor):
+    """The sum over the rows c of ``directions`` of c'Hc, H the Hessian in the first argument."""
+
+    def along(w: Tensor, *rest: Tensor) -> Tensor:
+        slope = grad(function)
+        twice = vmap(lambda c: grad(lambda v: slope(v, *rest) @ c)(w) @ c)
+        return twice(directions).sum()
+
+    return along
+
+
+def _numbers(tensor: Tensor) -> np.ndarray:
+    return tensor.detach().double().cpu().numpy()
 
 
 def _samples(posterior: LocalPosterior, data: Data | None) -> Samples:
