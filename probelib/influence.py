@@ -288,12 +288,7 @@ def next_order_kernel(
     # T_i enters only contracted with S, and U_4 too: derivatives of tr(H_i S) and of tr(U_2 S).
     root = torch.from_numpy(np.linalg.cholesky(s)).to(posterior.center).T
     pull = vmap(grad(_curvature_along(_single(posterior), root)), in_dims=(None, 0, 0))
-    pulls = np.concatenate(
-        [
-            _numbers(pull(posterior.center, x, y))
-            for x, y in samples.batches(16)
-        ]
-    )
+    pulls = np.concatenate([_numbers(pull(posterior.center, x, y)) for x, y in samples.batches(16)])
     w = g @ s
     b, bend = -h, -(pulls @ w.T + w @ pulls.T)
     if law == "posterior":
@@ -375,7 +370,9 @@ def _conjugate_gradients(posterior: LocalPosterior, damping: float, rows: np.nda
     )
     solved = np.empty_like(rows)
     for k, row in enumerate(rows):
-        solved[k], failed = cg(damped, row, rtol=1e-10 if posterior.dtype == torch.float64 else 1e-5)
+        solved[k], failed = cg(
+            damped, row, rtol=1e-10 if posterior.dtype == torch.float64 else 1e-5
+        )
         if failed:
             raise np.linalg.LinAlgError(
                 f"damping is {damping:g}, with which conjugate gradients did not converge for "

@@ -181,9 +181,7 @@ def gaussian_draws(posterior: LocalPosterior, draws: int, seed: int) -> np.ndarr
     return np.cov(losses, rowvar=False)
 
 
-def importance_kernel(
-    posterior: LocalPosterior, draws: int, seed: int
-) -> tuple[np.ndarray, float]:
+def importance_kernel(posterior: LocalPosterior, draws: int, seed: int) -> tuple[np.ndarray, float]:
     """K under Eq. 1 without a chain: draws of a Gaussian, weighted by the ratio of the densities.
 
     The proposal is N(w*, 1.3 S), a little wider than the Laplace approximation. Only as good as the
@@ -480,7 +478,7 @@ __all__ = [
     "level_line",
     "line_without_each",
     "neighbour_purity",
-        "order",
+    "order",
     "overlapping_classes",
     "product_kernel",
     "relative_error",
