@@ -1,7 +1,7 @@
-r"""Curvature at the trained weights: the Laplace regime of the kernel, classical influence (App. C).
+r"""Curvature at the trained weights: Laplace regime of the kernel, classical influence (App. C).
 
-With :math:`g_i = \nabla\ell_i(w^*)`, :math:`H_i = \nabla^2\ell_i(w^*)`, :math:`H` the Hessian of the
-*mean* loss L at :math:`w^*`, and :math:`w^*` a minimum of L, Eq. 1 is close to a Gaussian when
+With :math:`g_i = \nabla\ell_i(w^*)`, :math:`H_i = \nabla^2\ell_i(w^*)`, :math:`H` the Hessian of
+the *mean* loss L at :math:`w^*`, and :math:`w^*` a minimum of L, Eq. 1 is close to a Gaussian when
 :math:`n\beta` is large, and
 
 .. math::
@@ -202,8 +202,8 @@ def laplace_covariance(posterior: LocalPosterior) -> np.ndarray:
         lowest = float(np.linalg.eigvalsh(precision)[0])
         raise ValueError(
             f"localization is {posterior.localization:g}, but n_beta times the Hessian has the "
-            f"eigenvalue {lowest - posterior.localization:.3g}, so w* is no minimum that a Gaussian "
-            "could stand for; train on, or raise localization above its size"
+            f"eigenvalue {lowest - posterior.localization:.3g}, so w* is no minimum; train on, or "
+            "raise localization above its size"
         ) from None
     return _symmetric(cho_solve(factor, np.eye(len(precision))))
 
@@ -218,9 +218,9 @@ def laplace_kernel(
        K^{(1)}_{ij} = g_i^\top S g_j, \qquad
        K^{(2)}_{ij} = K^{(1)}_{ij} + \tfrac12 \operatorname{tr}(H_i S H_j S)
 
-    The first term is of order :math:`1/n\beta`, the second of order :math:`1/(n\beta)^2`. For a loss
-    that is quadratic in the weights the two are exact. For any other loss there are further terms
-    of the second's order, so it improves the approximation, but not its order:
+    The first term is of order :math:`1/n\beta`, the second of order :math:`1/(n\beta)^2`. For a
+    loss that is quadratic in the weights the two are exact. For any other loss there are further
+    terms of the second's order, so it improves the approximation, but not its order:
     :func:`next_order_kernel` has them all.
 
     Args:
@@ -250,11 +250,12 @@ def next_order_kernel(
 ) -> np.ndarray:
     r"""The loss kernel with *every* term up to order :math:`1/(n\beta)^2`.
 
-    K is the second derivative of :math:`\log Z(t) = \log \int e^{-U(w) + \sum_i t_i \ell_i(w)} dw` at
-    t = 0, with U the potential of Eq. 1. Laplace's method gives
-    :math:`\log Z = -U_t(w_t) - \frac12 \log\det M_t + \dots` at the minimum :math:`w_t` of the tilted
-    potential, with Hessian :math:`M_t`. Differentiated twice, with :math:`w_i = S g_i`, and with
-    :math:`T_i, U_3, U_4` for the third and fourth derivatives,
+    K is the second derivative, at t = 0, of
+    :math:`\log Z(t) = \log \int e^{-U(w) + \sum_i t_i \ell_i(w)} dw`, with U the potential of
+    Eq. 1. Laplace's method gives
+    :math:`\log Z = -U_t(w_t) - \frac12 \log\det M_t + \dots` at the minimum :math:`w_t` of the
+    tilted potential, with Hessian :math:`M_t`. Differentiated twice, with :math:`w_i = S g_i`, and
+    with :math:`T_i, U_3, U_4` for the third and fourth derivatives,
 
     .. math::
 
@@ -264,8 +265,9 @@ def next_order_kernel(
        w_{ij} &= S\,(H_i w_j + H_j w_i - U_3[w_i, w_j]).
 
     Without third and fourth derivatives this is :func:`laplace_kernel` of order 2. Under the exact
-    Gaussian N(w*, S) in place of Eq. 1, ``law="gaussian"``, :math:`U_3 = U_4 = 0`, and what is left
-    beside that kernel are the terms in :math:`T_i`: the covariance of the linear with the cubic part.
+    Gaussian N(w*, S) in place of Eq. 1, ``law="gaussian"``, :math:`U_3 = U_4 = 0`, and what is
+    left beside that kernel are the terms in :math:`T_i`: the covariance of the linear with the
+    cubic part.
 
     Args:
         posterior: around a minimum of L, smooth there.

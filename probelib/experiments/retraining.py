@@ -29,10 +29,10 @@ Data = tuple[Tensor, Tensor]
 
 
 def with_weights(model: nn.Module, weights: Tensor) -> nn.Module:
-    """A copy of ``model`` with these flat weights, shape (n_parameters,)."""
+    """A copy of ``model`` in float64 with these flat weights, shape (n_parameters,)."""
     model = copy.deepcopy(model)
     with torch.no_grad():
-        vector_to_parameters(weights.detach().clone(), model.parameters())
+        vector_to_parameters(weights.detach().double().clone(), model.double().parameters())
     return model
 
 
@@ -275,8 +275,9 @@ def product_kernel(
     r"""K of :class:`Product` by integration: shape (n, n), nats squared.
 
     A loss depends on the weights only through the slope's change
-    :math:`\delta = ab - a^* b^*`: :math:`\Delta\ell_i = r_i x_i \delta + \frac12 x_i^2 \delta^2`. So
-    K needs the covariance of :math:`(\delta, \delta^2)`, two numbers of an integral over (a, b).
+    :math:`\delta = ab - a^* b^*`:
+    :math:`\Delta\ell_i = r_i x_i \delta + \frac12 x_i^2 \delta^2`. So K
+    needs the covariance of :math:`(\delta, \delta^2)` alone, integrals over (a, b).
 
     Args:
         data: x and y, shape (n,) each.
