@@ -427,20 +427,20 @@ for k, gamma in enumerate(gammas):
 damping = np.geomspace(1e-6, 1, 241)
 at_reference = probelib.classical_influence(base, reference)
 of_line = probelib.classical_influence(redundant, reference)
-largest, agree, of_redundant_line = [], [], []
-for delta in damping:
-    influence = probelib.classical_influence(base, delta)
-    largest.append(np.abs(influence).max() / np.abs(at_reference).max())
-    agree.append(retraining.spearman(influence, at_reference))
-    of_redundant_line.append(
-        np.abs(probelib.classical_influence(redundant, delta)).max() / np.abs(of_line).max()
-    )
-largest, agree = np.array(largest), np.array(agree)
+largest, agree = np.array(
+    [
+        (np.abs(i).max() / np.abs(at_reference).max(), retraining.spearman(i, at_reference))
+        for i in retraining.influence_path(base, damping)
+    ]
+).T
+of_redundant_line = [
+    np.abs(i).max() / np.abs(of_line).max() for i in retraining.influence_path(redundant, damping)
+]
 kernel_agree = [retraining.spearman(relu_kernels[g], relu_kernels[gammas[2]]) for g in gammas]
 
-# %% mystnb={"figure": {"caption": "A ReLU network as training leaves it. Left: the sizes of its Hessian's eigenvalues, with zeros (to rounding) and negative ones. Middle: the largest classical influence against the damping, over its value at the reference (dotted). Look for the spikes: each is a negative eigenvalue that the damping cancels. The redundant line, which has only exact zeros, knows none. Right: rank correlation of the influences of all pairs with those at the reference, and the same for the sampled kernel against the localization.", "name": "fig-singular"}, "image": {"alt": "Three panels. Left: eigenvalue sizes on a log axis falling from about five to below ten to the minus sixteen, some marked as negative. Middle: largest influence against damping from one millionth to one; a spiky line for the ReLU network, a smooth flat one for the redundant line. Right: rank correlation against damping, falling unevenly towards small damping for the classical influence; four diamonds for the kernel."}}
+# %% mystnb={"figure": {"caption": "A ReLU network as training leaves it. Left: the sizes of its Hessian's eigenvalues, with negative ones and exact zeros (crosses, below 1e-12). Middle: the largest classical influence against the damping, over its value at the reference (dotted). Look for the spikes: each is a negative eigenvalue that the damping cancels. The redundant line, which has only exact zeros, knows none. Right: rank correlation of the influences of all pairs with those at the reference, and the same for the sampled kernel against the localization.", "name": "fig-singular"}, "image": {"alt": "Three panels. Left: eigenvalue sizes on a log axis falling over many powers of ten, some marked as negative, and a row of crosses at the bottom for zeros. Middle: largest influence against damping from one millionth to one; a spiky line for the ReLU network, a smooth flat one for the redundant line. Right: rank correlation against damping, falling unevenly towards small damping for the classical influence; four diamonds for the kernel."}}
 plotting.singular_influence(
-    relu_values,
+    np.where(np.abs(relu_values) < 1e-12, 0, relu_values),
     damping,
     {"ReLU network": largest, "redundant line": np.array(of_redundant_line)},
     {
@@ -786,7 +786,10 @@ chapter.say(
 # A sample that the network gets right with confidence has next to no gradient at $w^*$: to first order
 # it influences nothing. Under the posterior the weights move away from $w^*$, and its loss moves with
 # them. That is what the kernel sees and the gradients at one point do not. The *direction* of a
-# short gradient may still be informative; the purities tell.
+# short gradient is another matter: it contains the label. The last layer's part of it is
+# $p - \text{onehot}(y)$ times the features, so two digits of one class point the same way almost by
+# construction. A high purity of the gradients is no discovery, and the pairs across classes are
+# where the two may be compared.
 #
 # ## Paper says / this run
 #

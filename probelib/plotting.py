@@ -654,7 +654,7 @@ def singular_influence(
     """Spectrum of a singular Hessian, and what damping does to influence and to the kernel.
 
     Args:
-        eigenvalues: of H, shape (d,).
+        eigenvalues: of H, shape (d,); exact zeros are drawn as crosses below all others.
         damping: shape (k,).
         size: name -> largest influence at each damping, shape (k,).
         agreement: name -> (damping, rank correlation with the same at ``reference``).
@@ -662,15 +662,15 @@ def singular_influence(
     """
     fig, axes = figure(1, 3, size=(11, 3.5))
     left, middle, right = axes[0]
-    order = np.argsort(-np.abs(eigenvalues))
-    ranks, sizes = np.arange(1, len(order) + 1), np.abs(eigenvalues)[order]
-    negative = eigenvalues[order] < 0
+    values = eigenvalues[np.argsort(-np.abs(eigenvalues))]
+    ranks, sizes = np.arange(1, len(values) + 1), np.abs(values)
+    sizes[values == 0] = sizes[values != 0].min() / 100
     for mask, marker, color, name in (
-        (~negative, "o", BLUE, "positive"), (negative, "v", VERMILION, "negative"),
-    ):  # fmt: skip
-        left.plot(
-            ranks[mask], np.maximum(sizes, 1e-18)[mask], marker, ms=4, color=color, label=name
-        )
+        (values > 0, "o", BLUE, "positive"),
+        (values < 0, "v", VERMILION, "negative"),
+        (values == 0, "x", "0.4", "zero"),
+    ):
+        left.plot(ranks[mask], sizes[mask], marker, ms=4, color=color, label=name)
     left.set(yscale="log", xlabel="rank", ylabel="size", title="eigenvalues of $H$")
     left.legend(fontsize=8)
     for (name, values), ls, color in zip(

@@ -232,7 +232,7 @@ def test_expansions_are_medians_with_their_range():
 def test_negative_eigenvalues_are_told_apart():
     left = FIGURES["singular_influence"]().axes[0]
     shown = {line.get_label(): list(line.get_ydata()) for line in left.lines}
-    assert shown == {"positive": [3.0, 1e-18], "negative": [1e-3]}
+    assert shown == {"positive": [3.0], "negative": [1e-3], "zero": [1e-5]}
 
 
 def test_predictions_share_their_truth():

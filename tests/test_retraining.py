@@ -159,6 +159,15 @@ def test_nothing_has_a_gradient_where_both_weights_vanish():
     np.testing.assert_allclose(probelib.hessian(posterior), 0, atol=1e-14)
 
 
+def test_the_path_is_the_influence_at_each_damping(regression):
+    posterior = around(regression.model, regression.data)
+    dampings = np.array([0.0, 0.1, 3.0])
+    path = list(retraining.influence_path(posterior, dampings))
+    for damping, influence in zip(dampings, path, strict=True):
+        expected = probelib.classical_influence(posterior, float(damping))
+        np.testing.assert_allclose(influence, expected, rtol=1e-10)
+
+
 def test_agreement_is_spearman_and_its_bootstrap_brackets_it():
     rng = np.random.default_rng(0)
     truth = rng.normal(size=(12, 30))

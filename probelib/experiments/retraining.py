@@ -6,7 +6,7 @@ two-dimensional integral. And a small network is trained again without each of i
 """
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +18,13 @@ from torch import Tensor, nn
 from torch.func import grad, jacrev, vmap
 from torch.nn.utils import vector_to_parameters
 
-from probelib import LocalPosterior, cross_entropy, laplace_covariance
+from probelib import (
+    LocalPosterior,
+    cross_entropy,
+    hessian,
+    laplace_covariance,
+    per_sample_gradients,
+)
 from probelib.experiments.toys import Neuron
 from probelib.posterior import PerSampleLoss
 
@@ -306,6 +312,17 @@ def line_without_each(data: Data) -> np.ndarray:
     return loss(without) - loss(np.array(slope))
 
 
+def influence_path(posterior: LocalPosterior, dampings: np.ndarray) -> Iterator[np.ndarray]:
+    """:func:`probelib.classical_influence` at many dampings, with one eigendecomposition.
+
+    A damping that comes near minus an eigenvalue gives what it gives: nothing is refused.
+    """
+    values, vectors = np.linalg.eigh(hessian(posterior))
+    turned = per_sample_gradients(posterior).astype(np.float64) @ vectors
+    for damping in dampings:
+        yield -(turned / (values + damping)) @ turned.T
+
+
 # -- retraining --------------------------------------------------------------------------------
 
 
@@ -475,6 +492,7 @@ __all__ = [
     "agreement",
     "gaussian_draws",
     "importance_kernel",
+    "influence_path",
     "integrate",
     "level_line",
     "line_without_each",
