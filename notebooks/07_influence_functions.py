@@ -229,6 +229,8 @@ tv_order, tv_half = retraining.order(n_betas[tail], distance[:, tail])
 chapter.record(
     laplace_n_beta_largest=n_betas[-1],
     laplace_relative_error=errors[posterior_law]["first order"][:, -1].mean(),
+    laplace_relative_error_low=errors[posterior_law]["first order"][:, -1].min(),
+    laplace_relative_error_high=errors[posterior_law]["first order"][:, -1].max(),
     laplace_relative_error_smallest=errors[posterior_law]["first order"][:, 0].mean(),
     tv_order=tv_order,
     tv_order_low=tv_order - tv_half,
@@ -353,6 +355,14 @@ chapter.record(
     redundant_classical_error=retraining.relative_error(nearly, undamped),
 )
 
+chapter.say(
+    "**Redundant line:** the kernel equals the plain one at γ/2 to {redundant_identity_error:.0e}; "
+    "at equal γ the two differ by {redundant_change:.1%}, at a thousandth of that γ by "
+    "{redundant_change_small_gamma:.3%}. The classical influence at δ = 1e-9 is within "
+    "{redundant_classical_error:.0e} of the plain model's."
+)
+
+# %%
 line = retraining.level_line(n=40, seed=0)
 at_zero = retraining.product_kernel(line, 0.0, 0.0, n_beta=400.0, localization=1.0)
 left_out = retraining.line_without_each(line)
@@ -375,15 +385,11 @@ chapter.record(
     },
 )
 chapter.say(
-    "**Redundant line:** the kernel equals the plain one at γ/2 to {redundant_identity_error:.0e}; "
-    "at equal γ the two differ by {redundant_change:.1%}, at a thousandth of that γ by "
-    "{redundant_change_small_gamma:.3%}. The classical influence at δ = 1e-9 is within "
-    "{redundant_classical_error:.0e} of the plain model's.\n\n"
     "**Product at zero:** the largest classical influence is "
     "{product_classical_largest:g}. The rank correlation of the kernel with leaving out is "
     "**{product_kernel_spearman:.3f}**. On its slope-1 data the weights (1, 1) and (3, 1/3) make the "
-    "same line, and kernels that differ by {orbit_change_gamma_1:.1%} at γ = 1, "
-    "{orbit_change_gamma_10:.1%} at 10, {orbit_change_gamma_100:.1%} at 100."
+    "same line, and kernels that differ by {orbit_change_gamma_1:.2%} at γ = 1, "
+    "{orbit_change_gamma_10:.2%} at 10, {orbit_change_gamma_100:.2%} at 100."
 )
 
 # %% [markdown]
@@ -393,7 +399,7 @@ chapter.say(
 # the localization of the kernel, whose role is the same: $\delta = \gamma / n\beta$. Every kernel has
 # chains of its own; how well two halves of them agree is the most that can be asked.
 
-# %%
+# %% tags=["hide-input"]
 relu, moons = toys.moons_network(n=128, hidden=8, seed=0)
 relu, moons = relu.double(), (moons[0].double(), moons[1])
 relu_n_beta, reference = 128.0, 0.25
@@ -547,6 +553,7 @@ chapter.record(
     loo_loss=min(losses_at_rest),
 )
 
+# %% tags=["hide-input"]
 again = np.unique(np.linspace(0, removals - 1, cold_starts).astype(int))
 cold = retraining.retrain_without(
     retraining.with_weights(teacher, center), probelib.squared_error, surface, left[again],
@@ -569,7 +576,7 @@ chapter.say(
     "have a rank correlation of {loo_cold_spearman:.3f}."
 )
 
-# %%
+# %% tags=["hide-input"]
 n, predictions, chain_facts = 120, {}, []
 temperatures = {12.0: 12, 120.0: 3, 1200.0: 1}  # n beta -> divisor of the steps: they mix faster
 for n_beta, divisor in temperatures.items():
@@ -725,7 +732,7 @@ purities = {
 fifth = np.argsort(np.argsort(length)) * 5 // n_subset + 1
 chance = float(((np.bincount(digit_of) / n_subset) ** 2).sum())
 
-# %% mystnb={"figure": {"caption": "500 training digits. Left: the correlation kernel against the cosine of the gradients at the trained weights, for a random part of the pairs. Middle: lengths of the gradients and standard deviations of the losses under the posterior, each over its median; a steep line means that all samples count alike. Right: the share of a digit's ten nearest neighbours that have its class, by length of its gradient; dotted: chance.", "name": "fig-mnist-gradients"}, "image": {"alt": "Three panels. Left: scatter of correlation against gradient cosine, pairs of the same class apart from pairs of different classes. Middle: cumulative distributions on a log axis; that of the gradient lengths spans more powers of ten than that of the standard deviations. Right: two lines of neighbour purity over five groups of digits, with a dotted line at about one tenth."}}
+# %% mystnb={"figure": {"caption": "A random subset of the training digits. Left: the correlation kernel against the cosine of the gradients at the trained weights, for a random part of the pairs. Middle: lengths of the gradients and standard deviations of the losses under the posterior, each over its median; a steep line means that all samples count alike. Right: the share of a digit's ten nearest neighbours that have its class, by length of its gradient; dotted: chance.", "name": "fig-mnist-gradients"}, "image": {"alt": "Three panels. Left: scatter of correlation against gradient cosine, pairs of the same class apart from pairs of different classes. Middle: cumulative distributions on a log axis; that of the gradient lengths spans more powers of ten than that of the standard deviations. Right: two lines of neighbour purity over five groups of digits, with a dotted line at about one tenth."}}
 drawn = np.random.default_rng(seed).choice(len(upper[0]), min(6000, len(upper[0])), replace=False)
 pair = upper[0][drawn], upper[1][drawn]
 positive = (length > 0) & (deviation > 0)
