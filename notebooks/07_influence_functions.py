@@ -371,7 +371,7 @@ no_gradient = probelib.LocalPosterior(
 )
 steep = retraining.level_line(n=40, slope=1.0, seed=0)
 orbit = {
-    (c, g): retraining.product_kernel(steep, c, 1 / c, n_beta=4000.0, localization=g)
+    (c, g): retraining.product_kernel(steep, c, 1 / c, n_beta=400.0, localization=g)
     for c in (1.0, 3.0)
     for g in (1.0, 10.0, 100.0)
 }

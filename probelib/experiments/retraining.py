@@ -276,7 +276,7 @@ def level_line(n: int = 40, slope: float = 0.0, noise: float = 1.0, seed: int = 
 
 
 def product_kernel(
-    data: Data, a: float, b: float, n_beta: float, localization: float, points: int = 2001
+    data: Data, a: float, b: float, n_beta: float, localization: float, points: int = 1501
 ) -> np.ndarray:
     r"""K of :class:`Product` by integration: shape (n, n), nats squared.
 
