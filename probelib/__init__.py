@@ -11,6 +11,17 @@ from probelib.estimators import (
     loss_kernel,
     singular_fluctuation,
 )
+from probelib.influence import (
+    classical_influence,
+    gradient_gram,
+    hessian,
+    hessian_operator,
+    laplace_covariance,
+    laplace_kernel,
+    next_order_kernel,
+    per_sample_gradients,
+    per_sample_hessians,
+)
 from probelib.losses import cross_entropy, squared_error
 from probelib.posterior import LocalPosterior
 from probelib.sampler import SGLD, DivergenceError, sample
@@ -22,13 +33,22 @@ __all__ = [
     "LocalPosterior",
     "LossKernel",
     "TraceMismatch",
+    "classical_influence",
     "cross_entropy",
     "diagnostics",
     "empirical_variance",
+    "gradient_gram",
+    "hessian",
+    "hessian_operator",
+    "laplace_covariance",
+    "laplace_kernel",
     "local_learning_coefficient",
     "loss_gain",
     "loss_kernel",
+    "next_order_kernel",
     "open_trace",
+    "per_sample_gradients",
+    "per_sample_hessians",
     "sample",
     "singular_fluctuation",
     "squared_error",

@@ -82,6 +82,29 @@ FIGURES = {
         {"step": 4.0, "leash": 4.0},
         ("good", "bad", "worse"),
     ),
+    "expansion_errors": lambda: plotting.expansion_errors(
+        THREE,
+        {"a": {"first": np.outer([1, 2], 1 / THREE)}, "b": {"second": np.outer([1, 3], 1 / THREE)}},
+        {"a": {"chain": (THREE, 2 / THREE)}, "b": {}},
+    ),
+    "singular_influence": lambda: plotting.singular_influence(
+        np.array([3.0, -1e-3, 0.0]),
+        THREE,
+        {"one": THREE, "two": 1 / THREE},
+        {"one": (THREE, THREE / 16), "kernel": (THREE[:2], THREE[:2] / 4)},
+        4.0,
+    ),
+    "retraining_scatter": lambda: plotting.retraining_scatter(
+        CHANGES["easy"], {"a": (CHANGES["hard"], "note"), "b": (CHANGES["friend"], "other")}
+    ),
+    "kernel_and_gradients": lambda: plotting.kernel_and_gradients(
+        RNG.uniform(-1, 1, 30),
+        RNG.uniform(-1, 1, 30),
+        np.arange(30) < 10,
+        {"a": RNG.lognormal(size=9), "b": RNG.lognormal(size=9)},
+        {"a": (np.arange(1, 6), np.linspace(0.3, 0.9, 5))},
+        0.1,
+    ),
 }
 
 
@@ -195,3 +218,33 @@ def test_sweeps_mark_each_verdict():
     at = {c.get_label(): list(c.lines[0].get_xdata()) for c in top.containers}
     assert at == {"good": [1.0, 16.0], "bad": [4.0], "worse": []}
     assert [ax.get_xlabel() for ax in fig.axes[2:]] == ["step", "leash"]
+
+
+def test_expansions_are_medians_with_their_range():
+    left, right = FIGURES["expansion_errors"]().axes
+    assert [left.get_title(), right.get_title()] == ["a", "b"]
+    shown = {line.get_label(): line.get_ydata() for line in (*left.lines, *right.lines)}
+    np.testing.assert_allclose(shown["first"], 1.5 / THREE)
+    np.testing.assert_allclose(shown["second"], 2 / THREE)
+    np.testing.assert_allclose(shown["chain"], 2 / THREE)
+
+
+def test_negative_eigenvalues_are_told_apart():
+    left = FIGURES["singular_influence"]().axes[0]
+    shown = {line.get_label(): list(line.get_ydata()) for line in left.lines}
+    assert shown == {"positive": [3.0], "negative": [1e-3], "zero": [1e-5]}
+
+
+def test_predictions_share_their_truth():
+    fig = FIGURES["retraining_scatter"]()
+    for ax, name, note in zip(fig.axes, ("hard", "friend"), ("note", "other"), strict=True):
+        drawn = np.asarray(ax.collections[0].get_offsets())
+        np.testing.assert_array_equal(drawn, np.c_[CHANGES[name], CHANGES["easy"]])
+        assert ax.texts[0].get_text() == note
+
+
+def test_pairs_are_told_apart_by_class():
+    left, middle, _ = FIGURES["kernel_and_gradients"]().axes
+    assert [len(c.get_offsets()) for c in left.collections] == [20, 10]
+    for line in middle.lines:
+        assert np.median(line.get_xdata()) == pytest.approx(1)
