@@ -128,8 +128,8 @@ chapter.say(
     "V = **{mnist_v:.4g} ± {mnist_v_mcse:.2g}** nats², and with β = {mnist_beta:.3g}, "
     "(β/2) V = **{mnist_nu:.2f} ± {mnist_nu_mcse:.2f}**, beside an LLC of "
     "{mnist_llc:.1f} ± {mnist_llc_mcse:.1f}. Eq. 13 as `probelib.empirical_variance` has it, the sum of "
-    "the kernel's diagonal, and NumPy's variances of the raw trace agree to a fraction of "
-    "{trace_identity_error:.1g}. All errors are Monte-Carlo standard errors."
+    "the kernel's diagonal, and NumPy's variances of the raw trace are the same number (largest "
+    "relative difference: {trace_identity_error:.1g}). All errors are Monte-Carlo standard errors."
 )
 
 # %% [markdown]
@@ -474,10 +474,11 @@ chapter.say(
     "this n: {sgld_regular_expected_exact:.4f}, Eq. 12: {sgld_regular_limit:.4f}) and "
     "**{sgld_square_expected:.4f} ± {sgld_square_gibbs_mcse:.4f}** in the square "
     "({sgld_square_expected_exact:.4f}, {sgld_square_limit:.4f}). What remains between SGLD and "
-    "the exact value is the bias of the step size."
+    "the exact value is Monte-Carlo error and the bias of the step size."
 )
 
 # %% [markdown]
+# (demo-one-data-set)=
 # ## What one data set knows
 #
 # B.2 ends: "As we have assumed i.i.d. data, we can drop the expectation over datasets and estimate the
@@ -713,7 +714,7 @@ chapter.compare(
         ),
         Claim(
             "regular: exponent of one data set’s error", "one_set_exponent_regular", quadratic,
-            -2.2, -1.8, "+.3f", "it is −1/2: a mean over n samples",
+            -2.2, -1.8, "+.3f", "it is −1/2 (of its square, −1): a mean over n samples",
         ),
         Claim(
             "square: exponent of one data set’s error", "one_set_exponent_square", quadratic,
