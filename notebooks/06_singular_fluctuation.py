@@ -112,7 +112,7 @@ by_numpy = sum(
 )
 by_class = gibbs.shares(probe.trace, probe.labels.numpy())
 
-# %%
+# %% tags=["hide-input"]
 beta = probe.posterior.beta
 chapter.record(
     mnist_v=v.value,
@@ -279,68 +279,70 @@ plotting.gibbs_levels(
 # four standard errors and that bias.
 
 # %%
-claims, rows, distances = [], [], []
-for name, model in models.items():
-    for b in betas:
-        value, error = scaled[name, b]
-        truth = np.array(
-            [n * gibbs.expected(model, int(n), b, prior_precision).gibbs for n in sizes]
-        )
-        distances.append(np.abs(value - truth) / error)
-        if not model.orders:
-            continue
-        slope, slope_se = (c[0] for c in gibbs.fit_orders(sizes, value, error, model.orders))
-        level = gibbs.limiting_gibbs(model, b)
-        left_out = gibbs.fit_orders(sizes, truth, error, model.orders)[0][0] - level
-        key = f"gibbs_slope_{name}_beta_{b:g}".replace(".", "_")
-        chapter.record(
-            **{
-                key: slope,
-                f"{key}_se": slope_se,
-                f"{key}_bias": left_out,
-                f"{key}_nu": gibbs.limiting_fluctuation(model, b),
-            }
-        )
-        claims.append(
-            exact_claim(
-                chapter, f"{name}, β = {b:g}: slope of Eq. 12", key, level, slope_se,
-                abs(left_out), ".4f",
-            )
-        )  # fmt: skip
-        rows.append(
-            {
-                "model": name,
-                "β": f"{b:g}",
-                "λ": f"{model.learning_coefficient:g}",
-                "ν": f"{chapter.numbers[f'{key}_nu']:.4f}",
-                "(λ − νβ)/β": f"{level:+.4f}",
-                "fitted slope": f"{slope:+.4f} ± {slope_se:.4f}",
-                "bias of the fit": f"{left_out:+.1g}",
-            }
-        )
-chapter.table(rows, "The 1/n slope of the mean Gibbs training error, fitted, and by Eq. 12.")
-main = f"beta_{betas[0]:g}".replace(".", "_")
-for short, name in (("regular", "regular"), ("singular", "square")):
+slopes = {
+    (name, b): gibbs.gibbs_slope(models[name], sizes, *scaled[name, b], b, prior_precision)
+    for name in ("regular", "square")
+    for b in betas
+}
+
+# %% tags=["hide-input"]
+claims, rows = [], []
+for (name, b), slope in slopes.items():
+    key = f"gibbs_slope_{name}_beta_{b:g}".replace(".", "_")
     chapter.record(
         **{
-            f"gibbs_slope_{short}": chapter.numbers[f"gibbs_slope_{name}_{main}"],
-            f"gibbs_slope_{short}_se": chapter.numbers[f"gibbs_slope_{name}_{main}_se"],
-            f"gibbs_slope_{short}_truth": chapter.numbers[f"exact_gibbs_slope_{name}_{main}"],
+            key: slope.value,
+            f"{key}_se": slope.error,
+            f"{key}_bias": slope.bias,
+            f"{key}_nu": slope.nu,
         }
     )
-chapter.record(
-    gibbs_beta=betas[0], gibbs_z_max=np.max(distances), gibbs_points=int(np.size(distances))
-)
+    claims.append(
+        exact_claim(
+            chapter, f"Eq. 12: slope, {name}, β = {b:g}", key, slope.predicted, slope.error,
+            abs(slope.bias), ".4f",
+        )
+    )  # fmt: skip
+    if b == betas[0]:
+        short = {"regular": "regular", "square": "singular"}[name]
+        chapter.record(
+            **{
+                f"gibbs_slope_{short}": slope.value,
+                f"gibbs_slope_{short}_se": slope.error,
+                f"gibbs_slope_{short}_truth": slope.predicted,
+            }
+        )
+    rows.append(
+        {
+            "model": name,
+            "β": f"{b:g}",
+            "λ": f"{models[name].learning_coefficient:g}",
+            "ν": f"{slope.nu:.4f}",
+            "(λ − νβ)/β": f"{slope.predicted:+.4f}",
+            "fitted slope": f"{slope.value:+.4f} ± {slope.error:.4f}",
+            "bias of the fit": f"{slope.bias:+.1g}",
+        }
+    )
+chapter.table(rows, "The 1/n slope of the mean Gibbs training error, fitted, and by Eq. 12.")
+z = [
+    (value - n * gibbs.expected(models[name], int(n), b, prior_precision).gibbs) / error
+    for (name, b), series in scaled.items()
+    for n, value, error in zip(sizes, *series, strict=True)
+]
+chapter.record(gibbs_beta=betas[0], gibbs_z_max=np.abs(z).max(), gibbs_points=len(z))
 chapter.say(
     "Of {gibbs_points} points in the figure, the one farthest from its exact expectation at finite "
     "n is {gibbs_z_max:.1f} standard errors away."
 )
 
 # %% [markdown]
+# Times $n\beta$, the left side of Eq. 12 is the LLC around $w^* = 0$, the truth. So around the truth
+# the LLC estimates $\lambda - \nu\beta$, and $\lambda$ only where $\beta$ is small.
+#
 # The product gets no slope: its remainder is not a power of $n$, and no fit over this range
 # would find the limit. Quadrature can go where data cannot:
 
-# %%
+# %% tags=["hide-input"]
 far = {2: 100, 4: 10**4, 8: 10**8, 16: 10**16}
 at_b = betas[0]
 level = gibbs.limiting_gibbs(gibbs.PRODUCT, at_b)
@@ -368,8 +370,9 @@ chapter.table(rows, f"The product at β = {at_b:g}, exact; the limits are {level
 
 # %% [markdown]
 # Every doubling of $\log n$ about halves what is missing. The $o(1/n)$ of Eq. 12 hides a factor
-# $1 + O(1/\log n)$ where the multiplicity exceeds 1, and deep networks are products. A measured $n\, G_n$, or a measured LLC, may be far from its limit at every
-# size that anyone will train on.
+# $1 + O(1/\log n)$ where the multiplicity exceeds 1, and deep networks multiply weights. A
+# measured $n\, G_n$, and with it an LLC, may be far from its limit at every size that anyone will
+# train on.
 #
 # ## The same through SGLD
 #
@@ -517,26 +520,21 @@ plotting.one_data_set(
     [("slope −1/2", -0.5), ("slope −2", -2.0)],
 )
 
-# %%
+# %% tags=["hide-input"]
 chapter.record(deviation_beta=show)
-for name, (at, rms, *_) in deviation.items():
-    # An estimated mean square has the relative error below; half of that is its root's.
-    squares = np.square(measured[name, show][1] - gibbs.limiting_fluctuation(models[name], show))
-    relative = squares.std(1, ddof=1) / squares.mean(1) / np.sqrt(data_sets) / 2
-    design = np.stack([np.ones(len(at)), np.log(at)], 1) / relative[:, None]
-    covariance = np.linalg.inv(design.T @ design)
-    exponent = (covariance @ design.T @ (np.log(rms) / relative))[1]
-    means = np.array(
-        [gibbs.expected(models[name], int(n), show, prior_precision).fluctuation for n in at]
-    )
-    bias = np.abs(means - gibbs.limiting_fluctuation(models[name], show))
+for name, model in models.items():
+    limit = gibbs.limiting_fluctuation(model, show)
+    squares = np.square(measured[name, show][1] - limit)
+    exponent, exponent_se = gibbs.decay_exponent(sizes, squares)
+    off = [
+        gibbs.expected(model, int(n), show, prior_precision).fluctuation - limit for n in sizes[-2:]
+    ]
     chapter.record(
         **{
             f"one_set_exponent_{name}": exponent,
-            f"one_set_exponent_{name}_se": np.sqrt(covariance[1, 1]),
-            f"one_set_relative_error_{name}": rms[-1]
-            / gibbs.limiting_fluctuation(models[name], show),
-            f"mean_exponent_{name}": np.log(bias[-1] / bias[-2]) / np.log(at[-1] / at[-2]),
+            f"one_set_exponent_{name}_se": exponent_se,
+            f"one_set_relative_error_{name}": np.sqrt(squares[-1].mean()) / limit,
+            f"mean_exponent_{name}": np.log(off[1] / off[0]) / np.log(sizes[-1] / sizes[-2]),
         }
     )
 chapter.record(largest_n=int(sizes[-1]))
@@ -574,27 +572,45 @@ chapter.say(
 # generalization loss exact, by quadrature over the new sample.
 
 # %%
-held_out = rng.normal(size=(waic_sets, waic_size))
-clouds, bias = {}, {}
-for name, model in models.items():
-    p = gibbs.predict(model, held_out, 1.0, prior_precision)
-    means = [gibbs.expected_prediction(model, int(n), 1.0, prior_precision) for n in sizes]
-    difference = np.array([float(m.waic - m.generalization) for m in means])
-    clouds[name] = (
-        waic_size * p.waic[:2000],  # enough to be drawn
-        waic_size * p.generalization[:2000],
-        2 * model.learning_coefficient,
+held = rng.normal(size=(waic_sets, waic_size))
+waic = {name: gibbs.predict(model, held, 1.0, prior_precision) for name, model in models.items()}
+waic_error = {  # exact: E[WAIC] - E[generalization loss] at each n
+    name: np.array(
+        [
+            float(mean.waic - mean.generalization)
+            for mean in (
+                gibbs.expected_prediction(model, int(n), 1.0, prior_precision) for n in sizes
+            )
+        ]
     )
-    bias[name] = (sizes, difference)
-    paired = waic_size * (p.waic - p.generalization)
-    at_size = gibbs.expected_prediction(model, waic_size, 1.0, prior_precision)
+    for name, model in models.items()
+}
+
+# %% mystnb={"figure": {"caption": "WAIC and what it estimates, at beta 1. Left and middle: each point is a data set; both losses less that of the truth, times n; the dashed line is where their sum is 2 lambda, the cross their mean. WAIC is right on average, while the data sets that it ranks best are those that predict worst. Right: how far the means over data sets are apart, exact, against n; dashed: a line of slope -2.", "name": "fig-waic"}, "image": {"alt": "Left and middle: generalization loss against WAIC for many data sets, points strung along a falling diagonal line, with a cross at the mean. Right: log-log plot of the difference of the means against n for three models, all falling parallel to a dashed line of slope minus two."}}
+plotting.waic_picture(
+    {
+        name: (
+            waic_size * waic[name].waic[:2000],
+            waic_size * waic[name].generalization[:2000],
+            2 * models[name].learning_coefficient,
+        )
+        for name in ("regular", "square")
+    },
+    {name: (sizes, difference) for name, difference in waic_error.items()},
+    ("slope −2", -2.0),
+)
+
+# %% tags=["hide-input"]
+for name, p in waic.items():
     key = f"waic_difference_{name}"
+    paired = waic_size * (p.waic - p.generalization)
+    at_size = gibbs.expected_prediction(models[name], waic_size, 1.0, prior_precision)
+    last, end = waic_error[name][-2:]
     chapter.record(
         **{
             key: paired.mean(),
             f"{key}_se": paired.std(ddof=1) / np.sqrt(waic_sets),
-            f"waic_exponent_{name}": np.log(abs(difference[-1] / difference[-2]))
-            / np.log(sizes[-1] / sizes[-2]),
+            f"waic_exponent_{name}": np.log(abs(end / last)) / np.log(sizes[-1] / sizes[-2]),
             f"waic_{name}": waic_size * p.waic.mean(),
             f"waic_training_{name}": waic_size * p.training.mean(),
             f"waic_generalization_{name}": waic_size * p.generalization.mean(),
@@ -608,13 +624,6 @@ for name, model in models.items():
             0.0, ".4f",
         )
     )  # fmt: skip
-
-# %% mystnb={"figure": {"caption": "WAIC and what it estimates, at beta 1. Left and middle: each point is a data set; both losses less that of the truth, times n; the dashed line is where their sum is 2 lambda, the cross their mean. WAIC is right on average, while the data sets that it ranks best are those that predict worst. Right: how far the means over data sets are apart, exact, against n; dashed: a line of slope -2.", "name": "fig-waic"}, "image": {"alt": "Left and middle: generalization loss against WAIC for many data sets, points strung along a falling diagonal line, with a cross at the mean. Right: log-log plot of the difference of the means against n for three models, all falling parallel to a dashed line of slope minus two."}}
-plotting.waic_picture(
-    {name: clouds[name] for name in ("regular", "square")}, bias, ("slope −2", -2.0)
-)
-
-# %% tags=["hide-input"]
 chapter.table(
     [
         {
@@ -693,7 +702,7 @@ chapter.say(
 # Rows with *exact* are mathematics, and the book is not built with a miss there. The statement at the
 # end of B.2 is held to the three models: an exponent of $-2$, within 0.2.
 
-# %%
+# %% tags=["hide-input"]
 quadratic = "−2 (“scales quadratically in n”)"
 chapter.compare(
     [
@@ -754,7 +763,7 @@ chapter.compare(
 #
 # - **A hat is not a limit.** $\frac\beta2 V$ of a network is a fluctuation at the $n$, $\beta$ and
 #   $\gamma$ that were used, on this data set. To compare two networks by it, keep all of these equal,
-#   and mind that in a singular model even the data set's noise does not average out
+#   and mind that in a singular model even the data set's noise need not average out
 #   ({numref}`fig-one-data-set`).
 # - **$\nu$ depends on $\beta$**, unlike $\lambda$; the table of slopes has it at several.
 # - **V's Monte-Carlo error says nothing about data sets.** It is the error of the chain, often far

@@ -650,7 +650,7 @@ def gibbs_levels(
         panels: model -> temperature -> (n, mean of n G_n, its standard error; finer n, exact
             n E[G_n]; the limit that Eq. 12 predicts).
     """
-    fig, axes = figure(1, len(panels), size=(3.3 * len(panels), 3.6), sharey=True)
+    fig, axes = figure(1, len(panels), size=(3 * len(panels), 3.5), sharey=True)
     looks = list(zip((BLUE, VERMILION, GREEN, PURPLE), "oDsv", strict=True))
     for ax, (title, series) in zip(axes[0], panels.items(), strict=True):
         for (name, (n, value, error, fine, exact, limit)), (color, marker) in zip(
@@ -683,7 +683,7 @@ def one_data_set(
         guides: (label, exponent): lines from the first measured point of the first model.
     """
     fig, axes = figure(
-        1, len(histograms) + 1, size=(3.3 * (len(histograms) + 1), 3.5),
+        1, len(histograms) + 1, size=(3 * (len(histograms) + 1), 3.3),
         gridspec_kw={"width_ratios": [1] * len(histograms) + [1.25]},
     )  # fmt: skip
     looks = dict(zip(deviations, zip((BLUE, VERMILION, GREEN), "oDs", strict=True), strict=False))
@@ -733,7 +733,7 @@ def waic_picture(
         bias: model -> (n, difference of the means, nats).
         guide: label and exponent of a line through the first point of the first model.
     """
-    fig, axes = figure(1, len(clouds) + 1, size=(3.3 * (len(clouds) + 1), 3.5))
+    fig, axes = figure(1, len(clouds) + 1, size=(3 * (len(clouds) + 1), 3.3))
     colors = dict(zip(bias, (BLUE, VERMILION, GREEN), strict=False))
     for ax, (model, (waic, generalization, total)) in zip(axes[0], clouds.items(), strict=False):
         low, high = min(waic.min(), 0), max(generalization.max(), total)

@@ -190,6 +190,36 @@ def test_fit_finds_coefficients_and_their_errors():
     assert of_mean[0] == pytest.approx(1 / np.sqrt(np.sum(errors**-2.0)))
 
 
+@pytest.mark.parametrize("model", [REGULAR, SQUARE], ids=lambda m: m.name)
+def test_the_slope_of_exact_means_is_eq_12_and_its_bias(model):
+    n, beta = np.array([50, 100, 400, 1600, 3200]), 0.5
+    exact = np.array([size * gibbs.expected(model, int(size), beta, GAMMA).gibbs for size in n])
+    slope = gibbs.gibbs_slope(model, n, exact, np.full(5, 0.01), beta, GAMMA)
+    assert slope.value == pytest.approx(slope.predicted + slope.bias, rel=1e-12)
+    assert slope.predicted == pytest.approx((model.learning_coefficient - slope.nu * beta) / beta)
+    # The first order left out is n^-2 or n^-3/2, at n = 50 with coefficients of order 10.
+    assert abs(slope.bias) < 0.01
+    # A shift of all points is a shift of the slope: the fit does not know the theory.
+    shifted = gibbs.gibbs_slope(model, n, exact + 0.3, np.full(5, 0.01), beta, GAMMA)
+    assert shifted.value == pytest.approx(slope.value + 0.3, rel=1e-9)
+
+
+def test_a_slope_without_powers_is_refused():
+    with pytest.raises(ValueError, match="model is 'product', whose remainder"):
+        gibbs.gibbs_slope(PRODUCT, np.array([50, 100]), np.ones(2), np.ones(2), 1.0, 1.0)
+
+
+def test_decay_of_errors_is_an_exponent_with_an_error():
+    # Squares of normals with standard deviation 3 / n^0.7. With D each, log of the root mean
+    # square has the error 1 / sqrt(2 D); the slope's follows from the spread of log n.
+    n, count = np.array([10, 40, 160, 640]), 20_000
+    squares = np.random.default_rng(6).normal(size=(4, count)) ** 2 * (3 / n[:, None] ** 0.7) ** 2
+    exponent, error = gibbs.decay_exponent(n, squares)
+    known = 1 / np.sqrt(2 * count) / np.sqrt(np.square(np.log(n) - np.log(n).mean()).sum())
+    assert error == pytest.approx(known, rel=0.05)
+    assert abs(exponent + 0.7) < 5 * known
+
+
 # -- WAIC --------------------------------------------------------------------------------------
 
 

@@ -294,6 +294,70 @@ def fit_orders(
     return covariance @ design.T @ (values / errors), np.sqrt(np.diag(covariance))
 
 
+@dataclass(frozen=True)
+class Slope:
+    """The coefficient of 1/n in the mean Gibbs training error.
+
+    Attributes:
+        value, error: as fitted, and its standard error.
+        bias: what the fit makes of the exact curve, less the prediction: the orders left out.
+        predicted: (lambda - nu beta) / beta, by Eq. 12.
+        nu: the singular fluctuation that went into the prediction.
+    """
+
+    value: float
+    error: float
+    bias: float
+    predicted: float
+    nu: float
+
+
+def gibbs_slope(
+    model: Parametrisation,
+    n: np.ndarray,
+    values: np.ndarray,
+    errors: np.ndarray,
+    beta: float,
+    localization: float,
+) -> Slope:
+    """Fit the slope of Eq. 12 to measured means, without use of lambda or nu.
+
+    Args:
+        model: one whose remainder is in powers of n (``regular`` or ``square``).
+        n: sizes of the data sets, shape (k,).
+        values, errors: mean of n G_n at each size and its standard error, shape (k,).
+        beta, localization: of the posterior.
+
+    Raises:
+        ValueError: the remainder is not in powers of n.
+    """
+    if not model.orders:
+        raise ValueError(
+            f"model is {model.name!r}, whose remainder is in 1/log n; choose 'regular' or 'square'"
+        )
+    exact = np.array([size * expected(model, int(size), beta, localization).gibbs for size in n])
+    value, error = (c[0] for c in fit_orders(n, values, errors, model.orders))
+    predicted = limiting_gibbs(model, beta)
+    bias = fit_orders(n, exact, errors, model.orders)[0][0] - predicted
+    return Slope(value, error, bias, predicted, limiting_fluctuation(model, beta))
+
+
+def decay_exponent(n: np.ndarray, squares: np.ndarray) -> tuple[float, float]:
+    """The exponent with which a root mean square falls with n, and its standard error.
+
+    Args:
+        n: sizes, shape (k,).
+        squares: squared errors of D data sets at each size, shape (k, D).
+    """
+    mean = squares.mean(1)
+    # The relative error of a root is half that of the mean under it.
+    relative = squares.std(1, ddof=1) / mean / np.sqrt(squares.shape[1]) / 2
+    design = np.stack([np.log(n), np.ones(len(n))], 1) / relative[:, None]
+    covariance = np.linalg.inv(design.T @ design)
+    fit = covariance @ design.T @ (np.log(mean) / 2 / relative)
+    return float(fit[0]), float(np.sqrt(covariance[0, 0]))
+
+
 # -- WAIC --------------------------------------------------------------------------------------
 
 
@@ -573,12 +637,15 @@ __all__ = [
     "Parametrisation",
     "Prediction",
     "Shares",
+    "Slope",
     "by_data_set",
     "chain_moments",
+    "decay_exponent",
     "draw_data_sets",
     "expected",
     "expected_prediction",
     "fit_orders",
+    "gibbs_slope",
     "limiting_fluctuation",
     "limiting_gibbs",
     "local_posteriors",
