@@ -82,6 +82,32 @@ FIGURES = {
         {"step": 4.0, "leash": 4.0},
         ("good", "bad", "worse"),
     ),
+    "group_shares": lambda: plotting.group_shares(
+        list("abc"),
+        THREE / 21,
+        {"one": (THREE / 21, THREE / 210), "two": (THREE / 30, THREE / 99)},
+        "class",
+    ),
+    "gibbs_levels": lambda: plotting.gibbs_levels(
+        {
+            name: {
+                beta: (THREE, 1 / THREE, THREE / 100, THREE, 1 / THREE, limit)
+                for beta, limit in (("β = 1", 0.1), ("β = 2", -0.2))
+            }
+            for name in ("regular", "square")
+        }
+    ),
+    "one_data_set": lambda: plotting.one_data_set(
+        {name: {"n = 1": RNG.gamma(2, size=90), "n = 9": RNG.gamma(2, size=90)} for name in "ab"},
+        {"a": 0.5, "b": 0.7},
+        dict.fromkeys("abc", (THREE, 1 / THREE, THREE, 1 / THREE)),
+        [("slope −1/2", -0.5), ("slope −2", -2.0)],
+    ),
+    "waic_picture": lambda: plotting.waic_picture(
+        {name: (RNG.normal(size=50), RNG.gamma(1, size=50), 1.0) for name in "ab"},
+        dict.fromkeys("abc", (THREE, THREE ** (-2))),
+        ("slope −2", -2.0),
+    ),
     "expansion_errors": lambda: plotting.expansion_errors(
         THREE,
         {"a": {"first": np.outer([1, 2], 1 / THREE)}, "b": {"second": np.outer([1, 3], 1 / THREE)}},
@@ -218,6 +244,42 @@ def test_sweeps_mark_each_verdict():
     at = {c.get_label(): list(c.lines[0].get_xdata()) for c in top.containers}
     assert at == {"good": [1.0, 16.0], "bad": [4.0], "worse": []}
     assert [ax.get_xlabel() for ax in fig.axes[2:]] == ["step", "leash"]
+
+
+def test_shares_stand_over_the_size_of_their_group():
+    (ax,) = FIGURES["group_shares"]().axes
+    bars = next(c for c in ax.containers if c.get_label() == "samples")
+    np.testing.assert_allclose([bar.get_height() for bar in bars], THREE / 21)
+    points = {c.get_label(): c for c in ax.containers if c is not bars}
+    np.testing.assert_allclose(points["one"].lines[0].get_ydata(), THREE / 21)
+    (segments,) = [c.get_segments() for c in points["one"].lines[2]]
+    np.testing.assert_allclose([s[1, 1] - s[0, 1] for s in segments], 4 * THREE / 210)
+    assert [text.get_text() for text in ax.get_xticklabels()] == list("abc")
+
+
+def test_gibbs_levels_are_drawn_where_eq_12_puts_them():
+    fig = FIGURES["gibbs_levels"]()
+    for ax, title in zip(fig.axes, ("regular", "square"), strict=True):
+        assert ax.get_title() == title
+        dashed = [line.get_ydata()[0] for line in ax.lines if line.get_linestyle() == "--"]
+        assert dashed == [0.1, -0.2]
+
+
+def test_guides_start_at_the_first_point():
+    fig = FIGURES["one_data_set"]()
+    lines = {line.get_label(): line.get_ydata() for line in fig.axes[-1].lines}
+    np.testing.assert_allclose(lines["slope −1/2"], THREE**-0.5)
+    np.testing.assert_allclose(lines["slope −2"], THREE**-2)
+    nu = [ax.lines[0].get_xdata()[0] for ax in fig.axes[:2]]
+    assert nu == [0.5, 0.7]
+
+
+def test_the_sum_of_waic_and_loss_is_a_line():
+    left, _, right = FIGURES["waic_picture"]().axes
+    line = next(line for line in left.lines if "lambda" in line.get_label())
+    np.testing.assert_allclose(line.get_xdata() + line.get_ydata(), 1.0)
+    bias = {line.get_label(): line.get_ydata() for line in right.lines}
+    np.testing.assert_allclose(bias["slope −2"], THREE**-2)
 
 
 def test_expansions_are_medians_with_their_range():
