@@ -470,7 +470,7 @@ def _stiff(n_beta: float, localization: float, step_size: float) -> float:
     if step_size * precision >= 4:
         raise ArithmeticError(
             f"step_size is {step_size:g}, with which the chain runs away; keep it below "
-            f"{4 / precision:.2g}"
+            f"{4 / precision:.3g}"
         )
     return n_beta / 2 / (precision * (1 - step_size * precision / 4))
 
