@@ -57,7 +57,7 @@ known_chains: int = 256  # chains on each model of known coefficient
 known_draws: int = 200  # draws kept of each of them
 known_burn_in: float = 8.0  # of each, in relaxation times
 known_length: float = 6.0  # of each, in relaxation times
-rrr_draws: int = 1_000_000  # independent draws behind the truth of reduced-rank regression
+rrr_draws: int = 2_000_000  # independent draws behind the truth of reduced-rank regression
 sweep_points: int = 6  # values of each setting in the sweeps
 curve_points: int = 13  # points of an exact curve against kappa; the sweeps have thrice as many
 

@@ -141,6 +141,32 @@ def test_reduced_rank_law_against_quadrature_at_rank_1():
     assert abs(law.llc - N_BETA * mean / mass) < 4 * law.llc_se < 0.02 * law.llc
 
 
+def test_reduced_rank_law_against_gibbs_sampling():
+    """Given A, the rows of B are Gaussian, and given B, the columns of A: no step, no weights."""
+    model, chains, sweeps, burn_in = known.ReducedRank(3, 2, 2, 1), 4000, 200, 80
+    a0, b0 = (p.detach().numpy() for p in (model.a, model.b))
+    target, rng = b0 @ a0, np.random.default_rng(0)
+
+    def conditional(other, at_center, pull):
+        """Rows x of the law exp(-nb/2 |x other - y|² - gamma/2 |x - at_center|²)."""
+        precision = LOCALIZATION * np.eye(2) + N_BETA * other @ other.transpose(0, 2, 1)
+        covariance = np.linalg.inv(precision)
+        mean = (LOCALIZATION * at_center + N_BETA * pull) @ covariance
+        noise = rng.normal(size=mean.shape) @ np.linalg.cholesky(covariance).transpose(0, 2, 1)
+        return mean + noise
+
+    a, seen = np.broadcast_to(a0, (chains, *a0.shape)), 0.0
+    for sweep in range(sweeps):
+        b = conditional(a, b0, target @ a.transpose(0, 2, 1))
+        bt = b.transpose(0, 2, 1)
+        a = conditional(bt, a0.T, target.T @ b).transpose(0, 2, 1)
+        if sweep >= burn_in:
+            seen = seen + N_BETA / 2 * ((b @ a - target) ** 2).sum((1, 2)) / (sweeps - burn_in)
+    error = seen.std(ddof=1) / chains**0.5
+    law = known.reduced_rank_law(model, N_BETA, LOCALIZATION, 200_000)
+    assert abs(law.llc - seen.mean()) < 4 * np.hypot(law.llc_se, error) < 0.03
+
+
 # -- the chain ---------------------------------------------------------------------------------
 
 
