@@ -74,6 +74,30 @@ FIGURES = {
         0.3,
         thin=5,
     ),
+    "llc_in_parts": lambda: plotting.llc_in_parts(
+        {name: (np.linspace(0, 1, 5), np.linspace(0, 1, 5) ** 3) for name in "ab"},
+        ["0", "1", "2"],
+        dict.fromkeys("ab", (THREE / 21, THREE / 21, THREE / 210)),
+    ),
+    "known_answers": lambda: plotting.known_answers(
+        ["one", "two", "three"], 1 + THREE / 100, THREE / 200, 1 - THREE / 100, THREE / 4
+    ),
+    "approach": lambda: plotting.approach(
+        {name: (THREE, THREE / 20, np.full(3, np.nan)) for name in "ab"},
+        {"b": (4.0, 0.2, 0.05)},
+        "kappa",
+    ),
+    "when_to_believe": lambda: plotting.when_to_believe(
+        {
+            knob: (
+                {"exact": (THREE, THREE), "limit": (THREE, THREE / 2)},
+                (THREE, THREE, THREE / 10),
+                {"too small": (0, 2.0), "too large": (8.0, np.inf)},
+            )
+            for knob in ("x", "y", "z")
+        },
+        3.0,
+    ),
     "sweeps": lambda: plotting.sweeps(
         {
             "step": (THREE, THREE, THREE / 10, 10 * THREE, ["good", "bad", "good"]),
@@ -244,6 +268,33 @@ def test_sweeps_mark_each_verdict():
     at = {c.get_label(): list(c.lines[0].get_xdata()) for c in top.containers}
     assert at == {"good": [1.0, 16.0], "bad": [4.0], "worse": []}
     assert [ax.get_xlabel() for ax in fig.axes[2:]] == ["step", "leash"]
+
+
+def test_class_shares_are_relative_to_their_samples():
+    right = FIGURES["llc_in_parts"]().axes[1]
+    assert [c.get_label() for c in right.containers] == ["a", "b"]
+    np.testing.assert_allclose(right.containers[0].lines[0].get_ydata(), 1)
+    (segments,) = [c.get_segments() for c in right.containers[0].lines[2]]
+    np.testing.assert_allclose([s[1, 1] - s[0, 1] for s in segments], 0.4)
+
+
+def test_known_answers_read_from_the_top():
+    near, far = FIGURES["known_answers"]().axes
+    assert [t.get_text() for t in near.get_yticklabels()] == ["one", "two", "three"]
+    x, y = near.containers[0].lines[0].get_data()
+    np.testing.assert_allclose(x, 1 + THREE / 100)
+    np.testing.assert_array_equal(y, [2, 1, 0])
+    limit = next(line for line in far.lines if line.get_marker() == "x")
+    np.testing.assert_allclose(limit.get_xdata(), THREE / 4)
+
+
+def test_regions_of_disbelief_are_named_and_end_with_the_axis():
+    fig = FIGURES["when_to_believe"]()
+    for ax in fig.axes[:3]:
+        assert [t.get_text() for t in ax.texts] == ["too small", "too large"]
+        low, high = (patch.get_extents().width for patch in ax.patches)
+        assert low > 0 < high
+        assert ax.get_xlim() == pytest.approx((1 / 1.15, 16 * 1.15))
 
 
 def test_shares_stand_over_the_size_of_their_group():
