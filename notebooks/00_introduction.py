@@ -264,7 +264,10 @@ chapter.say(
 # | {doc}`1 · The local posterior <01_local_posterior>` | Does the sampler sample what it should? Every answer that is known exactly, three errata, and how to choose the settings. |
 # | {doc}`2 · Loss gain on MNIST <02_loss_gain>` | Which digits does a network hold by a thread, and is that just their loss? |
 # | {doc}`3 · Memorization <03_memorization>` | Can the probe tell what was memorized from what was learned? |
-# | {doc}`Errata <../errata>` | Six places where the paper's formulas need a correction. |
+# | {doc}`5 · The LLC sum identity <05_llc_identity>` | Do the gains add up to the learning coefficient, and is the estimate right where the answer is known? |
+# | {doc}`6 · Singular fluctuation <06_singular_fluctuation>` | What is the kernel's trace, and what does one data set know of it? |
+# | {doc}`7 · Influence functions <07_influence_functions>` | When is the kernel the classical influence, and which of the two predicts retraining? |
+# | {doc}`Errata <../errata>` | Seven places where the paper needs a correction. |
 # | {doc}`Glossary <../glossary>` and {doc}`API <../api>` | The words, and the library. |
 #
 # ## Summary

@@ -379,7 +379,8 @@ display(view)
 #
 # A network can fit a wrong label as well as a right one; it cannot hold it as firmly. Under the
 # local posterior the memorized samples are the first to lose their fit, and the loss gain finds
-# them without knowing a true label.
+# them without knowing a true label. How much of the sum of all gains hangs on the wrong labels is for
+# {doc}`chapter 5 <05_llc_identity>`.
 #
 # **References.** Influence and memorization are close kin: {cite:t}`koh2017understanding`; the
 # covariance kernel as a tool for case influence: {cite:t}`thomas2018reconciling`.

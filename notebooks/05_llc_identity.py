@@ -483,8 +483,9 @@ chapter.compare(
 # The sum identity is exact, with $\beta$ in front. It turns one number about a network into a
 # distribution over its data. The estimator behind it finds the exact values of regular, monomial and
 # reduced-rank models, once these are taken at the $n\beta$, $\gamma$ and $\epsilon$ that were used; how
-# far they are from $\lambda$ is a separate question with a computable answer. Next come the second
-# cumulant and its trace, the singular fluctuation.
+# far they are from $\lambda$ is a separate question with a computable answer. The
+# {doc}`next chapter <06_singular_fluctuation>` takes the second cumulant and its trace, the singular
+# fluctuation.
 #
 # **References.** The local learning coefficient: {cite:t}`lau2025llc`; refined by data:
 # {cite:t}`wang2025refined`. Learning coefficients, multiplicities and normal crossings:

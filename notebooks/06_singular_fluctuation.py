@@ -486,7 +486,7 @@ chapter.say(
 #
 # B.2 ends: "As we have assumed i.i.d. data, we can drop the expectation over datasets and estimate the
 # singular fluctuation directly from the empirical variance. The convergence of this relation scales
-# quadratically in n." Both sentences can be tested. Call $\hat\nu = \frac\beta2 V$ of one data set.
+# quadratically in n." Both sentences can be tested ({ref}`erratum 7 <erratum-7>`). Call $\hat\nu = \frac\beta2 V$ of one data set.
 #
 # In the **regular** model $V = \frac1A \sum_i (y_i - \operatorname{E}_w[u])^2 + \frac{n}{2A^2}$, an
 # average over samples, and the law of large numbers applies: $\hat\nu$ scatters about $\nu$ with a
@@ -780,8 +780,9 @@ chapter.compare(
 # and $\nu$ computed beforehand, over data sets and through SGLD; how soon it holds depends on the
 # singularity. What does not hold is that one data set suffices: its error falls like $n^{-1/2}$ in a
 # regular model and need not fall at all in a singular one. The relation that is good to $O(1/n^2)$ is
-# the one between the means of WAIC and of the generalization loss. Next: influence functions, the last
-# of the paper's appendices.
+# the one between the means of WAIC and of the generalization loss. The
+# {doc}`next chapter <07_influence_functions>` is about influence functions, the last of the paper's
+# appendices.
 #
 # **References.** Singular learning theory: {cite:t}`watanabe2009algebraic` and
 # {cite:t}`watanabe2018mathematical`; WAIC: {cite:t}`watanabe2010waic`; the trace of the kernel as

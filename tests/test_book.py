@@ -165,7 +165,7 @@ def test_mathjax_comes_with_the_book_and_is_trimmed(book: Book) -> None:
 
 def test_the_errata_can_be_linked_to(book: Book) -> None:
     text = (book.html / "errata.html").read_text(encoding="utf-8")
-    for number in range(1, 7):
+    for number in range(1, 8):
         assert f'id="erratum-{number}"' in text
 
 
