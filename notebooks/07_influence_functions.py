@@ -214,7 +214,7 @@ for name, law in laws.items():
         short = f"laplace_order_{key}" + ("" if law == "posterior" else "_gaussian")
         chapter.record(
             **{short: slope, f"{short}_low": slope - half, f"{short}_high": slope + half},
-            **{f"{short}_error_largest": errors[name][kind][:, -1].mean()},
+            **{f"{short}_half": half, f"{short}_error_largest": errors[name][kind][:, -1].mean()},
         )
         rows.append(
             {

@@ -67,6 +67,15 @@ WORDS = {
     "to",
     "recipe",
     "digit",
+    "network",
+    "part",
+    "model",
+    "prediction",
+    "n",
+    "nβ",
+    "γ",
+    "γ / nβ",
+    "λ",
 }
 NUMBER = re.compile(r"[-+]?\d+(?:\.(?P<decimals>\d+))?(?:e(?P<power>[-+]\d+))?(?P<percent>\s?%)?")
 
