@@ -273,10 +273,10 @@ def sample(
 def _check(trace: TraceStore, fingerprint: dict[str, Any], run: "_Run") -> None:
     """Refuse a store that holds the trace of another call (TraceMismatch)."""
     check_fingerprint(trace.attrs["fingerprint"], fingerprint, trace.path)
-    index = np.unique(np.linspace(0, len(run.observed) - 1, _CPU_BATCH, dtype=int))
+    index, losses = run.some_at_center()
     check_losses(
         trace.dataset().init_loss.values[index],
-        run.at_center(index),
+        losses,
         index,
         trace.attrs["device"] == str(run.posterior.device),
         trace.path,
@@ -458,12 +458,25 @@ class _Run:
             self.together = self._vmap_agrees() and not posterior.train_mode
         self._observe_together = self.together and not (on_cpu and self.center.numel() > _SMALL)
 
-    def at_center(self, index: np.ndarray | None = None) -> np.ndarray:
-        """l_i(w*) of all observed samples, or of those at ``index``."""
-        if index is None:
-            return self.observe(self.center.unsqueeze(0))[0].cpu().numpy()
-        with torch.no_grad(), self._own_randomness(0, 0, 1):
-            return self.posterior.losses(self.center, *self.observed.batch(index)).cpu().numpy()
+    def at_center(self) -> np.ndarray:
+        """l_i(w*) of all observed samples."""
+        return self.observe(self.center.unsqueeze(0))[0].cpu().numpy()
+
+    def some_at_center(self, batches: int = 4) -> tuple[np.ndarray, np.ndarray]:
+        """Positions and l_i(w*) of a few whole batches, spread over the observed samples.
+
+        Whole and with their own randomness, because in train mode a loss depends on its batch.
+        """
+        starts = np.arange(0, len(self.observed), self.observe_batch_size)
+        starts = starts[np.unique(np.linspace(0, len(starts) - 1, batches, dtype=int))]
+        index, losses = [], []
+        for start in starts:
+            stop = min(start + self.observe_batch_size, len(self.observed))
+            batch = self.observed.batch(slice(start, stop))
+            with torch.no_grad(), self._own_randomness(0, 0, int(start) + 1):
+                losses.append(self.posterior.losses(self.center, *batch).cpu().numpy())
+            index.append(np.arange(start, stop))
+        return np.concatenate(index), np.concatenate(losses)
 
     def lost_chain(self) -> int | None:
         """The first chain whose model gives no finite output any more, or None."""
