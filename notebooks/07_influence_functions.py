@@ -655,7 +655,6 @@ for name, key in keys.items():
             f"loo_query_{key}_high": a.query_interval[1],
         }
     )
-    scale = np.nan
     row = {
         "prediction": name,
         "Spearman, all pairs": f"{a.pairs:.3f}",

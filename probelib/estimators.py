@@ -13,7 +13,7 @@ With :math:`\Delta\ell_i(w) = \ell_i(w) - \ell_i(w^*)` over S draws pooled from 
 
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -155,6 +155,19 @@ def _squared_deviations(trace: xr.Dataset) -> np.ndarray:
     draws = trace.sizes["chain"] * trace.sizes["draw"]
     total = sum(np.square(centred).sum(-1) for _, centred in _centred_losses(trace))
     return total * (draws / (draws - 1))
+
+
+def share(part: np.ndarray, total: np.ndarray) -> Estimate:
+    r"""The ratio of two means over the same draws, with its Monte-Carlo error to first order.
+
+    The error of :math:`r = \bar a / \bar b` is that of the mean of
+    :math:`(a_t - r b_t) / \bar b`: what moves both at once cancels.
+
+    Args:
+        part, total: series a and b, shape (chain, draw).
+    """
+    ratio = part.mean() / total.mean()
+    return replace(_estimate((part - ratio * total) / total.mean()), value=float(ratio))
 
 
 class Neighbours(NamedTuple):
@@ -499,5 +512,6 @@ __all__ = [
     "loss_gain",
     "loss_kernel",
     "mean_loss_change",
+    "share",
     "singular_fluctuation",
 ]

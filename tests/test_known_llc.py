@@ -351,13 +351,13 @@ def test_the_error_of_a_share_is_that_of_a_ratio():
     """Independent Gaussian draws: the delta method is exact to first order."""
     rng = np.random.default_rng(1)
     a, b = rng.normal(3, 0.3, size=(4, 2500)), rng.normal(7, 0.7, size=(4, 2500))
-    estimate = known.share(a, a + b)
+    estimate = probelib.estimators.share(a, a + b)
     assert estimate.value == pytest.approx(0.3, abs=5e-3)
     # Var = (0.7² Var a + 0.3² Var b) / 10² / S; ArviZ finds an ESS within some 5 % of S.
     expected = np.sqrt((0.49 * 0.09 + 0.09 * 0.49) / 100 / 10_000)
     assert estimate.mcse == pytest.approx(expected, rel=0.1)
     # A part that moves with the whole has a share without error.
-    assert known.share(0.4 * b, b).mcse < 1e-15
+    assert probelib.estimators.share(0.4 * b, b).mcse < 1e-15
 
 
 def test_split_shares_add_up_and_selection_is_seen(trace):

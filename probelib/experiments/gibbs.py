@@ -65,6 +65,7 @@ import xarray as xr
 from torch import Tensor, nn
 
 import probelib
+from probelib.estimators import share
 
 _REACH = 9.0  # standard deviations that quadrature looks at: exp(-81 / 2) is 3e-18
 _CHUNK = 4096  # data sets at a time
@@ -589,8 +590,7 @@ class Shares:
 def shares(trace: xr.Dataset, group: np.ndarray) -> Shares:
     r"""Split LLC and V by group of samples.
 
-    A share is a ratio of two means over the same draws, :math:`r = \bar a / \bar b`; its error is
-    that of the mean of :math:`(a_t - r b_t) / \bar b`, first order.
+    The error of a share is that of :func:`probelib.estimators.share`.
 
     Args:
         trace: from :func:`probelib.sample`.
@@ -619,10 +619,9 @@ def shares(trace: xr.Dataset, group: np.ndarray) -> Shares:
 
 def _ratio(parts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Share of each part (chain, draw, g) in their sum, and its Monte-Carlo standard error."""
-    total = parts.sum(-1, keepdims=True)
-    ratio = parts.mean((0, 1)) / total.mean()
-    series = (parts - ratio * total) / total.mean()
-    return ratio, np.array([probelib.estimators.az.mcse(series[..., g]) for g in range(len(ratio))])
+    total = parts.sum(-1)
+    found = [share(parts[..., g], total) for g in range(parts.shape[-1])]
+    return np.array([e.value for e in found]), np.array([e.mcse for e in found])
 
 
 __all__ = [

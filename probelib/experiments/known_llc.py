@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 import probelib
 from probelib import LocalPosterior
-from probelib.estimators import Estimate, az
+from probelib.estimators import Estimate, share
 from probelib.experiments import toys
 from probelib.experiments.chapter import Claim
 
@@ -961,21 +961,6 @@ def partial_llc(trace: xr.Dataset, groups: np.ndarray) -> np.ndarray:
     return beta * (parts - at_center).reshape(shape)
 
 
-def share(part: np.ndarray, total: np.ndarray) -> Estimate:
-    """The ratio of two means over (chain, draw), with its Monte-Carlo error to first order.
-
-    Args:
-        part, total: series of shape (chain, draw).
-    """
-    ratio, scale = part.mean() / total.mean(), total.mean()
-    series = (part - ratio * total) / scale
-    half = series.shape[1] // 2
-    halves = series if len(series) > 1 else series[0, : 2 * half].reshape(2, half)
-    return Estimate(
-        float(ratio), float(az.mcse(series)), float(az.ess(series)), float(az.rhat(halves))
-    )
-
-
 @dataclass(frozen=True)
 class Split:
     """The LLC of one trace, split among its samples.
@@ -1090,18 +1075,16 @@ def fresh_mean_loss(model: nn.Module, inputs: Tensor, labels: Tensor, batch: int
     return total / len(labels)
 
 
-def lorenz(values: np.ndarray, order: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+def lorenz(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Lorenz curve: share of the sum in the lowest values, against their share of the samples.
 
     Args:
         values: shape (n,), with a positive sum.
-        order: of the samples, lowest first; default: by the values themselves.
 
     Returns:
         Share of samples and share of the sum, from 0 to 1, shape (n + 1,) each.
     """
-    order = np.argsort(values) if order is None else order
-    total = np.concatenate([[0.0], np.cumsum(values[order], dtype=np.float64)])
+    total = np.concatenate([[0.0], np.cumsum(np.sort(values), dtype=np.float64)])
     return np.linspace(0, 1, len(total)), total / total[-1]
 
 
@@ -1166,7 +1149,6 @@ __all__ = [
     "percent",
     "reduced_rank_coefficient",
     "reduced_rank_law",
-    "share",
     "split_llc",
     "streamed_llc",
     "sweep_mixed",
