@@ -4,13 +4,18 @@ __version__ = "0.1.0"
 
 from probelib.estimators import (
     LossKernel,
+    MatrixKernel,
     diagnostics,
     empirical_variance,
     local_learning_coefficient,
     loss_gain,
     loss_kernel,
+    pair_kernel,
     singular_fluctuation,
+    split_half_reliability,
+    tilt,
 )
+from probelib.gradient_pairs import gradient_pairs
 from probelib.influence import (
     classical_influence,
     gradient_gram,
@@ -32,12 +37,14 @@ __all__ = [
     "DivergenceError",
     "LocalPosterior",
     "LossKernel",
+    "MatrixKernel",
     "TraceMismatch",
     "classical_influence",
     "cross_entropy",
     "diagnostics",
     "empirical_variance",
     "gradient_gram",
+    "gradient_pairs",
     "hessian",
     "hessian_operator",
     "laplace_covariance",
@@ -47,9 +54,12 @@ __all__ = [
     "loss_kernel",
     "next_order_kernel",
     "open_trace",
+    "pair_kernel",
     "per_sample_gradients",
     "per_sample_hessians",
     "sample",
     "singular_fluctuation",
+    "split_half_reliability",
     "squared_error",
+    "tilt",
 ]

@@ -331,6 +331,104 @@ def loss_kernel(trace: xr.Dataset) -> LossKernel:
     return LossKernel(trace)
 
 
+class MatrixKernel:
+    """A loss kernel K (Eq. 5) and its correlation R (Eq. 6) that are held whole, (n, n).
+
+    Args:
+        covariance: K, shape (n, n), symmetric, nats squared. A sample whose K_ii is not positive,
+            because it never moves or is not resolved, has R_ij = 0.
+
+    Raises:
+        ValueError: not a square matrix of finite numbers.
+    """
+
+    def __init__(self, covariance: np.ndarray):
+        covariance = np.asarray(covariance)
+        if covariance.ndim != 2 or len(set(covariance.shape)) != 1:
+            raise ValueError(f"covariance has shape {covariance.shape}; it must be square")
+        if not np.isfinite(covariance).all():
+            bad = int(np.argwhere(~np.isfinite(covariance))[0, 0])
+            raise ValueError(f"covariance is not finite in row {bad}; remove this sample")
+        self._covariance = covariance.astype(np.float64)
+        self.shape = covariance.shape
+
+    def diagonal(self) -> np.ndarray:
+        """Loss variances K_ii, shape (n,), nats squared."""
+        return np.diag(self._covariance).copy()
+
+    def covariance(
+        self, rows: np.ndarray | None = None, cols: np.ndarray | None = None
+    ) -> np.ndarray:
+        """K at the positions ``rows`` and ``cols`` (default: all), in nats squared."""
+        return self._covariance[_all(rows)][:, _all(cols)]
+
+    def correlation(
+        self, rows: np.ndarray | None = None, cols: np.ndarray | None = None
+    ) -> np.ndarray:
+        """R at the positions ``rows`` and ``cols`` (default: all), in [-1, 1]."""
+        variance = self.diagonal()
+        scale = np.sqrt(np.where(variance > 0, variance, np.inf))
+        part = self.covariance(rows, cols) / scale[_all(rows)][:, None] / scale[_all(cols)]
+        return np.clip(part, -1, 1)
+
+    def __repr__(self) -> str:
+        return f"MatrixKernel({self.shape[0]} samples)"
+
+
+def pair_kernel(pairs: xr.Dataset, chains: slice | np.ndarray | None = None) -> MatrixKernel:
+    """The loss kernel that pairs of gradients estimate, over all chains or some.
+
+    Args:
+        pairs: from :func:`probelib.gradient_pairs`.
+        chains: positions of the chains to average; default: all.
+    """
+    return MatrixKernel(pairs.kernel.values[_all(chains)].mean(0, dtype=np.float64))
+
+
+def split_half_reliability(first: np.ndarray, second: np.ndarray) -> float:
+    """How well two independent estimates of R agree: Pearson's r over all pairs i < j.
+
+    It is the share of the variance between pairs that is signal, in each of the two halves; the
+    average of both has 2 r / (1 + r) (Spearman and Brown).
+
+    Args:
+        first, second: R from two halves of the draws that share no chain, shape (n, n).
+
+    Returns:
+        r; 0 where one of the two does not vary.
+
+    Raises:
+        ValueError: the shapes differ, or there are fewer than three samples.
+    """
+    if first.shape != second.shape or len(first) < 3:
+        raise ValueError(
+            f"first has shape {first.shape} and second {second.shape}; give two correlation "
+            "matrices of the same samples, at least three"
+        )
+    above = np.triu_indices(len(first), 1)
+    a, b = first[above], second[above]
+    if np.ptp(a) == 0 or np.ptp(b) == 0:
+        return 0.0
+    return float(np.corrcoef(a, b)[0, 1])
+
+
+def tilt(pairs: xr.Dataset) -> float:
+    r"""How much of a difference the data term of Eq. 1 makes, which gradient pairs leave out.
+
+    The weights of a walk count by :math:`\exp[-n\beta L(w)]` under Eq. 1. Near 1 they all count
+    alike and the Gaussian stands for the local posterior; near 1 / draws one outweighs the rest.
+
+    Args:
+        pairs: from :func:`probelib.gradient_pairs`.
+
+    Returns:
+        The effective share of the draws, (sum v)² / (draws x sum v²), in (0, 1].
+    """
+    log_weight = -pairs.attrs["config"]["n_beta"] * pairs.loss.values.mean(-1, dtype=np.float64)
+    weight = np.exp(log_weight - log_weight.max()).ravel()
+    return float(weight.sum() ** 2 / (weight.size * np.square(weight).sum()))
+
+
 @dataclass(frozen=True)
 class Diagnostics:
     """Whether the chains can be trusted.
@@ -496,7 +594,9 @@ def _per_sample(trace: xr.Dataset, values: np.ndarray, mcse: np.ndarray, name: s
     )
 
 
-def _all(index: np.ndarray | None) -> slice | np.ndarray:
+def _all(index: np.ndarray | slice | None) -> slice | np.ndarray:
+    if isinstance(index, slice):
+        return index
     return slice(None) if index is None else np.asarray(index)
 
 
@@ -504,6 +604,7 @@ __all__ = [
     "Diagnostics",
     "Estimate",
     "LossKernel",
+    "MatrixKernel",
     "Neighbours",
     "autocorrelation",
     "diagnostics",
@@ -512,6 +613,9 @@ __all__ = [
     "loss_gain",
     "loss_kernel",
     "mean_loss_change",
+    "pair_kernel",
     "share",
     "singular_fluctuation",
+    "split_half_reliability",
+    "tilt",
 ]

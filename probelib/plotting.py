@@ -3,12 +3,14 @@
 Colours are Okabe and Ito's, which stay apart for every common colour blindness and in grey.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import text_to_path
 
 BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY = (
     "#0072B2",
@@ -1098,10 +1100,407 @@ def when_to_believe(
     return fig
 
 
+def neighbour_grid(
+    images: np.ndarray,
+    references: np.ndarray,
+    neighbours: np.ndarray,
+    *,
+    names: Sequence[str],
+    same: np.ndarray,
+    correlation: np.ndarray,
+    blocks: int = 1,
+    row_titles: Sequence[str] | None = None,
+) -> Figure:
+    """Reference images, each followed by its most correlated neighbours (Figure 2 of the paper).
+
+    A solid frame with "=" marks a neighbour with the label of its reference, a dashed one with
+    "≠" any other.
+
+    Args:
+        images: uint8, shape (n, 3, s, s), RGB.
+        references: positions of the reference images, shape (r,).
+        neighbours: positions of their neighbours, best first, shape (r, k).
+        names: class name of each of the n images.
+        same: whether a neighbour has the label of its reference, bool, shape (r, k).
+        correlation: R of each neighbour with its reference, shape (r, k).
+        blocks: the references stand in so many blocks, side by side, filled from the left.
+        row_titles: what stands under each reference; default: its class name.
+
+    Raises:
+        ValueError: if ``neighbours``, ``same`` and ``correlation`` are not of one shape (r, k).
+    """
+    rows = len(references)
+    for name, values in (("neighbours", neighbours), ("same", same), ("correlation", correlation)):
+        if np.ndim(values) != 2 or np.shape(values) != (rows, np.shape(neighbours)[-1]):
+            raise ValueError(
+                f"{name} has shape {np.shape(values)}: give one row for each of the {rows} "
+                "references and one column for each neighbour."
+            )
+    k = neighbours.shape[1]
+    deep = -(-rows // blocks)
+    # Everything in inches, in one axes: hundreds of axes take minutes to lay out.
+    apart, between, edge = 0.13, 0.22, 0.04
+    cell = min(0.8, (9 - 2 * edge - blocks * apart - (blocks - 1) * between) / (blocks * (k + 1)))
+    side = cell - 0.1
+    size = 6 if cell > 0.6 else 5.2
+    line = 1.22 * size / 72
+    height = cell + 3 * line + 0.08
+    foot = 0.3
+    block_width = (k + 1) * cell + apart
+    width = blocks * block_width + (blocks - 1) * between + 2 * edge
+    total = deep * height + foot + edge
+    with plt.rc_context(STYLE | {"figure.constrained_layout.use": False}):
+        fig = plt.figure(figsize=(width, total))
+        plt.close(fig)
+        ax = fig.add_axes((0, 0, 1, 1))
+    ax.axis("off")
+    ax.set(xlim=(0, width), ylim=(total, 0))
+
+    def tile(i: int, x: float, y: float, color: str, ls: object, lw: float) -> None:
+        ax.imshow(
+            images[i].transpose(1, 2, 0), extent=(x, x + side, y + side, y), aspect="auto",
+            interpolation="antialiased",
+        )  # fmt: skip
+        out = 0.018  # the frame stands on white, so that its dashes show on any photograph
+        frame = (x - out, y - out), side + 2 * out, side + 2 * out
+        ax.add_patch(plt.Rectangle(*frame, fill=False, ec=color, ls=ls, lw=lw, zorder=3))
+
+    def words(text: str, x: float, y: float, lines: int, weight: str, color: str) -> None:
+        wrapped = _wrapped(text, cell - 0.05, size, weight, lines)
+        ax.text(
+            x + side / 2, y, wrapped, fontsize=size, weight=weight, color=color, ha="center",
+            va="top", linespacing=1.1, parse_math=False,
+        )  # fmt: skip
+
+    looks = {True: (BLUE, "-", "="), False: (VERMILION, (0, (2.2, 1.3)), "≠")}
+    titles = [names[i] for i in references] if row_titles is None else row_titles
+    for row in range(rows):
+        block, deep_in = divmod(row, deep)
+        left = edge + block * (block_width + between) + 0.05
+        top = edge + deep_in * height + 0.05
+        below = top + side + 0.045
+        tile(references[row], left, top, "black", "-", 2.2)
+        words(titles[row], left, below, 3, "bold", "black")
+        for j in range(k):
+            x = left + (j + 1) * cell + apart
+            color, ls, sign = looks[bool(same[row, j])]
+            tile(neighbours[row, j], x, top, color, ls, 1.3)
+            r = f"{round(float(correlation[row, j]), 2) + 0:.2f}".replace("-", "−")  # no −0.00
+            words(f"{sign} {r}", x, below, 1, "bold", color)
+            words(names[neighbours[row, j]], x, below + line, 2, "normal", "black")
+    y, x = total - foot / 2, edge + 0.1
+    keys = (
+        ("black", "-", 2.2, "reference"),
+        (*looks[True][:2], 1.3, "=  same label"),
+        (*looks[False][:2], 1.3, "≠  another label"),
+    )
+    for color, ls, lw, text in keys:
+        ax.add_patch(plt.Rectangle((x, y - 0.06), 0.2, 0.12, fill=False, ec=color, ls=ls, lw=lw))
+        ax.text(x + 0.27, y, text, fontsize=7, va="center", color=color)
+        x += 0.27 + _text_width(text, 7) + 0.25
+    ax.text(x, y, "numbers: correlation R", fontsize=7, va="center")
+    return fig
+
+
+def _text_width(text: str, size: float, weight: str = "normal") -> float:
+    """Width of a line in inches."""
+    font = FontProperties(size=size, weight=weight)
+    return text_to_path.get_text_width_height_descent(text, font, ismath=False)[0] / 72
+
+
+def _wrapped(text: str, width: float, size: float, weight: str, lines: int) -> str:
+    """``text`` in at most ``lines`` lines of ``width`` inches, with an ellipsis if cut."""
+
+    def fits(part: str) -> bool:
+        return _text_width(part, size, weight) <= width
+
+    done, words = [], text.split()
+    while words:
+        line = words.pop(0)
+        while words and fits(f"{line} {words[0]}"):
+            line += f" {words.pop(0)}"
+        if not fits(line) or (words and len(done) == lines - 1):
+            while line and not fits(f"{line}…"):
+                line = line[:-1]
+            return "\n".join([*done, line.rstrip(" ,") + "…"])
+        done.append(line)
+    return "\n".join(done)
+
+
+def _spread(at: np.ndarray, gap: float) -> np.ndarray:
+    """Places near ``at`` that are ``gap`` apart at least, in the same order."""
+    order = np.argsort(at, kind="stable")
+    groups: list[list[float]] = []  # centre and number of the labels that touch
+    for value in np.asarray(at, dtype=float)[order]:
+        groups.append([value, 1])
+        while len(groups) > 1:
+            (a, m), (b, n) = groups[-2:]
+            if b - a >= gap * (m + n) / 2:
+                break
+            groups[-2:] = [[(m * a + n * b) / (m + n), m + n]]
+    placed = [c + gap * (i - (m - 1) / 2) for c, m in groups for i in range(int(m))]
+    out = np.empty(len(order))
+    out[order] = placed
+    return out
+
+
+def _label_ends(ax: Axes, ends: Sequence[tuple[str, float, str]], size: float = 8) -> None:
+    """Names at the right edge of ``ax``, beside where their lines end: (name, y, colour)."""
+    fig = ax.get_figure()
+    y = ax.transAxes.inverted().transform(
+        ax.transData.transform([(ax.get_xlim()[1], value) for _, value, _ in ends])
+    )[:, 1]
+    height = ax.get_position().height * fig.get_size_inches()[1]
+    places = _spread(np.clip(y, 0, 1), 1.35 * size / 72 / height)
+    for (name, _, color), place in zip(ends, places, strict=True):
+        ax.text(
+            1.015, place, name, transform=ax.transAxes, va="center", fontsize=size, color=color,
+            clip_on=False,
+        )  # fmt: skip
+
+
+_LINES = ("-", "--", "-.", (0, (8, 2)), (0, (5, 1, 1, 1, 1, 1)), (0, (3, 1)))
+_SERIES = tuple(  # colour, line, marker; past six the lines shift, so that no two series look alike
+    ((BLUE, VERMILION, GREEN, PURPLE, "#8a5f00", "black")[k % 6], _LINES[(k + k // 6) % 6],
+     "oDs^vP"[k % 6])
+    for k in range(18)
+)  # fmt: skip
+
+
+def chain_losses(
+    series: Mapping[str, np.ndarray],
+    at_center: float,
+    guessing: float,
+    steps: Mapping[str, np.ndarray] | None = None,
+) -> Figure:
+    """Mean loss along the chains of several settings: the mean of the chains and their range.
+
+    Args:
+        series: setting -> mean loss, shape (chain, draw), nats.
+        at_center: L(w*), nats.
+        guessing: loss of a network that knows nothing, log(classes), nats.
+        steps: setting -> step of each draw, shape (draw,); default: draws count from 1.
+    """
+    fig, axes = figure(size=(7.2, 3.8))
+    ax = axes[0, 0]
+    ends = [("$L(w^*)$", at_center, "black"), ("guessing", guessing, "0.35")]
+    for (name, rows), (color, ls, _) in zip(series.items(), _SERIES, strict=False):
+        at = np.arange(1, rows.shape[1] + 1) if steps is None else steps[name]
+        ax.fill_between(at, rows.min(0), rows.max(0), color=color, alpha=0.18, lw=0)
+        ax.plot(at, rows.mean(0), color=color, ls=ls, lw=1.5)
+        ends.append((name, float(rows.mean(0)[-1]), color))
+    ax.axhline(at_center, color="black", ls="--", lw=1.1)
+    ax.axhline(guessing, color="0.35", ls=":", lw=1.4)
+    ax.set(
+        yscale="log", ylabel="mean loss (nats)", xlabel="draw" if steps is None else "step",
+    )  # fmt: skip
+    ax.set_xlim(0, max(line.get_xdata()[-1] for line in ax.lines[: len(series)]))
+    ax.yaxis.set_major_formatter(_plain)
+    ax.yaxis.set_minor_formatter(_plain_minor)
+    ax.tick_params(axis="y", which="minor", labelsize=7)
+    _label_ends(ax, ends)
+    return fig
+
+
+def reliability_curves(
+    curves: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]],
+    expected: Mapping[str, np.ndarray] | None = None,
+) -> Figure:
+    """Split-half reliability of the kernel against nominal draws and against effective ones.
+
+    Args:
+        curves: setting -> (draws, effective draws, reliability), shape (m,) each.
+        expected: setting -> reliability to expect at the same points, shape (m,); drawn dotted.
+    """
+    fig, axes = figure(1, 2, size=(9, 3.7), sharey=True)
+    low = -0.08
+    for (name, (draws, effective, value)), (color, ls, marker) in zip(
+        curves.items(), _SERIES, strict=False
+    ):
+        low = min(low, 1.1 * np.min(value))
+        for ax, at in zip(axes[0], (draws, effective), strict=True):
+            ax.plot(at, value, color=color, ls=ls, marker=marker, ms=4.5, lw=1.3, label=name)
+            if expected is not None and name in expected:
+                ax.plot(at, expected[name], color=color, ls=":", lw=1.8)
+    if expected:
+        axes[0, 0].plot([], [], color="0.4", ls=":", lw=1.8, label="expected")
+    for ax, xlabel in zip(axes[0], ("draws", "effective draws"), strict=True):
+        ax.axhline(0, color="0.5", lw=0.9)
+        ax.set(xscale="log", xlabel=xlabel, ylim=(low, 1.03))
+    axes[0, 0].set_ylabel("split-half reliability")
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    fig.legend(
+        handles, labels, fontsize=8, loc="outside lower center", ncols=min(len(labels), 5),
+        handlelength=3.2, frameon=False,
+    )  # fmt: skip
+    return fig
+
+
+def localization_sweep(
+    gammas: np.ndarray,
+    panels: Mapping[str, Mapping[str, np.ndarray]],
+    levels: Mapping[str, tuple[str, float]] | None = None,
+    mark: float | None = None,
+    log: Collection[str] = (),
+) -> Figure:
+    """What the localization does: one panel a quantity, one below the other.
+
+    Args:
+        gammas: the values of gamma, shape (g,).
+        panels: label of the y axis -> name -> values, shape (g,), or (3, g): value, lower and
+            upper end of its interval, drawn as a band.
+        levels: label of the y axis -> (name, value) of a horizontal line.
+        mark: a gamma to mark: the paper's.
+        log: labels of the panels with a log scale.
+    """
+    gammas = np.asarray(gammas, dtype=float)
+    fig, axes = figure(len(panels), 1, size=(6.8, 1.85 * len(panels) + 0.6), sharex=True)
+    names = list(dict.fromkeys(name for series in panels.values() for name in series))
+    looks = dict(zip(names, _SERIES, strict=False))
+    for k, (ax, (label, series)) in enumerate(zip(axes[:, 0], panels.items(), strict=True)):
+        ends = []
+        for name, values in series.items():
+            color, ls, marker = looks[name]
+            if np.ndim(values) == 2:
+                values, lower, upper = values
+                ax.fill_between(gammas, lower, upper, color=color, alpha=0.2, lw=0)
+            ax.plot(gammas, values, color=color, ls=ls, marker=marker, ms=4.5, lw=1.3)
+            ends.append((name, float(values[-1]), color))
+        ax.set(xscale="log", yscale="log" if label in log else "linear")
+        if label in log:
+            ax.yaxis.set_major_formatter(_plain)
+            ax.yaxis.set_minor_formatter(_plain_minor)
+            ax.tick_params(axis="y", which="minor", labelsize=7)
+        if label in (levels or {}):
+            name, value = levels[label]
+            ax.axhline(value, color="0.35", ls=":", lw=1.4)
+            ends.append((name, value, "0.35"))
+        if mark is not None:
+            ax.axvline(mark, color="0.5", ls=(0, (4, 2)), lw=1.1, zorder=1)
+            if k == 0:
+                ax.text(
+                    mark, 1.03, r"the paper's $\gamma$", transform=ax.get_xaxis_transform(),
+                    ha="center", va="bottom", fontsize=8, color="0.35",
+                )  # fmt: skip
+        ax.set_ylabel(label, fontsize=9)
+        ax.margins(y=0.12)
+        _label_ends(ax, ends)
+    axes[-1, 0].set_xticks(gammas, [f"{g:,.10g}" for g in gammas], fontsize=8)
+    axes[-1, 0].minorticks_off()
+    axes[-1, 0].set_xlabel(r"localization $\gamma$")
+    fig.align_ylabels(axes[:, 0])
+    return fig
+
+
+def agreement_bars(
+    values: Mapping[str, Mapping[str, float]],
+    errors: Mapping[str, Mapping[str, float]] | None = None,
+    xlabel: str = "agreement",
+) -> Figure:
+    """Horizontal bars in groups, one group a measure, one bar a setting, read from the top.
+
+    Args:
+        values: measure -> setting -> value; a setting may be missing from a measure.
+        errors: the same of standard errors, for some of the bars; drawn twice as long.
+        xlabel: quantity and unit.
+    """
+    settings = list(dict.fromkeys(name for group in values.values() for name in group))
+    thick = 0.8 / len(settings)
+    fig, axes = figure(size=(7, 0.24 * len(settings) * len(values) + 0.3 * len(values) + 1.1))
+    ax = axes[0, 0]
+    looks = zip((BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILION), ("", "///", "..", "xx", "--", "++"),
+                strict=True)  # fmt: skip
+    for k, (setting, (color, hatch)) in enumerate(zip(settings, looks, strict=False)):
+        rows = [i for i, group in enumerate(values.values()) if setting in group]
+        at = np.array(rows) - 0.4 + thick * (k + 0.5)
+        shown = np.array([group[setting] for group in values.values() if setting in group])
+        measures = [list(values)[i] for i in rows]
+        error = np.array([2 * (errors or {}).get(m, {}).get(setting, 0.0) for m in measures])
+        ax.barh(
+            at, shown, 0.88 * thick, color=color, hatch=hatch, ec="white", lw=0, label=setting,
+            zorder=2,
+        )  # fmt: skip
+        bars = error > 0
+        ax.errorbar(
+            shown[bars], at[bars], xerr=error[bars], fmt="none", ecolor="black", lw=1, capsize=2,
+            zorder=3,
+        )  # fmt: skip
+        for x, y, e in zip(shown, at, error, strict=True):
+            ax.annotate(
+                f"{x:.2f}".replace("-", "−"), (x + e if x >= 0 else x - e, y),
+                (4 if x >= 0 else -4, 0), textcoords="offset points", va="center",
+                ha="left" if x >= 0 else "right", fontsize=8,
+            )  # fmt: skip
+    ax.axvline(0, color="black", lw=0.9, zorder=3)
+    ax.set_yticks(range(len(values)), list(values))
+    ax.set_ylim(len(values) - 0.5, -0.5)
+    ax.grid(axis="y", visible=False)
+    ax.tick_params(axis="y", length=0)
+    ax.margins(x=0.12)
+    ax.set_xlabel(xlabel)
+    handles, labels = ax.get_legend_handles_labels()
+    fig.legend(
+        handles, labels, fontsize=8, loc="outside upper center", ncols=min(len(labels), 4),
+        frameon=False,
+    )  # fmt: skip
+    return fig
+
+
+def permutation_picture(null: np.ndarray, observed: Mapping[str, float], xlabel: str) -> Figure:
+    """Values under random relabelling as a histogram, and the observed ones beside it.
+
+    Args:
+        null: value of each permutation, shape (p,).
+        observed: name -> observed value, a line each.
+        xlabel: quantity and unit.
+    """
+    fig, axes = figure(size=(6.6, 3.4))
+    ax = axes[0, 0]
+    edges = np.histogram_bin_edges(null, min(40, max(8, len(null) // 20)))
+    share = np.histogram(null, edges)[0] / len(null)
+    ax.stairs(share, edges, fill=True, color="0.78")
+    ax.stairs(share, edges, color="0.4", lw=1.1)
+    everything = np.r_[edges, list(observed.values())]
+    low, high = everything.min(), everything.max()
+    reach = 0.06 * (high - low)
+    top = (1.12 + 0.11 * len(observed)) * share.max()
+    ax.set(
+        xlim=(low - reach, high + reach), ylim=(0, top), xlabel=xlabel,
+        ylabel=f"share of {len(null):,} permutations",
+    )  # fmt: skip
+    # A name goes to the side that has room; the outer lines are the higher ones, so that no line
+    # runs through the name of another.
+    middle = (low + high) / 2
+    outward = sorted(observed, key=lambda name: -abs(observed[name] - middle))
+    for (name, value), (color, ls, _) in zip(observed.items(), _SERIES, strict=False):
+        left = value < middle
+        end = top - (0.07 + 0.11 * outward.index(name)) * share.max()
+        ax.plot([value, value], [0, end], color=color, ls=ls, lw=1.7)
+        number = f"{value:#.3g}".rstrip(".").replace("-", "−")
+        ax.annotate(
+            f"{name}: {number}", (value, end), (5 if left else -5, 0),
+            textcoords="offset points", ha="left" if left else "right", va="center", fontsize=9,
+            color=color, bbox={"fc": "white", "ec": "none", "pad": 0.8},
+        )  # fmt: skip
+    return fig
+
+
+def _plain(value: float, _: object = None) -> str:
+    """A tick of a log axis as a plain number."""
+    return f"{value:g}"
+
+
+def _plain_minor(value: float, _: object = None) -> str:
+    """The same for minor ticks: 2, 3 and 5 only, which stay apart."""
+    return f"{value:g}" if f"{value:.4e}"[:6] in ("2.0000", "3.0000", "5.0000") else ""
+
+
 __all__ = [
     "STYLE",
+    "agreement_bars",
     "approach",
     "chain_gallery",
+    "chain_losses",
     "chain_traces",
     "closed_forms",
     "data_maps",
@@ -1116,10 +1515,14 @@ __all__ = [
     "kernel_picture",
     "known_answers",
     "llc_in_parts",
+    "localization_sweep",
     "loss_against_gain",
+    "neighbour_grid",
     "one_data_set",
+    "permutation_picture",
     "populations",
     "probe_picture",
+    "reliability_curves",
     "retraining_scatter",
     "singular_influence",
     "stationary_variance",

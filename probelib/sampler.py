@@ -125,7 +125,9 @@ def sample(
     cache: str | os.PathLike | None = None,
     overwrite: bool = False,
     loss_dtype: str = "float32",
+    observe_dtype: str = "float32",
     observe_batch_size: int | None = None,
+    first_chain: int = 0,
     progress: bool = True,
 ) -> xr.Dataset:
     """Run chains from w* and record every observed sample's loss at every draw.
@@ -154,7 +156,11 @@ def sample(
         overwrite: replace the trace that ``store`` holds already.
         loss_dtype: "float32", or "float16" to halve the trace's size: four digits, and losses
             below 6e-8 become 0.
+        observe_dtype: "float32", or "bfloat16" to observe under autocast, l_i(w*) included; the
+            chains themselves stay in the precision of the weights.
         observe_batch_size: samples per observation pass; default by device.
+        first_chain: the number of the first chain, so that several calls, one a device, each run
+            some of the chains of one: their traces side by side are that call's.
         progress: show a bar with rate, loss and time to go.
 
     Returns:
@@ -172,6 +178,8 @@ def sample(
         raise ValueError(f"burn_in is {burn_in}; it must be a whole number, 0 or more")
     if not _is_int(seed) or seed < 0:
         raise ValueError(f"seed is {seed}; it must be a whole number, 0 or more")
+    if not _is_int(first_chain) or first_chain < 0:
+        raise ValueError(f"first_chain is {first_chain}; it must be a whole number, 0 or more")
     if observe_batch_size is not None:
         _positive("observe_batch_size", observe_batch_size)
     if cache is not None and (store is not None or overwrite):
@@ -181,6 +189,8 @@ def sample(
         )
     if loss_dtype not in ("float32", "float16"):
         raise ValueError(f"loss_dtype is {loss_dtype!r}; choose 'float32' or 'float16'")
+    if observe_dtype not in ("float32", "bfloat16"):
+        raise ValueError(f"observe_dtype is {observe_dtype!r}; choose 'float32' or 'bfloat16'")
     if kernel.batch_size is not None and kernel.batch_size > posterior.n_samples:
         raise ValueError(
             f"batch_size is {kernel.batch_size}, more than the {posterior.n_samples} samples of "
@@ -217,10 +227,16 @@ def sample(
         "loss_dtype": loss_dtype,
         "format": FORMAT,
     }
+    if observe_dtype != "float32":  # named only where it differs, as in stores older than it
+        fingerprint["observe_dtype"] = observe_dtype
+    if first_chain:
+        fingerprint["first_chain"] = int(first_chain)
     for samples in (posterior.data, observed):
         if not samples.in_memory:  # its labels are known only now that it was read whole
             posterior.check(samples)
-    run = _Run(posterior, observed, kernel, chains, seed, observe_batch_size)
+    run = _Run(
+        posterior, observed, kernel, chains, seed, observe_batch_size, observe_dtype, first_chain
+    )
     trace = TraceStore(store) if cache is None else _find(Path(cache), fingerprint, run)
     if trace.exists() and not overwrite:
         _check(trace, fingerprint, run)
@@ -435,6 +451,8 @@ class _Run:
         chains: int,
         seed: int,
         observe_batch_size: int | None,
+        observe_dtype: str,
+        first_chain: int,
     ):
         self.posterior, self.observed, self.kernel = posterior, observed, kernel
         self.chains, self.center = chains, posterior.center
@@ -446,7 +464,8 @@ class _Run:
         self.weights = self.center.expand(chains, -1).clone()
         self._noise = torch.empty_like(self.weights)
         self._full_batch = kernel.batch_size in (None, posterior.n_samples)
-        self._seeds = np.random.SeedSequence(seed).spawn(chains)
+        self._seeds = np.random.SeedSequence(seed).spawn(first_chain + chains)[first_chain:]
+        self._autocast = observe_dtype == "bfloat16"
         self._batch_rng, self._noise_rng = [], []
         for chain in self._seeds:
             for_batch, for_noise = chain.spawn(2)
@@ -474,7 +493,7 @@ class _Run:
             stop = min(start + self.observe_batch_size, len(self.observed))
             batch = self.observed.batch(slice(start, stop))
             with torch.no_grad(), self._own_randomness(0, 0, int(start) + 1):
-                losses.append(self.posterior.losses(self.center, *batch).cpu().numpy())
+                losses.append(self._losses(self.center, *batch).float().cpu().numpy())
             index.append(np.arange(start, stop))
         return np.concatenate(index), np.concatenate(losses)
 
@@ -512,7 +531,7 @@ class _Run:
         """Float32 losses of the observed samples at each row of ``weights``: (rows, n_observed)."""
         shape = len(weights), len(self.observed)
         out = torch.empty(shape, dtype=torch.float32, device=weights.device)
-        every = vmap(self.posterior.losses, in_dims=(0, None, None))
+        every = vmap(self._losses, in_dims=(0, None, None))
         start = 0
         for x, y in self.observed.batches(self.observe_batch_size):
             stop = start + len(y)
@@ -521,9 +540,17 @@ class _Run:
             else:
                 for c, w in enumerate(weights):
                     with self._own_randomness(c, step, start + 1):
-                        out[c, start:stop] = self.posterior.losses(w, x, y)
+                        out[c, start:stop] = self._losses(w, x, y)
             start = stop
         return out
+
+    def _losses(self, weights: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        """Losses as they are observed; the loss itself always sees outputs in full precision."""
+        if not self._autocast:
+            return self.posterior.losses(weights, x, y)
+        with torch.autocast(weights.device.type, dtype=torch.bfloat16):
+            output = self.posterior.outputs(weights, x)
+        return self.posterior.per_sample_loss(output.to(weights.dtype), y)
 
     def states(self) -> list[ChainState]:
         return [

@@ -200,7 +200,7 @@ class TraceStore:
             return
         step = states[0].step
         for chain, state in enumerate(states):
-            _write_atomically(self._checkpoint(step, chain), _pack(state))
+            write_atomically(self._checkpoint(step, chain), _pack(state))
         self._group.attrs.update(attrs | {"checkpoint_step": step})
         for old in self._checkpoint(step, 0).parent.glob("step-*"):
             if not old.name.startswith(f"step-{step}-"):
@@ -328,7 +328,7 @@ def _unpack(path: Path) -> ChainState:
         )
 
 
-def _write_atomically(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes) -> None:
     temporary = path.with_suffix(".tmp")
     with open(temporary, "wb") as f:
         f.write(content)

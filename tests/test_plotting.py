@@ -16,6 +16,9 @@ CHANGES = {name: RNG.normal(size=70) for name in NAMED}
 R = np.array([[1, 0.9, -0.4], [0.9, 1, 0.1], [-0.4, 0.1, 1]])
 AXIS = np.linspace(-1, 1, 9)
 THREE = np.array([1.0, 4.0, 16.0])
+PHOTOGRAPHS = RNG.integers(0, 256, (5, 3, 16, 16), dtype=np.uint8)
+WORDS = ["tench, Tinca tinca", "$5 or less", "supercalifragilisticexpialidocious", "cock", "hen"]
+NEAR = np.array([[1, 2], [4, 1], [0, 1]])
 FIGURES = {
     "digit_grid": lambda: plotting.digit_grid(
         {"low": IMAGES, "high": IMAGES[:3]}, {"low": list("abcde"), "high": list("abc")}, cols=3
@@ -154,6 +157,38 @@ FIGURES = {
         {"a": RNG.lognormal(size=9), "b": RNG.lognormal(size=9)},
         {"a": (np.arange(1, 6), np.linspace(0.3, 0.9, 5))},
         0.1,
+    ),
+    "neighbour_grid": lambda: plotting.neighbour_grid(
+        PHOTOGRAPHS,
+        np.array([0, 3, 4]),
+        NEAR,
+        names=WORDS,
+        same=NEAR == 1,
+        correlation=NEAR / 10 - 0.2,
+        blocks=2,
+    ),
+    "chain_losses": lambda: plotting.chain_losses(
+        {name: RNG.uniform(0.5, 5, (3, 20)) for name in "ab"}, 0.4, np.log(1000)
+    ),
+    "reliability_curves": lambda: plotting.reliability_curves(
+        {"a": (THREE, THREE / 2, THREE / 20), "b": (THREE, THREE / 4, -THREE / 50)},
+        {"a": THREE / 21},
+    ),
+    "localization_sweep": lambda: plotting.localization_sweep(
+        THREE,
+        {
+            "loss": {"chain": 1 / THREE},
+            "similarity": {"kernel": np.stack([THREE, THREE - 1, THREE + 1]), "other": THREE},
+        },
+        {"loss": ("guessing", 2.0)},
+        mark=4.0,
+        log=["loss"],
+    ),
+    "agreement_bars": lambda: plotting.agreement_bars(
+        {"one": {"a": 0.3, "b": -0.1}, "two": {"b": 0.5}}, {"two": {"b": 0.05}}
+    ),
+    "permutation_picture": lambda: plotting.permutation_picture(
+        CHANGES["easy"], {"kernel": 4.0, "gradients": 3.9}, "x"
     ),
 }
 
@@ -361,3 +396,95 @@ def test_pairs_are_told_apart_by_class():
     assert [len(c.get_offsets()) for c in left.collections] == [20, 10]
     for line in middle.lines:
         assert np.median(line.get_xdata()) == pytest.approx(1)
+
+
+def test_neighbours_stand_beside_their_reference_with_their_mark():
+    (ax,) = FIGURES["neighbour_grid"]().axes
+    order = [0, 1, 2, 3, 4, 1, 4, 0, 1]
+    assert len(ax.images) == len(order)
+    for image, i in zip(ax.images, order, strict=True):
+        np.testing.assert_array_equal(image.get_array(), PHOTOGRAPHS[i].transpose(1, 2, 0))
+    written = [text.get_text() for text in ax.texts]
+    marks = [text for text in written if text[:2] in ("= ", "≠ ") and text[2] != " "]
+    assert marks == ["= −0.10", "≠ 0.00", "≠ 0.20", "= −0.10", "≠ −0.20", "= −0.10"]
+    assert "$5 or less" in " ".join(written).replace("\n", " ")
+    solid = [frame.get_linestyle() == "-" for frame in ax.patches[:9]]
+    assert solid == [True, True, False, True, False, True, True, False, True]
+
+
+def test_names_under_photographs_keep_to_their_column():
+    fig = FIGURES["neighbour_grid"]()
+    fig.draw_without_rendering()
+    (ax,) = fig.axes
+    boxes = [text.get_window_extent() for text in ax.texts if text.get_ha() == "center"]
+    cell = 0.8 * fig.dpi
+    assert max(box.width for box in boxes) <= cell
+    for k, one in enumerate(boxes):
+        assert not any(one.overlaps(other) for other in boxes[k + 1 :])
+    assert any(text.get_text().endswith("…") for text in ax.texts)
+
+
+def test_a_grid_of_the_wrong_shape_is_refused():
+    with pytest.raises(ValueError, match=r"same has shape \(3, 1\): give one row for each"):
+        plotting.neighbour_grid(
+            PHOTOGRAPHS, np.arange(3), NEAR, names=WORDS, same=NEAR[:, :1] == 1, correlation=NEAR
+        )
+
+
+def test_chains_end_beside_their_names():
+    (ax,) = FIGURES["chain_losses"]().axes
+    assert {text.get_text() for text in ax.texts} == {"a", "b", "guessing", "$L(w^*)$"}
+    levels = {line.get_linestyle(): line.get_ydata()[0] for line in ax.lines[-2:]}
+    assert levels == {"--": 0.4, ":": pytest.approx(np.log(1000))}
+    rows = np.array([[1.0, 2.0], [3.0, 4.0]])
+    steps = {"a": np.array([10, 20])}
+    (ax,) = plotting.chain_losses({"a": rows}, 0.4, 7.0, steps).axes
+    np.testing.assert_array_equal(ax.lines[0].get_xdata(), steps["a"])
+    np.testing.assert_array_equal(ax.lines[0].get_ydata(), [2, 3])
+    assert ax.get_xlabel() == "step"
+
+
+def test_names_that_would_touch_are_moved_apart():
+    at = plotting._spread(np.array([0.52, 0.1, 0.5, 0.51]), 0.1)
+    np.testing.assert_allclose(at, [0.61, 0.1, 0.41, 0.51])
+
+
+def test_reliability_is_drawn_against_both_counts():
+    left, right = FIGURES["reliability_curves"]().axes
+    np.testing.assert_array_equal(left.lines[0].get_xdata(), THREE)
+    np.testing.assert_array_equal(right.lines[0].get_xdata(), THREE / 2)
+    np.testing.assert_array_equal(right.lines[1].get_ydata(), THREE / 21)
+    assert left.get_ylim()[0] < -16 / 50  # a negative reliability is seen
+
+
+def test_the_sweep_marks_the_levels_and_the_papers_value():
+    loss, similarity = FIGURES["localization_sweep"]().axes
+    assert [text.get_text() for text in loss.texts] == [
+        r"the paper's $\gamma$",
+        "chain",
+        "guessing",
+    ]
+    assert [text.get_text() for text in similarity.texts] == ["kernel", "other"]
+    assert [loss.get_yscale(), similarity.get_yscale()] == ["log", "linear"]
+    band = similarity.collections[0].get_paths()[0].vertices[:, 1]
+    assert (band.min(), band.max()) == (0, 17)
+    colors = {line.get_color() for ax in (loss, similarity) for line in ax.lines[:1]}
+    assert len(colors) == 2  # a colour is one series in every panel
+
+
+def test_bars_are_missing_where_there_is_no_value():
+    fig = FIGURES["agreement_bars"]()
+    (ax,) = fig.axes
+    bars = [c for c in ax.containers if c.get_label() in ("a", "b")]
+    assert [[bar.get_width() for bar in c] for c in bars] == [[0.3], [-0.1, 0.5]]
+    assert [text.get_text() for text in ax.texts] == ["0.30", "−0.10", "0.50"]
+    assert [text.get_text() for text in fig.legends[0].get_texts()] == ["a", "b"]
+
+
+def test_permutations_are_shares_and_the_observed_are_named():
+    (ax,) = FIGURES["permutation_picture"]().axes
+    assert ax.patches[0].get_data().values.sum() == pytest.approx(1)
+    assert [line.get_xdata()[0] for line in ax.lines] == [4.0, 3.9]
+    assert [text.get_text() for text in ax.texts] == ["kernel: 4.00", "gradients: 3.90"]
+    kernel, gradients = (line.get_ydata()[1] for line in ax.lines)
+    assert kernel > gradients > ax.patches[0].get_data().values.max()  # neither crosses a name

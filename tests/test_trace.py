@@ -221,7 +221,7 @@ def test_an_interrupted_run_may_be_asked_for_fewer_or_more_draws(store):
 def test_stopped_while_checkpoints_are_written(store, monkeypatch, write):
     # Two chains, three flushes: stopped before, between and after the files of each.
     whole, writes = run(draws=150), []
-    original = trace_module._write_atomically
+    original = trace_module.write_atomically
 
     def failing(path, data):
         writes.append(path)
@@ -229,7 +229,7 @@ def test_stopped_while_checkpoints_are_written(store, monkeypatch, write):
             raise KeyboardInterrupt
         original(path, data)
 
-    monkeypatch.setattr(trace_module, "_write_atomically", failing)
+    monkeypatch.setattr(trace_module, "write_atomically", failing)
     with pytest.raises(KeyboardInterrupt):
         run(store=store, draws=150)
     monkeypatch.undo()
@@ -246,7 +246,7 @@ def test_stopped_between_checkpoints_and_attributes(store, monkeypatch):
         commits.append(attrs)
         if len(commits) == 2:
             for chain, state in enumerate(states):
-                trace_module._write_atomically(
+                trace_module.write_atomically(
                     self._checkpoint(state.step, chain), trace_module._pack(state)
                 )
             raise KeyboardInterrupt

@@ -1,0 +1,396 @@
+r"""The loss kernel from pairs of gradients, where localization dominates the local posterior.
+
+Let :math:`w \sim \mathcal N(w^*, \gamma^{-1} I)`, the localizing factor of Eq. 1 alone, and let
+:math:`w_\theta` be a copy of it with correlation :math:`\theta`. Then
+
+.. math::
+
+   K_{ij} = \operatorname{Cov}[\ell_i(w), \ell_j(w)]
+   = \frac1\gamma \int_0^1 \operatorname{E}\big[\nabla\ell_i(w)^\top \nabla\ell_j(w_\theta)\big]
+   \, d\theta
+
+exactly, however far the losses are from linear (Houdré, Pérez-Abreu and Surgailis, 1998). A sample
+covariance over S draws sees every :math:`\Delta\ell_i` as one number a draw, so that its
+correlations carry noise of about :math:`1/\sqrt S`. A pair of gradients is an inner product over
+all weights at once, and for a large network its noise is far smaller. Near :math:`w^*` the
+integrand is :math:`g_i^\top g_j`, the leading term of Appendix C with :math:`S = \gamma^{-1} I`.
+
+What it leaves out is the tilt :math:`\exp[-n\beta L(w)]`: this is the limit of Eq. 1 for a small
+:math:`n\beta`. :func:`probelib.tilt` tells how much of a difference the tilt makes.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+from torch import Tensor, nn
+from torch.func import grad_and_value, vmap
+from tqdm import tqdm
+
+from probelib.posterior import Data, LocalPosterior, Samples, keep_random_state
+from probelib.trace import write_atomically
+
+_MEMORY = 8 * 2**30  # bytes that the gradients of one side of a pair may take on a CPU
+_FORMAT = 1
+
+
+def gradient_pairs(
+    posterior: LocalPosterior,
+    observe: Data | None = None,
+    *,
+    chains: int = 2,
+    pairs: int = 5,
+    seed: int = 0,
+    batch_size: int = 16,
+    memory: int | None = None,
+    cache: str | os.PathLike | None = None,
+    progress: bool = True,
+) -> xr.Dataset:
+    r"""Estimate the loss kernel under :math:`\mathcal N(w^*, \gamma^{-1} I)` by pairs of gradients.
+
+    A chain is a walk w_0, w_1, ... whose neighbours are pairs, so that a pair costs one gradient
+    of every sample. The correlations theta of a chain's pairs are drawn one from each of
+    ``pairs`` equal parts of [0, 1], which makes its kernel unbiased. Chains are independent: the
+    spread between them is the error.
+
+    Args:
+        posterior: gives w*, the model, the loss and gamma; its n_beta is used by
+            :func:`probelib.tilt` alone.
+        observe: samples whose kernel is wanted; default: those of the posterior.
+        chains: independent walks, at least two, so that the result can tell its own error.
+        pairs: pairs of gradients in a walk.
+        seed: of all walks; chain c depends on ``seed`` and c alone.
+        batch_size: samples a backward pass takes.
+        memory: bytes that the gradients of one side of a pair may take, n_samples x n_parameters
+            x 2 (4 where the machine has no bfloat16). Where they take more, the layers are gone
+            through in groups, each with its own backward passes. Default: 8 GiB, and a third of
+            the memory of an accelerator.
+        cache: a directory in which every finished chain is kept, and found by the next call.
+        progress: show a bar.
+
+    Returns:
+        ``kernel`` (chain, sample, other), K in nats squared; ``loss`` (chain, draw, sample), the
+        losses at the weights of each walk, nats; ``init_loss`` (sample), those at w*; the
+        coordinate ``label`` where there is one. :func:`probelib.pair_kernel` reads it.
+
+    Raises:
+        ValueError: a bad argument, losses or gradients that are not finite.
+    """
+    for name, value, least in (
+        ("chains", chains, 2),
+        ("pairs", pairs, 1),
+        ("batch_size", batch_size, 1),
+        ("seed", seed, 0),
+    ):
+        if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least:
+            raise ValueError(f"{name} is {value!r}; it must be a whole number, {least} or more")
+    if observe is None:
+        observed = posterior.data
+    else:
+        observed = Samples(observe, posterior.device, "observe")
+        posterior.check(observed)
+    config = {
+        "n_beta": posterior.n_beta,
+        "localization": posterior.localization,
+        "n_samples": posterior.n_samples,
+        "n_parameters": posterior.n_parameters,
+        "pairs": int(pairs),
+        "seed": int(seed),
+    }
+    identity = posterior.fingerprint() | {"observed_data": observed.fingerprint()}
+    for irrelevant in ("n_beta", "sampling_data"):
+        identity.pop(irrelevant)
+    identity |= {"pairs": int(pairs), "seed": int(seed), "format": _FORMAT}
+    gradients = SampleGradients(posterior)
+    found = []
+    with tqdm(total=chains * (pairs + 1), unit="pass", disable=not progress) as bar:
+        for chain in range(chains):
+            kept = None if cache is None else _place(Path(cache), identity, chain)
+            result = None if kept is None else _read(kept, identity, len(observed))
+            if result is None:
+                result = _walk(
+                    gradients, observed, chain, pairs, seed, batch_size, memory, bar.update
+                )
+                if kept is not None:
+                    kept.parent.mkdir(parents=True, exist_ok=True)
+                    content = save(result, metadata={"identity": json.dumps(identity)})
+                    write_atomically(kept, content)
+            else:
+                bar.update(pairs + 1)
+            found.append(result)
+    center = _losses(posterior, observed, batch_size)
+    coords = {"sample_id": ("sample", np.arange(len(observed)))}
+    if observed.labels() is not None:
+        coords["label"] = ("sample", observed.labels())
+    return xr.Dataset(
+        {
+            "kernel": (("chain", "sample", "other"), np.stack([f["kernel"] for f in found])),
+            "loss": (("chain", "draw", "sample"), np.stack([f["loss"] for f in found])),
+            "init_loss": ("sample", center),
+        },
+        coords=coords,
+        attrs={"config": config | {"chains": int(chains)}, "fingerprint": identity},
+    )
+
+
+class SampleGradients:
+    """Gradients of single samples, as rows of a matrix, at any weights.
+
+    Convolutions and linear layers know their samples' gradients after one backward pass over the
+    batch: an outer product of what came in and what came back (Goodfellow, 2015). A model with
+    trainable parameters anywhere else is differentiated sample by sample with ``torch.func``.
+
+    Args:
+        posterior: gives the model and the loss.
+    """
+
+    def __init__(self, posterior: LocalPosterior):
+        self.posterior = posterior
+        model = posterior._model
+        self.layers = [
+            module
+            for module in model.modules()
+            if any(p.requires_grad for p in module.parameters(recurse=False))
+        ]
+        x, y = posterior.data.batch(slice(0, min(2, posterior.n_samples)))
+        self.by_layer = all(map(_knows_its_samples, self.layers)) and self._agrees(x, y)
+        if self.by_layer:
+            self.sizes = [
+                sum(p.numel() for p in layer.parameters(recurse=False) if p.requires_grad)
+                for layer in self.layers
+            ]
+        else:
+            self.layers, self.sizes = [None], [posterior.n_parameters]
+        cpu = posterior.device.type == "cpu"
+        fast = torch.ops.mkldnn._is_mkldnn_bf16_supported() if cpu else True
+        self.dtype = (
+            torch.bfloat16 if fast and posterior.dtype == torch.float32 else posterior.dtype
+        )
+
+    def groups(self, n: int, memory: int | None) -> Iterator[list[int]]:
+        """Positions of layers whose gradients of n samples fit into ``memory`` bytes together."""
+        if memory is None:
+            device = self.posterior.device
+            memory = _MEMORY
+            if device.type == "cuda":
+                memory = torch.cuda.get_device_properties(device).total_memory // 3
+        group, used = [], 0
+        for at, size in enumerate(self.sizes):
+            bytes_ = n * size * self.dtype.itemsize
+            if group and used + bytes_ > memory:
+                yield group
+                group, used = [], 0
+            group.append(at)
+            used += bytes_
+        yield group
+
+    def write(self, out: Tensor, weights: Tensor, x: Tensor, y: Tensor, group: list[int]) -> Tensor:
+        """Gradients of a batch with respect to the layers of ``group``, each row over its loss.
+
+        Dividing by the loss keeps rows of confident samples from underflowing: their gradients
+        shrink as their losses do.
+
+        Args:
+            out: shape (batch, sum of the layers' sizes), overwritten.
+            weights: flat, shape (n_parameters,).
+            x, y: inputs and targets, shape (batch, ...).
+            group: positions of layers.
+
+        Returns:
+            The losses, shape (batch,), nats. A sample with no loss at all is divided by 1.
+        """
+        if not self.by_layer:
+            single = lambda w, x, y: self.posterior.losses(w, x[None], y[None])[0]  # noqa: E731
+            rows, losses = vmap(grad_and_value(single), in_dims=(None, 0, 0))(weights, x, y)
+            out.copy_(rows.detach() / _or_one(losses.detach())[:, None])
+            return losses.detach()
+        calls: list[tuple[nn.Module, Tensor, Tensor]] = []
+        chosen = [self.layers[at] for at in group]
+
+        def remember(module: nn.Module, inputs: tuple, output: Tensor) -> None:
+            calls.append((module, inputs[0].detach(), output))
+
+        hooks = [module.register_forward_hook(remember) for module in chosen]
+        try:
+            with torch.enable_grad():
+                losses = self.posterior.losses(weights.detach().requires_grad_(), x, y)
+                total = (losses / _or_one(losses.detach())).sum()
+                # With respect to the layers' outputs: no gradient summed over the batch is built.
+                came_back = torch.autograd.grad(total, [output for *_, output in calls])
+        finally:
+            for hook in hooks:
+                hook.remove()
+        if len(calls) != len(chosen):
+            raise RuntimeError("a layer of the model is used more than once, or not at all")
+        start = 0
+        for (module, came_in, _), back in zip(calls, came_back, strict=True):
+            for rows in _layer_rows(module, came_in, back, self.dtype):
+                out[:, start : start + rows.shape[1]] = rows
+                start += rows.shape[1]
+        return losses.detach()
+
+    def _agrees(self, x: Tensor, y: Tensor) -> bool:
+        """Whether the layers account for the whole gradient: none is used twice, none is hidden."""
+        posterior = self.posterior
+        self.by_layer, self.dtype = True, posterior.dtype
+        try:
+            everything = list(range(len(self.layers)))
+            out = posterior.center.new_empty(len(y), posterior.n_parameters)
+            with keep_random_state(posterior.device):
+                losses = self.write(out, posterior.center, x, y, everything)
+        except (RuntimeError, KeyError, ValueError):
+            return False
+        for row, xi, yi, loss in zip(out, x, y, losses, strict=True):
+            moving = posterior.center.clone().requires_grad_()
+            with torch.enable_grad(), keep_random_state(posterior.device):
+                value = posterior.losses(moving, xi[None], yi[None])[0]
+                expected = torch.autograd.grad(value, moving)[0] / _or_one(loss)
+            got, wanted = row.double().norm(), expected.double().norm()
+            if not torch.isclose(got, wanted, rtol=1e-3, atol=1e-12):
+                return False
+        return True
+
+
+def _walk(
+    gradients: SampleGradients,
+    observed: Samples,
+    chain: int,
+    pairs: int,
+    seed: int,
+    batch_size: int,
+    memory: int | None,
+    tick: Any,
+) -> dict[str, np.ndarray]:
+    """One chain: its kernel (n, n), float64, and the losses along it (pairs + 1, n)."""
+    posterior, n = gradients.posterior, len(observed)
+    device = posterior.device
+    # Not spawn(chains)[chain]: a chain must not depend on how many there are.
+    own = np.random.SeedSequence(seed, spawn_key=(chain,))
+    rng = np.random.default_rng(own.spawn(1)[0])
+    correlation = (rng.permutation(pairs) + rng.random(pairs)) / pairs
+    kernel = torch.zeros(n, n, dtype=torch.float64, device=device)
+    groups = list(gradients.groups(n, memory))
+    for number, group in enumerate(groups):
+        generator = torch.Generator(device)  # each group sees the same weights
+        generator.manual_seed(int(own.generate_state(1, np.uint64)[0] >> 1))
+        width = [gradients.sizes[at] for at in group]
+        here, before = (
+            torch.empty(n, sum(width), dtype=gradients.dtype, device=device) for _ in range(2)
+        )
+        losses = torch.empty(pairs + 1, n, device=device)
+        away = torch.empty_like(posterior.center).normal_(generator=generator)
+        scale_before = None
+        for step in range(pairs + 1):
+            if step:
+                theta = float(correlation[step - 1])
+                noise = torch.empty_like(away).normal_(generator=generator)
+                away = theta * away + (1 - theta**2) ** 0.5 * noise
+            weights = posterior.center + away / posterior.localization**0.5
+            with keep_random_state(device):
+                for start in range(0, n, batch_size):
+                    part = slice(start, min(start + batch_size, n))
+                    x, y = observed.batch(part)
+                    losses[step, part] = gradients.write(here[part], weights, x, y, group)
+            if not losses[step].isfinite().all():
+                bad = int((~losses[step].isfinite()).nonzero()[0, 0])
+                raise ValueError(
+                    f"localization is {posterior.localization:g}, at which sample {bad} has a "
+                    f"non-finite loss {float(posterior.localization) ** -0.5:.3g} a weight away "
+                    "from w*; raise it"
+                )
+            scale = _or_one(losses[step]).double()
+            if step:
+                product = torch.zeros(n, n, device=device)
+                at = 0
+                for size in width:  # layer by layer: sums of bfloat16 products stay short
+                    columns = slice(at, at + size)
+                    product += (before[:, columns] @ here[:, columns].T).float()
+                    at += size
+                kernel += product.double() * scale_before[:, None] * scale / pairs
+            here, before, scale_before = before, here, scale
+            if number == len(groups) - 1:
+                tick()
+    kernel /= posterior.localization
+    kernel = (kernel + kernel.T) / 2
+    if not kernel.isfinite().all():
+        bad = int((~kernel.isfinite()).any(1).nonzero()[0, 0])
+        raise ValueError(
+            f"observe has sample {bad} with a non-finite gradient near w*; remove it, or raise "
+            f"localization ({posterior.localization:g})"
+        )
+    return {"kernel": kernel.cpu().numpy(), "loss": losses.float().cpu().numpy()}
+
+
+def _knows_its_samples(module: nn.Module) -> bool:
+    if isinstance(module, nn.Linear):
+        return True
+    return isinstance(module, nn.Conv2d) and module.groups == 1 and module.padding_mode == "zeros"
+
+
+def _layer_rows(
+    module: nn.Module, came_in: Tensor, came_back: Tensor, dtype: torch.dtype
+) -> Iterator[Tensor]:
+    """Each sample's gradient of a layer's weight, then of its bias: rows of shape (batch, size)."""
+    if isinstance(module, nn.Linear):
+        inputs = came_in.reshape(len(came_in), -1, came_in.shape[-1]).transpose(1, 2)
+        back = came_back.reshape(len(came_back), -1, came_back.shape[-1]).transpose(1, 2)
+    else:
+        back = came_back.flatten(2)
+        if module.kernel_size == (1, 1) and module.stride == (1, 1) and module.padding == (0, 0):
+            inputs = came_in.flatten(2)
+        else:
+            inputs = nn.functional.unfold(
+                came_in.contiguous(),
+                module.kernel_size,
+                dilation=module.dilation,
+                padding=module.padding,
+                stride=module.stride,
+            )
+    for name, parameter in module.named_parameters(recurse=False):
+        if not parameter.requires_grad:
+            continue
+        if name == "weight":
+            yield torch.bmm(back.to(dtype), inputs.to(dtype).transpose(1, 2)).flatten(1)
+        else:
+            yield back.sum(2)
+
+
+def _or_one(losses: Tensor) -> Tensor:
+    """The size of each loss, and 1 where it is too small to divide by."""
+    size = losses.abs()
+    return torch.where(size > 1e-30, size, 1.0)
+
+
+@torch.no_grad()
+def _losses(posterior: LocalPosterior, observed: Samples, batch_size: int) -> np.ndarray:
+    parts = [posterior.losses(posterior.center, x, y) for x, y in observed.batches(batch_size)]
+    return torch.cat(parts).float().cpu().numpy()
+
+
+def _place(cache: Path, identity: dict[str, Any], chain: int) -> Path:
+    named = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+    return cache / f"{named}-pairs" / f"chain-{chain}.safetensors"
+
+
+def _read(path: Path, identity: dict[str, Any], n: int) -> dict[str, np.ndarray] | None:
+    """A chain that was kept, or None where there is none, or a damaged or foreign one."""
+    try:
+        with safe_open(path, framework="np") as file:
+            if json.loads(file.metadata()["identity"]) != identity:
+                return None
+            found = {name: file.get_tensor(name) for name in ("kernel", "loss")}
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+        return None
+    whole = found["kernel"].shape == (n, n) and all(np.isfinite(v).all() for v in found.values())
+    return found if whole else None
+
+
+__all__ = ["SampleGradients", "gradient_pairs"]
