@@ -82,7 +82,8 @@ def gradient_pairs(
         coordinate ``label`` where there is one. :func:`probelib.pair_kernel` reads it.
 
     Raises:
-        ValueError: a bad argument, losses or gradients that are not finite.
+        ValueError: a bad argument, a posterior in train mode, losses or gradients that are not
+            finite.
     """
     for name, value, least in (
         ("chains", chains, 2),
@@ -92,6 +93,11 @@ def gradient_pairs(
     ):
         if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least:
             raise ValueError(f"{name} is {value!r}; it must be a whole number, {least} or more")
+    if posterior.train_mode:
+        raise ValueError(
+            "posterior is in train mode, where a loss may depend on its batch and on chance; "
+            "gradient pairs need train_mode=False"
+        )
     if observe is None:
         observed = posterior.data
     else:
@@ -111,7 +117,8 @@ def gradient_pairs(
     identity |= {"pairs": int(pairs), "seed": int(seed), "format": _FORMAT}
     gradients = SampleGradients(posterior)
     found = []
-    with tqdm(total=chains * (pairs + 1), unit="pass", disable=not progress) as bar:
+    form = "{l_bar}{bar}| {n:.1f}/{total} [{elapsed}<{remaining}]"
+    with tqdm(total=chains * (pairs + 1), bar_format=form, disable=not progress) as bar:
         for chain in range(chains):
             kept = None if cache is None else _place(Path(cache), identity, chain)
             result = None if kept is None else _read(kept, identity, len(observed))
@@ -144,9 +151,10 @@ def gradient_pairs(
 class SampleGradients:
     """Gradients of single samples, as rows of a matrix, at any weights.
 
-    Convolutions and linear layers know their samples' gradients after one backward pass over the
-    batch: an outer product of what came in and what came back (Goodfellow, 2015). A model with
-    trainable parameters anywhere else is differentiated sample by sample with ``torch.func``.
+    Convolutions, linear layers and batch normalisation in eval mode know their samples' gradients
+    after one backward pass over the batch: an outer product of what came in and what came back
+    (Goodfellow, 2015). A model with trainable parameters anywhere else is differentiated sample
+    by sample with ``torch.func``, which takes about ten times as long.
 
     Args:
         posterior: gives the model and the loss.
@@ -278,7 +286,7 @@ def _walk(
     correlation = (rng.permutation(pairs) + rng.random(pairs)) / pairs
     kernel = torch.zeros(n, n, dtype=torch.float64, device=device)
     groups = list(gradients.groups(n, memory))
-    for number, group in enumerate(groups):
+    for group in groups:
         generator = torch.Generator(device)  # each group sees the same weights
         generator.manual_seed(int(own.generate_state(1, np.uint64)[0] >> 1))
         width = [gradients.sizes[at] for at in group]
@@ -316,8 +324,7 @@ def _walk(
                     at += size
                 kernel += product.double() * scale_before[:, None] * scale / pairs
             here, before, scale_before = before, here, scale
-            if number == len(groups) - 1:
-                tick()
+            tick(1 / len(groups))
     kernel /= posterior.localization
     kernel = (kernel + kernel.T) / 2
     if not kernel.isfinite().all():
@@ -330,37 +337,50 @@ def _walk(
 
 
 def _knows_its_samples(module: nn.Module) -> bool:
-    if isinstance(module, nn.Linear):
+    if isinstance(module, nn.Linear | nn.BatchNorm2d):
         return True
-    return isinstance(module, nn.Conv2d) and module.groups == 1 and module.padding_mode == "zeros"
+    # Padding to a mode, or to "same", is done by the layer itself and unknown to unfold.
+    zeros = isinstance(module, nn.Conv2d) and module.padding_mode == "zeros"
+    return zeros and not isinstance(module.padding, str)
 
 
 def _layer_rows(
     module: nn.Module, came_in: Tensor, came_back: Tensor, dtype: torch.dtype
 ) -> Iterator[Tensor]:
     """Each sample's gradient of a layer's weight, then of its bias: rows of shape (batch, size)."""
+    batch = len(came_in)
     if isinstance(module, nn.Linear):
-        inputs = came_in.reshape(len(came_in), -1, came_in.shape[-1]).transpose(1, 2)
-        back = came_back.reshape(len(came_back), -1, came_back.shape[-1]).transpose(1, 2)
+        inputs = came_in.reshape(batch, 1, -1, came_in.shape[-1]).transpose(2, 3)
+        back = came_back.reshape(batch, 1, -1, came_back.shape[-1]).transpose(2, 3)
+    elif isinstance(module, nn.BatchNorm2d):
+        mean, var = (t[:, None, None] for t in (module.running_mean, module.running_var))
+        inputs = ((came_in - mean) * torch.rsqrt(var + module.eps)).reshape(
+            batch, came_in.shape[1], 1, -1
+        )
+        back = came_back.reshape(batch, came_back.shape[1], 1, -1)
     else:
-        back = came_back.flatten(2)
-        if module.kernel_size == (1, 1) and module.stride == (1, 1) and module.padding == (0, 0):
-            inputs = came_in.flatten(2)
-        else:
-            inputs = nn.functional.unfold(
+        pointwise = (module.kernel_size, module.stride, module.padding) == ((1, 1), (1, 1), (0, 0))
+        inputs = (
+            came_in.flatten(2)
+            if pointwise
+            else nn.functional.unfold(
                 came_in.contiguous(),
                 module.kernel_size,
                 dilation=module.dilation,
                 padding=module.padding,
                 stride=module.stride,
             )
+        )
+        inputs = inputs.unflatten(1, (module.groups, -1))
+        back = came_back.flatten(2).unflatten(1, (module.groups, -1))
+    # back (batch, groups, outputs, positions), inputs (batch, groups, inputs, positions)
     for name, parameter in module.named_parameters(recurse=False):
         if not parameter.requires_grad:
             continue
         if name == "weight":
-            yield torch.bmm(back.to(dtype), inputs.to(dtype).transpose(1, 2)).flatten(1)
+            yield torch.matmul(back.to(dtype), inputs.to(dtype).transpose(2, 3)).flatten(1)
         else:
-            yield back.sum(2)
+            yield back.sum(3).flatten(1)
 
 
 def _or_one(losses: Tensor) -> Tensor:

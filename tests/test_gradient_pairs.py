@@ -97,6 +97,29 @@ class ConvNet(nn.Sequential):
         )
 
 
+class Separable(nn.Sequential):
+    """Depthwise and grouped convolutions with batch normalisation, as in efficient networks."""
+
+    def __init__(self):
+        super().__init__(
+            nn.Conv2d(2, 4, 3, bias=False),
+            nn.BatchNorm2d(4),
+            nn.ReLU6(),
+            nn.Conv2d(4, 4, 3, padding=1, groups=4, bias=False),
+            nn.BatchNorm2d(4),
+            nn.ReLU6(),
+            nn.Conv2d(4, 6, 1, groups=2),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(6, 3),
+        )
+        generator = torch.Generator().manual_seed(5)
+        for module in self:
+            if isinstance(module, nn.BatchNorm2d):
+                module.running_mean.normal_(generator=generator)
+                module.running_var.uniform_(0.5, 2, generator=generator)
+
+
 def posterior_of(model, x, y, **kwargs):
     return probelib.LocalPosterior(
         model, probelib.cross_entropy, (x, y), n_beta=10.0, localization=100.0, **kwargs
@@ -127,10 +150,11 @@ def gram_by_layers(posterior, x, y):
     return (rows @ rows.T).numpy(), gradients
 
 
-def test_layers_know_the_gradients_of_their_samples():
+@pytest.mark.parametrize("model", [ConvNet, Separable])
+def test_layers_know_the_gradients_of_their_samples(model):
     torch.manual_seed(0)
     x, y = images()
-    posterior = posterior_of(ConvNet(), x, y)
+    posterior = posterior_of(model(), x, y)
     gram, gradients = gram_by_layers(posterior, x, y)
     assert gradients.by_layer
     np.testing.assert_allclose(gram, gram_by_autograd(posterior, x, y), rtol=1e-4, atol=1e-7)
@@ -264,6 +288,12 @@ def test_bad_arguments_are_named(name, value):
     posterior, _ = regression()
     with pytest.raises(ValueError, match=f"{name} is {value}"):
         probelib.gradient_pairs(posterior, progress=False, **{name: value})
+
+
+def test_train_mode_is_refused():
+    x, y = images()
+    with pytest.raises(ValueError, match="train mode"):
+        probelib.gradient_pairs(posterior_of(ConvNet(), x, y, train_mode=True), progress=False)
 
 
 def test_losses_that_overflow_are_named():

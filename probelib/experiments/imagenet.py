@@ -44,6 +44,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import numpy as np
+import torch
 from PIL import Image, ImageFile, UnidentifiedImageError, features
 from PIL import __version__ as pillow_version
 
@@ -180,6 +181,12 @@ class Decoded:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def tensor(self) -> torch.Tensor:
+        """The images as a tensor over the same memory: what is on disk stays there until read."""
+        with warnings.catch_warnings():  # it warns of writing, which nothing here does
+            warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+            return torch.from_numpy(np.asarray(self.images))
 
 
 def find_images(root: str | os.PathLike | None = None) -> ImageFiles:

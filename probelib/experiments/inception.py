@@ -67,6 +67,9 @@ class LocalResponseNorm(nn.Module):
     Args:
         channels: of the input.
         size, alpha, beta, k: as above; size is odd.
+
+    Raises:
+        ValueError: size is even.
     """
 
     def __init__(
@@ -78,6 +81,8 @@ class LocalResponseNorm(nn.Module):
         k: float = 1.0,
     ) -> None:
         super().__init__()
+        if size % 2 == 0:
+            raise ValueError(f"size must be odd, for a channel in the middle, got {size}")
         self.size, self.alpha, self.beta, self.k = size, alpha, beta, k
         at = torch.arange(channels)
         band = ((at[:, None] - at).abs() <= size // 2).float() * (alpha / size)

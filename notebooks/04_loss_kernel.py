@@ -1,0 +1,870 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # The loss kernel on ImageNet
+#
+# **Claim.** *Photographs whose losses move together under the local posterior are related, and not
+# only by their label.*
+#
+# This chapter reproduces the ImageNet half of the paper's section 4, its Appendix A.5 and Figures 2
+# to 5: the original InceptionV1 is probed, and for every photograph its most correlated others are
+# looked at. The paper shows hand-picked neighbours. Here you will see randomly picked ones as well,
+# after three questions that have to come first: is the network under these perturbations still the
+# network, how many draws does a neighbour need, and are the neighbours closer in meaning than
+# chance would have them?
+#
+# | profile | what runs | two cores |
+# | --- | --- | --- |
+# | `smoke` | 40 photographs at 96 pixels, a few draws: not a result | a minute |
+# | `laptop` | 1,000 photographs; the whole network by gradient pairs (kept run), its last module by SGLD; Table 1's row at reduced size (kept run) | about a quarter of an hour |
+# | `paper` | 2,500 photographs, Table 1's row exactly, gradient pairs anew | a GPU |
+
+# %% tags=["hide-input"]
+from pathlib import Path
+
+import numpy as np
+import torch
+from IPython.display import HTML, display
+
+import probelib
+from probelib import plotting
+from probelib.experiments import alignment as al
+from probelib.experiments.cache import cache_dir, write_atomically
+from probelib.experiments.chapter import Chapter, Claim
+from probelib.experiments.classifiers import first_classifier
+from probelib.experiments.imagenet import choose, decode, find_images
+from probelib.experiments.neighbours import NeighbourTable, neighbours_html
+from probelib.experiments.prerun import kept_pairs, kept_trace, long_step
+from probelib.experiments.wordnet import imagenet_classes, wu_palmer
+
+# %% tags=["parameters"]
+profile: str = "laptop"  # smoke, laptop or paper
+seed: int = 0  # of the choice of photographs, the walks, the chains and the permutations
+results_dir: str = "../results/live"  # where this chapter's numbers go
+live: bool = True  # False when the driver runs it
+classifier_name: str = (
+    "inception_v1"  # or googlenet, efficientnet_lite0, torchvision:NAME, timm:NAME
+)
+device: str = "auto"  # cuda, cpu; auto takes a GPU if there is one
+n_images: int = 1000  # photographs observed (the paper: 2,500)
+n_sampling: int = 0  # photographs that define L, 0: those observed (the paper: 50,000)
+image_size: int = 0  # side in pixels; 0: what the network was trained on
+n_beta: float = 10.0  # n beta, Table 1
+localization: float = 1e4  # gamma of this chapter's kernel; the sweep shows why
+chains: int = 2  # independent walks of gradient pairs
+pairs: int = 5  # gradient pairs a walk
+gammas: list = [1e3, 3e3, 1e4, 3e4, 1e5]  # the sweep of gamma, the paper's first
+n_sweep: int = 200  # photographs in the sweep
+sweep_pairs: int = 2  # gradient pairs a walk in the sweep
+chain_draws: int = 20  # draws of the whole network's chains in the first figure
+head_chains: int = 2  # SGLD chains of the last module
+head_draws: int = 400  # draws of each
+n_steps: int = 250  # steps of the comparison of step sizes
+table1_localization: float = 1000.0  # gamma, Table 1
+table1_step_size: float = 1e-4  # epsilon, Table 1
+batch_size: int = 64  # m, Table 1
+table1_chains: int = 0  # C of Table 1's row, run here; 0: take the kept run (the paper: 30)
+table1_draws: int = 1000  # T, Table 1
+table1_burn_in: int = 100  # b, Table 1
+prerun_dir: str = "../results/prerun"  # kept runs; "": none
+n_verify: int = 40  # photographs for which a kept run is computed again
+permutations: int = 1000  # of the labels
+
+# %%
+chapter = Chapter("04_loss_kernel", profile=profile, results_dir=results_dir)
+device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+observation = "bfloat16"  # of draws of the whole network; the chains themselves stay in float32
+
+# %% [markdown]
+# ## Photographs and network
+#
+# Photographs come from `PROBELIB_IMAGENET` (a folder a class, or the flat validation set), else from
+# `PROBELIB_DATA`, else from packages that are installed anyway; the last are a stand-in and say so.
+
+# %%
+available = find_images()
+files = choose(available, n_images, seed=seed)
+names_tried = [classifier_name] if not available.stand_in else ["efficientnet_lite0"]
+classifier = first_classifier([*names_tried, "googlenet", "efficientnet_lite0"])
+decoded = decode(files, image_size or classifier.size, cache=cache_dir("images"))
+files = files.subset(decoded.kept)
+network = classifier.network.to(device)
+images = decoded.tensor().to(device)
+small = 10 if device == "cpu" else 250  # a batch whose activations stay in a CPU's cache
+
+
+@torch.no_grad()
+def apply(model, x, batch=small):
+    """The model on many inputs, a small batch at a time."""
+    return torch.cat([model(part) for part in x.split(batch)])
+
+
+logits = apply(network, images).float().cpu()
+guessed = logits.argmax(1).numpy()
+labels = np.where(decoded.labels >= 0, decoded.labels, guessed)
+targets = torch.from_numpy(labels).to(device)
+over = (images, targets)  # what L is the mean over
+if n_sampling > len(labels):
+    wider = decode(
+        choose(available, n_sampling, seed=seed),
+        image_size or classifier.size,
+        cache=cache_dir("images"),
+    )
+    over = (wider.tensor(), torch.from_numpy(wider.labels))  # stays on disk until it is used
+classes = imagenet_classes()
+names = [classes[i].name for i in labels]
+wordnet = wu_palmer([c.path for c in classes])
+chapter.record(
+    stand_in=str(available.stand_in).lower(),
+    network=classifier.name,
+    n_parameters=sum(p.numel() for p in network.parameters()),
+    n_images=len(labels),
+    n_sampling=len(over[1]),
+    n_skipped=len(decoded.skipped),
+    n_classes=len(np.unique(labels)),
+    image_source=files.source,
+    image_side=image_size or classifier.size,
+    top1=float((guessed == labels).mean()),
+    top5=float((logits.topk(5).indices.numpy() == labels[:, None]).any(1).mean()),
+    guessing=float(np.log(logits.shape[1])),
+)
+if available.stand_in:
+    display(
+        HTML(
+            '<p class="not-a-result"><strong>A stand-in.</strong> No ImageNet photographs were found '
+            "here, so this page shows crops of a few photographs that Python packages ship, under "
+            "the labels that a small network gives them. Set <code>PROBELIB_IMAGENET</code> and run "
+            "it again for a result.</p>"
+        )
+    )
+for name, reason in decoded.skipped:
+    print(f"skipped {name}: {reason}")
+chapter.say(
+    "{network}, {n_parameters:,} weights. {n_images:,} photographs of {n_classes:,} classes at "
+    "{image_side} pixels ({image_source}); {n_skipped} could not be read; L is the mean over {n_sampling:,}. Top-1 {top1:.1%}, top-5 "
+    "{top5:.1%} of all photographs."
+)
+
+
+# %%
+def posterior_of(model, x, y, gamma, nb=n_beta):
+    """The local posterior of a network, or of its last stages on their inputs."""
+    return probelib.LocalPosterior(
+        model, probelib.cross_entropy, (x, y), n_beta=nb, localization=gamma
+    )
+
+
+# %% [markdown]
+# ## Is the network still itself?
+#
+# Table 1 probes InceptionV1 at $\gamma = 1000$: every weight receives noise of standard deviation
+# $\gamma^{-1/2} = 0.03$. With $n\beta = 10$, the data term is worth ten samples against millions
+# of weights, so next to nothing pulls the network back. {numref}`fig-chains` follows the mean loss
+# of a few short chains of the whole network from $w^*$, beside the loss of guessing among 1,000
+# classes, $\log 1000 = 6.9$ nats.
+
+# %% mystnb={"figure": {"caption": "Mean loss of the photographs along chains of the whole network, for three localizations (the paper's is 1,000). The dashed line is the loss of the trained network, the dotted one that of guessing. Look for the chain above the dotted line: its network knows nothing any more.", "name": "fig-chains"}, "image": {"alt": "Line chart of mean loss against draws on a log axis. The chain at gamma 1,000 jumps above the loss of guessing at once; those at gamma 10,000 and 100,000 stay near the loss of the trained network."}}
+some = np.sort(np.random.default_rng(seed).choice(len(labels), min(n_sweep, len(labels)), False))
+seen = some[: max(20, len(some) // 2)]
+along = {}
+for gamma in (table1_localization, localization, 10 * localization):
+    settings = long_step(n_beta, gamma)
+    step = settings.pop("step_size")
+    trace = probelib.sample(
+        posterior_of(network, *over, settings["localization"], settings["n_beta"]),
+        observe=(images[seen], targets[seen]),
+        kernel=probelib.SGLD(step_size=step, batch_size=min(16, len(labels))),
+        chains=1,
+        draws=chain_draws,
+        seed=seed,
+        observe_dtype=observation,
+        observe_batch_size=small,
+        cache=cache_dir("traces"),
+    )
+    along[f"γ = {gamma:,.0f}"] = trace.loss.values.mean(-1)
+    chapter.record(**{f"chain_loss_gamma_{gamma:.0f}": float(trace.loss.values[:, 5:].mean())})
+at_center = float(trace.init_loss.mean())
+chapter.record(chain_loss_start=at_center)
+plotting.chain_losses(along, at_center, float(np.log(logits.shape[1])))
+
+# %% [markdown]
+# (These chains take long steps that keep the posterior; the section after next says how.)
+#
+# ## A kernel from pairs of gradients
+#
+# Once the data term is next to nothing, Eq. 1 is nearly its other factor,
+# $\mathcal N(w^*, \gamma^{-1} I)$, and for a Gaussian the kernel has a second form. With
+# $w_\theta$ a copy of $w$ that correlates with it by $\theta$,
+#
+# $$
+# K_{ij} = \operatorname{Cov}[\ell_i(w), \ell_j(w)] = \frac{1}{\gamma} \int_0^1
+# \operatorname{E}\big[\nabla \ell_i(w)^\top \nabla \ell_j(w_\theta)\big] \, d\theta ,
+# $$
+#
+# exactly, and however far the losses are from linear {cite}`houdre1998interpolation`. A sample
+# covariance sees each draw as one number a photograph, so that a correlation from $S$ independent
+# draws carries noise of $1/\sqrt S$. A pair of gradients is an inner product over all weights at
+# once. Close to $w^*$ a single pair is already exact: there $K_{ij} = g_i^\top g_j / \gamma$, the
+# linear part that Appendix C isolates. Further out, the mean over pairs adds what is not linear.
+# `probelib.tilt` tells what is left out: the share of the draws that counts under the whole of
+# Eq. 1.
+#
+# {numref}`fig-sweep` sweeps $\gamma$ with it. *Reliability* is the correlation, over all pairs of
+# photographs, between the $R$ of one walk and the $R$ of another: 0 is noise, 1 is a kernel that
+# does not depend on chance. *WordNet similarity* (Wu and Palmer) is that of each photograph's class
+# and the classes of its five most correlated photographs of another label.
+
+
+# %%
+def halves(found):
+    """R from the even chains, and from the odd ones."""
+    parts = (slice(0, None, 2), slice(1, None, 2))
+    return [probelib.pair_kernel(found, part).correlation() for part in parts]
+
+
+def meaning(r, labels, k=5):
+    """WordNet similarity of the cross-label neighbours in a kernel, against chance."""
+    nearest = al.cross_label_top(r, labels, k)
+    return al.alignment(nearest, labels, wordnet, permutations=permutations, seed=seed)
+
+
+still_right = lambda loss: (loss < np.log(2)).mean()  # noqa: E731  the label has p > 1/2
+rows, panels = [], {"loss": [], "reliability": [], "meaning": []}
+x_some, y_some = images[some], targets[some]
+for gamma in [*gammas, 1e12]:
+    found = probelib.gradient_pairs(
+        posterior_of(network, x_some, y_some, gamma),
+        chains=2,
+        pairs=sweep_pairs if gamma < 1e12 else 1,
+        seed=seed,
+        batch_size=8,
+        cache=cache_dir("pairs"),
+    )
+    both = halves(found)
+    r = probelib.pair_kernel(found).correlation()
+    if gamma == 1e12:  # no noise at all: the cosine of the gradients at w*
+        gradient_cosine = r
+        break
+    aligned = meaning(r, labels[some])
+    kept = still_right(found.loss.values) / still_right(found.init_loss.values)
+    reliability = probelib.split_half_reliability(*both)
+    loss = float(found.loss.mean())
+    panels["loss"].append(loss)
+    panels["reliability"].append(2 * max(reliability, 0) / (1 + max(reliability, 0)))
+    panels["meaning"].append(aligned.value)
+    key = f"gamma_{gamma:.0f}"
+    chapter.record(
+        **{
+            f"{key}_mean_loss": loss,
+            f"{key}_still_right": float(kept),
+            f"{key}_tilt": probelib.tilt(found),
+            f"{key}_reliability": reliability,
+            f"{key}_wordnet": aligned.value,
+        }
+    )
+    rows.append(
+        {
+            "γ": f"{gamma:,.0f}",
+            "mean loss": f"{loss:.2f}",
+            "still right": f"{kept:.0%}",
+            "share of draws under Eq. 1": f"{probelib.tilt(found):.2f}",
+            "reliability of one walk": f"{reliability:.2f}",
+            "WordNet, cross-label top 5": f"{aligned.value:.3f}",
+        }
+    )
+chapter.record(
+    sweep_images=len(some),
+    sweep_loss_start=float(found.init_loss.mean()),
+    sweep_chance=aligned.chance,
+    sweep_interval_low=aligned.low,
+    sweep_interval_high=aligned.high,
+    local_gamma=min(
+        (g for g in gammas if chapter.numbers[f"gamma_{g:.0f}_still_right"] >= 0.9),
+        default=max(gammas),
+    ),
+)
+chapter.table(
+    rows,
+    "The whole network under noise of precision γ. Still right: photographs with more than half the "
+    "probability on their label, relative to the trained network.",
+)
+
+# %% mystnb={"figure": {"caption": "The sweep of the localization, whole network. Top: mean loss over the draws, beside that of the trained network and of guessing. Middle: reliability of R from both walks together. Bottom: WordNet similarity of cross-label neighbours; the band is the central 95 % of what chance gives. The vertical line is the paper's setting. Look for the smallest γ at which all three are sound.", "name": "fig-sweep"}, "image": {"alt": "Three stacked panels against gamma on a log axis: mean loss falls from above guessing to that of the trained network, reliability rises towards 1, and WordNet similarity of neighbours rises above the band of chance."}}
+plotting.localization_sweep(
+    np.array(gammas),
+    {
+        "mean loss (nats)": {
+            "along the draws": np.array(panels["loss"]),
+            "trained": np.full(len(gammas), chapter.numbers["sweep_loss_start"]),
+        },
+        "reliability": {"R, two walks": np.array(panels["reliability"])},
+        "WordNet similarity": {
+            "cross-label top 5": np.array(panels["meaning"]),
+            "chance": np.stack(
+                [np.full(len(gammas), v) for v in (aligned.chance, aligned.low, aligned.high)]
+            ),
+        },
+    },
+    levels={"mean loss (nats)": ("guessing", float(np.log(logits.shape[1])))},
+    mark=table1_localization,
+)
+
+# %%
+chapter.say(
+    "Of this sweep, γ = {local_gamma:,.0f} is the smallest at which nine of ten photographs that the "
+    "trained network is right about stay so. That is what this chapter asks of a posterior before it "
+    "calls it *local*. It is a choice, and the table lets you make another."
+)
+
+# %% [markdown]
+# ## How many draws a neighbour needs
+#
+# The same question for the paper's estimator, the sample covariance over SGLD draws. To afford
+# enough draws on two cores, the posterior is restricted here: only the last module and the classifier
+# move, and everything before them is computed once. Two facts first.
+#
+# **The step size wastes draws.** At Table 1's $\epsilon \gamma = 0.1$ a chain keeps
+# $1 - \epsilon\gamma/2 = 0.95$ of its place at each step, so that a linear observable needs
+# $(1 + 0.95)/(1 - 0.95) = 39$ steps for one independent draw: 30,000 draws are worth about 770. At
+# $\epsilon\gamma' = 1$ it keeps one half, and needs 3. The discretisation then widens the flat
+# directions by $1/(1 - \epsilon\gamma'/4) = 4/3$, which a potential 4/3 as steep ($n\beta$ and
+# $\gamma$ times 4/3) takes back: the same posterior, wherever $n\beta H$ is small beside $\gamma$.
+
+# %%
+head_name = classifier.head
+trunk, head = classifier.split(head_name)
+trunk, head = trunk.to(device), head.to(device)
+features = apply(trunk, images)
+chapter.record(
+    head=head_name, head_parameters=sum(p.numel() for p in head.parameters()), head_draws=head_draws
+)
+settings = long_step(n_beta, localization)
+long = settings.pop("step_size")
+short = table1_step_size * table1_localization / localization  # eps gamma = 0.1
+observed = np.arange(min(100, len(labels)))
+compared = {}
+for name, step, nb, gamma in (
+    ("Table 1's", short, n_beta, localization),
+    ("long", long, settings["n_beta"], settings["localization"]),
+):
+    compared[name] = probelib.sample(
+        posterior_of(head, features, targets, gamma, nb),
+        observe=(features[observed], targets[observed]),
+        kernel=probelib.SGLD(step_size=step, batch_size=min(batch_size, len(labels))),
+        chains=2,
+        draws=n_steps,
+        burn_in=100 if n_steps >= 100 else 0,
+        seed=seed,
+        observe_batch_size=50,
+        cache=cache_dir("traces"),
+    )
+trust = {name: probelib.diagnostics(t, seed=seed) for name, t in compared.items()}
+ess = {name: float(np.nanmedian(t.ess[1:])) for name, t in trust.items()}
+gain = {name: probelib.loss_gain(t) for name, t in compared.items()}
+gap = gain["long"].values - gain["Table 1's"].values
+error = np.hypot(gain["long"].mcse.values, gain["Table 1's"].mcse.values)
+chapter.record(
+    steps=2 * n_steps,
+    ess_table1_step=ess["Table 1's"],
+    ess_long_step=ess["long"],
+    ess_ratio=ess["long"] / ess["Table 1's"],
+    gain_table1_step=float(gain["Table 1's"].mean()),
+    gain_long_step=float(gain["long"].mean()),
+    gain_gap_in_errors=float(np.median(np.abs(gap) / np.maximum(error, 1e-12))),
+)
+chapter.say(
+    "{steps} steps at Table 1's εγ are worth **{ess_table1_step:.0f}** effective draws (median over "
+    "photographs), as many long steps **{ess_long_step:.0f}**: {ess_ratio:.1f} times as many. The "
+    "mean loss gains are {gain_table1_step:.3f} and {gain_long_step:.3f} nats, and those of single "
+    "photographs differ by {gain_gap_in_errors:.2f} of their standard errors in the median (0.67 if "
+    "they differed by chance alone)."
+)
+
+# %% [markdown]
+# **The signal is small.** Gradients of different photographs point nearly anywhere in a space of
+# millions of dimensions, so that $R_{ij}$ scatters by a hundredth or so around zero, with a few pairs
+# far out. A sample covariance has to bring its noise of $1/\sqrt S$ below that.
+# {numref}`fig-reliability` shows what the draws reach, and what pairs of gradients reach on the same
+# restricted posterior.
+
+# %%
+trace = probelib.sample(
+    posterior_of(head, features, targets, settings["localization"], settings["n_beta"]),
+    kernel=probelib.SGLD(step_size=long, batch_size=min(batch_size, len(labels))),
+    chains=head_chains,
+    draws=head_draws,
+    burn_in=10,
+    seed=seed,
+    observe_dtype=observation,
+    observe_batch_size=50 if device == "cpu" else None,
+    cache=cache_dir("traces"),
+)
+by_pairs = probelib.gradient_pairs(
+    posterior_of(head, features, targets, localization),
+    chains=chains,
+    pairs=pairs,
+    seed=seed,
+    batch_size=25,
+    cache=cache_dir("pairs"),
+)
+
+
+def split_by_chains(trace, draws):
+    """R from the first draws of the even chains, and of the odd ones."""
+    part = trace.isel(draw=slice(draws))
+    parity = (slice(0, None, 2), slice(1, None, 2))
+    return [probelib.loss_kernel(part.isel(chain=p)).correlation() for p in parity]
+
+
+grid = np.unique(np.geomspace(10, head_draws, 8).astype(int))
+grid = grid[grid >= min(10, head_draws)]
+reliable, effective = [], []
+for draws in grid:
+    reliable.append(probelib.split_half_reliability(*split_by_chains(trace, draws)))
+    trust_part = probelib.diagnostics(trace.isel(draw=slice(draws)), 100, seed=seed)
+    effective.append(np.nanmedian(trust_part.ess[1:]))
+head_trust = probelib.diagnostics(trace, seed=seed)
+pair_halves = halves(by_pairs)
+r_pairs = probelib.pair_kernel(by_pairs).correlation()
+r_draws = probelib.loss_kernel(trace).correlation()
+signal = np.sqrt(max(np.cov(*map(al.off_diagonal, pair_halves))[0, 1], 1e-12))
+whole = lambda r: 2 * max(r, 1e-6) / (1 + max(r, 1e-6))  # noqa: E731  both halves together
+agreement = np.corrcoef(al.off_diagonal(r_draws), al.off_diagonal(r_pairs))[0, 1]
+pair_reliability = probelib.split_half_reliability(*pair_halves)
+chapter.record(
+    sgld_draws=head_chains * head_draws,
+    sgld_effective_draws=float(np.nanmedian(head_trust.ess[1:])),
+    sgld_rhat_max=head_trust.rhat_max,
+    sgld_split_half_reliability=reliable[-1],
+    sgld_mean_loss=head_trust.loss_along_chains,
+    head_signal_spread=float(signal),
+    head_draws_for_one_half=float(1 / signal**2),
+    head_pairs=chains * pairs,
+    head_pairs_split_half_reliability=pair_reliability,
+    head_pairs_equivalent_draws=al.equivalent_draws(*pair_halves),
+    head_pairs_tilt=probelib.tilt(by_pairs),
+    draws_against_pairs=float(agreement),
+    draws_against_pairs_disattenuated=float(
+        agreement / np.sqrt(whole(reliable[-1]) * whole(pair_reliability))
+    ),
+)
+
+# %% mystnb={"figure": {"caption": "Split-half reliability of the correlation kernel of the last module, from one half of the chains against the other, as draws grow: nominal (left) and effective ones (right). The dashed line is what the signal's spread and noise of one over the root of the effective draws predict. Look at how far from one half the curve ends.", "name": "fig-reliability"}, "image": {"alt": "Two panels of reliability against the number of draws in one half of the chains, on a log axis. The measured curve rises slowly from zero and follows the dashed prediction."}}
+per_half = np.array(effective) / 2
+plotting.reliability_curves(
+    {"SGLD": (grid * head_chains / 2, per_half, np.array(reliable))},
+    {"SGLD": signal**2 / (signal**2 + 1 / per_half)},
+)
+
+# %%
+chapter.say(
+    "{sgld_draws} draws of {head} and the classifier ({head_parameters:,} weights) are worth "
+    "{sgld_effective_draws:.0f} effective ones and reach a split-half reliability of "
+    "**{sgld_split_half_reliability:.3f}**. The signal spreads by {head_signal_spread:.4f} over the "
+    "pairs, so that one half would need {head_draws_for_one_half:,.0f} effective draws in each half. "
+    "{head_pairs} pairs of gradients reach **{head_pairs_split_half_reliability:.3f}**: as good as "
+    "{head_pairs_equivalent_draws:,.0f} independent draws. Both estimate the same thing: corrected "
+    "for their noise, their correlation is {draws_against_pairs_disattenuated:.2f}."
+)
+
+# %% [markdown]
+# ### The paper's own setting
+#
+# Table 1's row for InceptionV1: the whole network, $\gamma = 1000$, $\epsilon = 10^{-4}$,
+# $C = 30$, $T = 1000$. The `paper` profile runs it as it stands. Elsewhere a kept run stands for
+# it, of fewer photographs and draws but with long steps; the sentence below says what it was.
+
+# %%
+row = None
+if table1_chains:
+    row = probelib.sample(
+        posterior_of(network, *over, table1_localization),
+        observe=(images, targets),
+        kernel=probelib.SGLD(step_size=table1_step_size, batch_size=min(batch_size, len(labels))),
+        chains=table1_chains,
+        draws=table1_draws,
+        burn_in=table1_burn_in,
+        seed=seed,
+        observe_dtype=observation,
+        observe_batch_size=small,
+        cache=cache_dir("traces"),
+    )
+    row_labels, how = labels, "run here as it stands"
+elif prerun_dir:
+    file_names = [path.name for path in files.paths]
+    kept = kept_trace(Path(prerun_dir), classifier.name, table1_localization, file_names)
+    if kept is not None:
+        row, at, about = kept
+        row_labels = labels[at]
+        how = (
+            f"a kept run ({about['device']}, {about['seconds'] / 60:.0f} min) with long steps and "
+            f"minibatches of {about['config']['batch_size']}"
+        )
+if row is None:
+    print("No kept run fits these photographs and this network: nothing to show for Table 1's row.")
+else:
+    row_trust = probelib.diagnostics(row, seed=seed)
+    first, second = split_by_chains(row, row.sizes["draw"])
+    row_meaning = meaning(probelib.loss_kernel(row).correlation(), row_labels)
+    chapter.record(
+        table1_how=how,
+        table1_images=len(row_labels),
+        table1_draws=row.sizes["chain"] * row.sizes["draw"],
+        table1_effective_draws=float(np.nanmedian(row_trust.ess[1:])),
+        table1_mean_loss_start=row_trust.loss_at_center,
+        table1_mean_loss_chain=row_trust.loss_along_chains,
+        table1_split_half_reliability=probelib.split_half_reliability(first, second),
+        table1_correlation_mean=float(al.off_diagonal((first + second) / 2).mean()),
+        table1_wordnet=row_meaning.value,
+        table1_chance=row_meaning.chance,
+        table1_interval_low=row_meaning.low,
+        table1_interval_high=row_meaning.high,
+    )
+    chapter.say(
+        "Table 1's row ({table1_how}): {table1_images} photographs, {table1_draws} draws worth "
+        "{table1_effective_draws:.0f}. The mean loss goes from {table1_mean_loss_start:.2f} to "
+        "**{table1_mean_loss_chain:.2f}** nats. Split-half reliability "
+        "{table1_split_half_reliability:.2f}; the mean correlation of a pair is "
+        "{table1_correlation_mean:.3f}; WordNet similarity of the cross-label top 5 "
+        "**{table1_wordnet:.3f}**, by chance {table1_chance:.3f} "
+        "[{table1_interval_low:.3f}, {table1_interval_high:.3f}]."
+    )
+
+# %% [markdown]
+# ## The kernel of the whole network
+#
+# The kernel that the rest of the chapter looks at: all weights of the network,
+# $\gamma$ as chosen above, by pairs of gradients. A run of some minutes on a GPU, or half an hour on
+# two cores, travels with the repository; it is used where it fits the photographs at hand, and a
+# block of it is computed again, from the same seed, before anything is read from it.
+
+# %%
+kept = None
+if prerun_dir:
+    kept = kept_pairs(Path(prerun_dir), classifier.name, localization, files.fingerprint)
+if kept is not None:
+    kernels, walk_loss, walk_start = kept.kernels, kept.loss, kept.init_loss
+    check = np.sort(np.random.default_rng(seed + 1).choice(len(labels), n_verify, False))
+    again = probelib.gradient_pairs(
+        posterior_of(network.cpu(), images[check].cpu(), targets[check].cpu(), localization),
+        chains=len(kernels),
+        pairs=kept.about["config"]["pairs"],
+        seed=kept.about["config"]["seed"],
+        batch_size=8,
+    )
+    network.to(device)
+    pairs_difference = max(
+        np.abs(
+            kernel.correlation(check, check)
+            - probelib.pair_kernel(again, slice(c, c + 1)).correlation()
+        ).max()
+        for c, kernel in enumerate(kernels)
+    )
+    minutes = kept.about["seconds"] / 60
+    chapter.record(
+        made=f"kept run: {kept.about['device']}, {minutes:.0f} min, torch {kept.about['torch']}",
+        verified_images=n_verify,
+        verified_difference=float(pairs_difference),
+        verified_loss_difference=float(np.abs(again.loss.values - kept.loss[:, :, check]).max()),
+    )
+    chapter.say(
+        "From a {made}. {verified_images} of its photographs computed again: $R$ differs by at most "
+        "{verified_difference:.4f}, the losses by {verified_loss_difference:.3f} nats."
+    )
+else:
+    found = probelib.gradient_pairs(
+        posterior_of(network, images, targets, localization),
+        chains=chains,
+        pairs=pairs,
+        seed=seed,
+        batch_size=8 if device == "cpu" else 64,
+        cache=cache_dir("pairs"),
+    )
+    kernels = [probelib.pair_kernel(found, slice(c, c + 1)) for c in range(chains)]
+    walk_loss, walk_start = found.loss.values, found.init_loss.values
+    chapter.record(made="this run", verified_images=0, verified_difference=0.0)
+
+kernel = probelib.MatrixKernel(np.mean([k.covariance() for k in kernels], 0))
+first, second = (
+    probelib.MatrixKernel(np.mean([k.covariance() for k in kernels[p::2]], 0)).correlation()
+    for p in (0, 1)
+)
+r = kernel.correlation()
+near = al.top(r, min(16, len(labels) - 1))
+cross = al.cross_label_top(r, labels, 5)
+nearest = [al.cross_label_top(half, labels, 5) for half in (first, second)]
+chapter.record(
+    draws=int(walk_loss.shape[0] * walk_loss.shape[1]),
+    effective_draws=al.equivalent_draws(first, second),
+    mean_loss_start=float(walk_start.mean()),
+    mean_loss_chain=float(walk_loss.mean()),
+    split_half_reliability=probelib.split_half_reliability(first, second),
+    reliability_of_both=whole(probelib.split_half_reliability(first, second)),
+    shared_top5=al.overlap(*nearest),
+    shared_top5_by_chance=5 / (len(labels) - 1),
+    signal_spread=float(np.sqrt(max(np.cov(*map(al.off_diagonal, (first, second)))[0, 1], 0))),
+)
+chapter.say(
+    "Mean loss {mean_loss_start:.3f} at $w^*$, {mean_loss_chain:.3f} along the walks. {draws} "
+    "gradients of every photograph estimate $R$ as well as **{effective_draws:,.0f}** independent "
+    "draws would. Split-half reliability **{split_half_reliability:.3f}**, of both halves together "
+    "{reliability_of_both:.3f}. The halves share {shared_top5:.0%} of their five nearest neighbours "
+    "({shared_top5_by_chance:.1%} by chance)."
+)
+
+# %% [markdown]
+# ## The neighbours
+#
+# {numref}`fig-top` has the paper's Figure 2 in mind, but not its hand: these are the references whose
+# strongest cross-label neighbour is strongest of all, one for each pair. {numref}`fig-random` is the
+# paper's Figures 3 to 5: references at random, and their fifteen nearest.
+#
+# Frames tell whether a neighbour has its reference's label. Where the set has one photograph a class,
+# as this repository's has, there is no such neighbour: all you see is cross-label, which is what the
+# paper calls the more interesting case.
+
+# %% mystnb={"figure": {"caption": "References with the strongest cross-label neighbours, each with its five most correlated photographs; whole network. Numbers are R. Look at what the five share: kind, background, colour, or what is done with the thing.", "name": "fig-top"}, "image": {"alt": "Grid of photographs: eight references in bold frames, each followed by its five most correlated photographs with class names and correlations."}}
+strongest = np.argsort(-r[np.arange(len(r)), cross[:, 0]])
+chosen, taken = [], set()
+for i in strongest:
+    if int(i) not in taken and len(chosen) < 8:
+        chosen.append(int(i))
+        taken |= {int(i), *map(int, cross[i])}
+chosen = np.array(chosen)
+
+
+def grid_of(references, k, **options):
+    """The figure of some references and their k most correlated photographs."""
+    best = near[references, :k]
+    return plotting.neighbour_grid(
+        decoded.images,
+        references,
+        best,
+        names=names,
+        same=labels[best] == labels[references][:, None],
+        correlation=r[references[:, None], best],
+        **options,
+    )
+
+
+grid_of(chosen, 5, blocks=2)
+
+# %% mystnb={"figure": {"caption": "Ten references at random, each with its fifteen most correlated photographs; whole network. Look at the far right of each row, where the correlations are small: that is the ordinary case.", "name": "fig-random"}, "image": {"alt": "Grid of photographs: ten random references in bold frames, each followed by its fifteen most correlated photographs with class names and correlations."}}
+at_random = np.random.default_rng(seed + 2).choice(len(labels), min(10, len(labels)), False)
+grid_of(np.sort(at_random), min(15, near.shape[1]))
+
+# %% [markdown]
+# Judge for yourself; {ref}`browse all of them below <browse-neighbours>`. The next section counts.
+#
+# ## Do they mean anything?
+#
+# Four numbers for each kernel ({numref}`fig-agreement`): WordNet similarity of its cross-label
+# neighbours, held against a thousand random deals of the classes; Spearman's rank correlation of
+# $R$ with WordNet similarity over *all* pairs; and how far the kernel is just another form of two
+# simpler ones, the cosine of penultimate features and the cosine of gradients at $w^*$. The last is
+# what the kernel becomes for $\gamma \to \infty$. *Common part removed* takes each draw's mean over
+# the photographs off every loss, so that what moves all of them at once does not count.
+
+# %%
+embedding = apply(torch.nn.Sequential(*list(head)[:-1]).eval(), features).flatten(1).cpu().numpy()
+feature_r = al.cosine(embedding - embedding.mean(0))
+centred = probelib.MatrixKernel(al.without_common_part(kernel.covariance())).correlation()
+measured = {
+    "loss kernel": r,
+    "common part removed": centred,
+    "last module only": r_pairs,
+    "last module, SGLD draws": r_draws,
+    "features": feature_r,
+}
+among = wordnet[np.ix_(labels, labels)]
+rows, results = [], {}
+for name, matrix in measured.items():
+    aligned = results[name] = meaning(matrix, labels)
+    key = "kernel" if name == "loss kernel" else name.replace(",", "").replace(" ", "_").lower()
+    numbers = {
+        "wordnet_top5": aligned.value,
+        "wordnet_excess": aligned.value - aligned.chance,
+        "spearman_wordnet": al.spearman(matrix, among),
+        "spearman_features": al.spearman(matrix, feature_r),
+        "shared_with_features": al.overlap(
+            al.cross_label_top(matrix, labels, 5), al.cross_label_top(feature_r, labels, 5)
+        ),
+    }
+    chapter.record(**{f"{key}_{what}": value for what, value in numbers.items()})
+    rows.append(
+        {
+            "similarity": name,
+            "WordNet, cross-label top 5": f"{aligned.value:.3f}",
+            "by chance": f"{aligned.chance:.3f} [{aligned.low:.3f}, {aligned.high:.3f}]",
+            "Spearman with WordNet": f"{numbers['spearman_wordnet']:.3f}",
+            "Spearman with features": f"{numbers['spearman_features']:.3f}",
+            "top 5 shared with features": f"{numbers['shared_with_features']:.0%}",
+        }
+    )
+block = np.ix_(some, some)
+main = results["loss kernel"]
+chapter.record(
+    wordnet_top5_cross_label=main.value,
+    wordnet_chance=main.chance,
+    wordnet_interval_low=main.low,
+    wordnet_interval_high=main.high,
+    wordnet_over_chance=main.value - main.high,
+    spearman_wordnet=chapter.numbers["kernel_spearman_wordnet"],
+    feature_agreement=chapter.numbers["kernel_spearman_features"],
+    gradient_agreement=float(
+        np.corrcoef(al.off_diagonal(r[block]), al.off_diagonal(gradient_cosine))[0, 1]
+    ),
+    gradient_wordnet=meaning(gradient_cosine, labels[some]).value,
+    kernel_wordnet_on_sweep=meaning(r[block], labels[some]).value,
+    last_module_agreement=float(np.corrcoef(al.off_diagonal(r), al.off_diagonal(r_pairs))[0, 1]),
+    loss_gain_mean=float((walk_loss.mean((0, 1)) - walk_start).mean()),
+)
+chapter.table(rows, "Neighbours and all pairs, by the kernel that names them.")
+
+# %% mystnb={"figure": {"caption": "WordNet similarity of the five nearest cross-label neighbours: 1,000 deals of the classes at random (grey) and what each kernel's neighbours have. Look at the distance from the grey, and between the kernels and plain features.", "name": "fig-agreement"}, "image": {"alt": "A narrow grey histogram of similarities under permutation, and labeled vertical lines to its right for the loss kernel, its variants and penultimate features."}}
+plotting.permutation_picture(
+    main.null,
+    {name: aligned.value for name, aligned in results.items()},
+    "WordNet similarity of the cross-label top 5",
+)
+
+# %%
+chapter.say(
+    "Neighbours in the loss kernel have a WordNet similarity of **{wordnet_top5_cross_label:.3f}**; "
+    "chance gives {wordnet_chance:.3f} [{wordnet_interval_low:.3f}, {wordnet_interval_high:.3f}]. "
+    "Over all pairs the rank correlation with WordNet is {spearman_wordnet:.3f}: the kernel has "
+    "something to say about near pairs, and hardly anything about the others. With the cosine of the "
+    "gradients at $w^*$ it correlates by {gradient_agreement:.3f} ({sweep_images} photographs; "
+    "cross-label top 5 there: {kernel_wordnet_on_sweep:.3f}, gradients {gradient_wordnet:.3f}); with "
+    "the last module's own kernel by {last_module_agreement:.3f}; its rank correlation with features "
+    "is {feature_agreement:.3f}."
+)
+
+# %% [markdown]
+# ## Paper says / this run
+
+# %%
+claims = [
+    Claim(
+        "cross-label neighbours: WordNet similarity above the interval of chance",
+        "wordnet_over_chance", "highly interpretable", 0.0, None, ".3f",
+        "the paper shows pictures; this is the distance to the upper end of the interval",
+    ),
+    Claim(
+        "split-half reliability of R", "split_half_reliability", "", digits=".3f",
+        why="of one half; the paper gives none",
+    ),
+    Claim(
+        "mean loss along the chains, this chapter's γ (nats)", "mean_loss_chain",
+        "a local posterior", None, float(np.log(1000)), ".2f", "below guessing",
+    ),
+    Claim(
+        "gradient pairs against SGLD draws, corrected for noise",
+        "draws_against_pairs_disattenuated", "the same", 0.75, 1.25, ".2f",
+        "two estimators of one kernel; not the paper's claim",
+    ),
+    Claim(
+        "R computed again, largest difference", "verified_difference", "0", None, 0.02, ".4f",
+        "bfloat16 and the order of sums; 0 where nothing was kept", must=True,
+    ),
+    Claim("Spearman of R with WordNet, all pairs", "spearman_wordnet", digits=".3f"),
+]  # fmt: skip
+if row is not None:
+    claims[2:2] = [
+        Claim(
+            "mean loss along the chain, Table 1's γ (nats)", "table1_mean_loss_chain",
+            "a local posterior", None, float(np.log(1000)), ".2f",
+            "above guessing the network is not the trained one any more",
+        ),
+        Claim(
+            "cross-label neighbours, Table 1's γ: WordNet similarity", "table1_wordnet",
+            "highly interpretable", row_meaning.high, None, ".3f",
+            "agrees if above the interval of chance",
+        ),
+    ]  # fmt: skip
+chapter.compare(claims)
+
+# %% [markdown]
+# ## What could fool you
+#
+# - **Your eyes.** Five photographs beside a sixth always share something. At a reliability near zero
+#   they are five at random, and still look like a theme. Hence reliability first, permutations second,
+#   pictures last.
+# - **Reliability is not meaning.** A broken network has reliable correlations too: whatever moves all
+#   its losses at once. Read the mean loss before the kernel.
+# - **Neighbours are not the kernel.** All pairs together have next to no relation to WordNet; the few
+#   strongest do. A number over all pairs and a number over neighbours answer different questions.
+# - **The limit of a small $n\beta$.** Gradient pairs leave out the data term of Eq. 1. The sweep's
+#   table has the share of draws that counts under the whole of it; where it is far below 1, as at
+#   Table 1's $\gamma$, the draws of SGLD are the reference, not the pairs.
+# - **One photograph a class.** With a set like this repository's there are no same-label neighbours to
+#   find, and an image's class is its only label for meaning: layout, texture and colour count for
+#   nothing in WordNet.
+# - **Batch normalisation.** The original InceptionV1 has none. torchvision's GoogLeNet has it after
+#   every convolution. In eval mode, the default here, its statistics are frozen, noise on a
+#   convolution is scaled by what the trained statistics happen to be, and one $\gamma$ means another
+#   strength in every layer. In train mode the statistics follow the noisy weights and undo much of
+#   the damage, but then a photograph's loss depends on its batch: the losses of one batch move
+#   together for no other reason, and $K_{ij}$ is no longer a function of two samples.
+# - **A confident network.** Some losses here are below $10^{-7}$ nats, where a `log_softmax` in float32
+#   is exactly zero and a loss never moves. `probelib.cross_entropy` works from margins.
+#
+# (browse-neighbours)=
+# ## Browse all neighbours
+#
+# The sixteen most correlated photographs of every observed one; search for a class, or click a
+# neighbour to go on from there. The same table is `04_loss_kernel-neighbours.csv` beside this
+# chapter's results.
+
+# %%
+table = NeighbourTable(
+    names=[c.label for c in (classes[i] for i in labels)],
+    labels=labels,
+    index=near,
+    correlation=r[np.arange(len(r))[:, None], near],
+    files=[path.name for path in files.paths],
+    similarity=among[np.arange(len(r))[:, None], near],
+)
+chapter.path.parent.mkdir(parents=True, exist_ok=True)
+write_atomically(chapter.path.with_name(f"{chapter.name}-neighbours.csv"), table.to_csv())
+thumbnails = torch.nn.functional.interpolate(decoded.tensor().float(), size=64, mode="area")
+display(
+    HTML(
+        neighbours_html(
+            table,
+            thumbnails.round().to(torch.uint8).numpy(),
+            note=f"Whole network, γ = {localization:,.0f}; {chapter.numbers['made']}.",
+        )
+    )
+)
+
+# %% [markdown]
+# ## Summary
+#
+# The kernel's strongest correlations join photographs that belong together, across labels, and more so
+# than chance: the paper's observation stands once it is made on a network that still works and with an
+# estimator that can see it. Its own setting offers neither. The signal sits in a few pairs; most of $R$
+# is near zero, and what a sample covariance shows there is its own noise.
+#
+# Next: {doc}`chapter 5 <05_llc_identity>` adds the loss gains up to the learning coefficient.
+#
+# **References.** The original network: {cite:t}`szegedy2015going`. The covariance identity:
+# {cite:t}`houdre1998interpolation`. WordNet similarity: {cite:t}`wu1994verb`.
+
+# %%
+chapter.finish(
+    "reliability {split_half_reliability:.2f} ({effective_draws:.0f} draws' worth), WordNet of "
+    "cross-label top 5 {wordnet_top5_cross_label:.3f}, chance {wordnet_chance:.3f} "
+    "[{wordnet_interval_low:.3f}, {wordnet_interval_high:.3f}]"
+)

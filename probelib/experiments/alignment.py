@@ -1,0 +1,154 @@
+"""Whether a kernel's neighbours mean anything: WordNet, permutations, agreement of kernels.
+
+Everything here takes similarity matrices of the same n images, shape (n, n), and looks at the
+pairs i < j or at each image's most similar others.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import spearmanr
+
+__all__ = [
+    "Alignment",
+    "alignment",
+    "cosine",
+    "cross_label_top",
+    "equivalent_draws",
+    "off_diagonal",
+    "overlap",
+    "spearman",
+    "top",
+    "without_common_part",
+]
+
+
+@dataclass(frozen=True, eq=False)
+class Alignment:
+    """Mean WordNet similarity of cross-label neighbours, beside what chance gives.
+
+    Attributes:
+        value: mean similarity of each image's class to those of its neighbours.
+        null: the same with the classes dealt out anew, shape (permutations,).
+        low, high: the central 95 % of ``null``.
+    """
+
+    value: float
+    null: np.ndarray
+    low: float
+    high: float
+
+    @property
+    def chance(self) -> float:
+        """The mean of ``null``."""
+        return float(self.null.mean())
+
+
+def off_diagonal(matrix: np.ndarray) -> np.ndarray:
+    """The entries i < j, shape (n (n - 1) / 2,)."""
+    return matrix[np.triu_indices(len(matrix), 1)]
+
+
+def top(matrix: np.ndarray, k: int, allowed: np.ndarray | None = None) -> np.ndarray:
+    """The k most similar others of each image, best first.
+
+    Args:
+        matrix: similarities, shape (n, n).
+        k: how many.
+        allowed: boolean (n, n), which pairs count; default: all but an image with itself.
+
+    Returns:
+        Positions, shape (n, k).
+
+    Raises:
+        ValueError: an image has fewer than k candidates.
+    """
+    allowed = np.ones(matrix.shape, bool) if allowed is None else allowed.copy()
+    np.fill_diagonal(allowed, False)
+    fewest = int(allowed.sum(1).min())
+    if not 1 <= k <= fewest:
+        raise ValueError(f"k is {k}; choose from 1 to {fewest}, the candidates of every image")
+    return np.argsort(np.where(allowed, -matrix, np.inf), axis=1, kind="stable")[:, :k]
+
+
+def cross_label_top(matrix: np.ndarray, labels: np.ndarray, k: int) -> np.ndarray:
+    """The k most similar images of another label, shape (n, k): those of the same are skipped."""
+    return top(matrix, k, allowed=labels[:, None] != labels)
+
+
+def alignment(
+    neighbours: np.ndarray,
+    labels: np.ndarray,
+    similarity: np.ndarray,
+    *,
+    permutations: int = 1000,
+    seed: int = 0,
+) -> Alignment:
+    """WordNet similarity of neighbours against chance.
+
+    Chance keeps the neighbours, how often each image is one, and which images share a label; it
+    deals out the labels that occur anew. So hubs and the uneven tree of WordNet cancel. Pairs that
+    a permutation could not tell apart (of one label) are not there: the neighbours are of another
+    label.
+
+    Args:
+        neighbours: of each image, shape (n, k), none of its own label.
+        labels: class of every image, shape (n,).
+        similarity: of the classes, shape (classes, classes).
+        permutations: how often the labels are dealt out.
+        seed: of that.
+    """
+    present, at = np.unique(labels, return_inverse=True)
+    among = similarity[np.ix_(present, present)]
+    rng = np.random.default_rng(seed)
+    null = np.empty(permutations)
+    for p in range(permutations):
+        dealt = rng.permutation(len(present))[at]
+        null[p] = among[dealt[:, None], dealt[neighbours]].mean()
+    low, high = np.quantile(null, [0.025, 0.975])
+    return Alignment(
+        float(among[at[:, None], at[neighbours]].mean()), null, float(low), float(high)
+    )
+
+
+def spearman(one: np.ndarray, other: np.ndarray) -> float:
+    """Spearman's rank correlation of two similarities over all pairs of images."""
+    return float(spearmanr(off_diagonal(one), off_diagonal(other)).statistic)
+
+
+def overlap(one: np.ndarray, other: np.ndarray) -> float:
+    """Mean share of common neighbours: both (n, k), in [0, 1]; chance is about k / n."""
+    k = one.shape[1]
+    return float(np.mean([len(np.intersect1d(a, b)) / k for a, b in zip(one, other, strict=True)]))
+
+
+def cosine(features: np.ndarray) -> np.ndarray:
+    """Cosines of all pairs of rows of ``features``, shape (n, n)."""
+    length = np.linalg.norm(features, axis=1, keepdims=True)
+    unit = features / np.where(length > 0, length, 1)
+    return unit @ unit.T
+
+
+def equivalent_draws(first: np.ndarray, second: np.ndarray) -> float:
+    """How many independent draws would estimate R as well as the mean of these two halves.
+
+    The correlation of two series of S independent draws has a standard error of about 1 / sqrt(S)
+    where it is near 0, and the halves' difference tells the error of their mean.
+
+    Args:
+        first, second: independent estimates of R, shape (n, n).
+    """
+    error = (off_diagonal(first) - off_diagonal(second)) / 2
+    return float(1 / np.mean(np.square(error)))
+
+
+def without_common_part(covariance: np.ndarray) -> np.ndarray:
+    r"""The kernel after each draw's mean over the samples is taken off every loss.
+
+    With :math:`P = I - 11^\top / n`, the covariance of :math:`P \Delta\ell` is :math:`P K P`:
+    what moves all images at once no longer counts.
+    """
+    by_row = covariance.mean(0)
+    return covariance - by_row[:, None] - by_row + by_row.mean()

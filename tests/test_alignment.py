@@ -1,0 +1,135 @@
+"""Neighbours and chance: against counts by hand, loops, and kernels that are known."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import probelib
+from probelib.experiments.alignment import (
+    alignment,
+    cosine,
+    cross_label_top,
+    equivalent_draws,
+    off_diagonal,
+    overlap,
+    spearman,
+    top,
+    without_common_part,
+)
+from probelib.experiments.wordnet import imagenet_classes, wu_palmer
+
+
+def test_top_leaves_an_image_itself_out():
+    matrix = np.array([[9.0, 1, 2, 3], [1, 9, 5, 4], [2, 5, 9, 0], [3, 4, 0, 9]])
+    np.testing.assert_array_equal(top(matrix, 2), [[3, 2], [2, 3], [1, 0], [1, 0]])
+    labels = np.array([0, 1, 1, 0])
+    np.testing.assert_array_equal(cross_label_top(matrix, labels, 1), [[2], [3], [0], [1]])
+    with pytest.raises(ValueError, match="k is 3; choose from 1 to 2"):
+        cross_label_top(matrix, labels, 3)
+
+
+def test_a_planted_hierarchy_is_found_and_noise_is_not():
+    """Kernel = WordNet similarity itself: neighbours far above chance; noise: within it."""
+    similarity = wu_palmer([c.path for c in imagenet_classes()])
+    labels = np.arange(0, 1000, 5)
+    among = similarity[np.ix_(labels, labels)]
+    found = alignment(cross_label_top(among, labels, 5), labels, similarity, seed=1)
+    assert found.value > found.high + 0.2
+    assert found.chance == pytest.approx(off_diagonal(among).mean(), abs=0.01)
+    rng = np.random.default_rng(0)
+    inside = 0
+    for _ in range(20):
+        noise = rng.normal(size=(200, 200))
+        null = alignment(
+            cross_label_top(noise + noise.T, labels, 5), labels, similarity, permutations=200
+        )
+        inside += null.low <= null.value <= null.high
+    assert inside >= 15  # of 20 at 95 %: fewer than 15 once in 30,000
+
+
+def test_hubs_do_not_pass_for_meaning():
+    """An image that is everybody's neighbour, of a class near all others, is no signal."""
+    similarity = wu_palmer([c.path for c in imagenet_classes()])
+    labels = np.arange(0, 1000, 10)
+    among = similarity[np.ix_(labels, labels)]
+    central = int(among.mean(0).argmax())
+    neighbours = np.full((100, 1), central)
+    neighbours[central] = (central + 1) % 100
+    found = alignment(neighbours, labels, similarity, permutations=500)
+    assert found.value > off_diagonal(among).mean()  # looks like signal
+    assert found.high > found.value * 0.95  # and is not much above what dealing anew gives
+
+
+def test_images_of_one_label_stay_together_when_labels_are_dealt():
+    labels = np.array([3, 3, 7, 7, 9, 9])
+    similarity = np.zeros((10, 10))
+    similarity[np.ix_([3, 7, 9], [3, 7, 9])] = [[1, 0.5, 0.25], [0.5, 1, 0.125], [0.25, 0.125, 1]]
+    neighbours = np.array([[2], [3], [0], [1], [0], [1]])
+    found = alignment(neighbours, labels, similarity, permutations=300)
+    assert found.value == pytest.approx((4 * 0.5 + 2 * 0.25) / 6)
+    # Six ways to deal three labels; none gives a similarity of 1, that of one label with itself.
+    ways = {
+        (4 * s[0] + 2 * s[1]) / 6
+        for s in [
+            (0.5, 0.25),
+            (0.5, 0.125),
+            (0.25, 0.5),
+            (0.25, 0.125),
+            (0.125, 0.5),
+            (0.125, 0.25),
+        ]
+    }
+    assert {round(v, 9) for v in found.null} <= {round(v, 9) for v in ways}
+
+
+def test_overlap_and_spearman():
+    assert overlap(np.array([[1, 2], [0, 2]]), np.array([[2, 3], [0, 2]])) == pytest.approx(0.75)
+    rng = np.random.default_rng(0)
+    a = rng.normal(size=(20, 20))
+    assert spearman(a, np.exp(a)) == pytest.approx(1)
+    assert spearman(a, -a) == pytest.approx(-1)
+
+
+@given(st.integers(0, 10_000), st.integers(2, 12), st.integers(3, 30))
+def test_the_common_part_is_that_of_the_draws(seed, n, draws):
+    rng = np.random.default_rng(seed)
+    losses = rng.normal(size=(draws, n)) + 5 * rng.normal(size=(draws, 1))
+    kept = losses - losses.mean(1, keepdims=True)
+    np.testing.assert_allclose(
+        without_common_part(np.cov(losses.T)), np.cov(kept.T), atol=1e-10 * draws
+    )
+
+
+def test_cosine_of_a_vector_of_zeros_is_zero():
+    found = cosine(np.array([[3.0, 4.0], [0.0, 0.0], [-6.0, -8.0]]))
+    np.testing.assert_allclose(found, [[1, 0, -1], [0, 0, 0], [-1, 0, 1]])
+
+
+def test_the_neighbours_of_a_planted_duplicate_come_back_first():
+    """A photograph that is there twice is its own nearest neighbour, by draws and by gradients."""
+    import torch
+    from torch import nn
+
+    torch.manual_seed(0)
+    x, y = torch.randn(30, 12), torch.randint(0, 4, (30,))
+    x[17], y[17] = x[4], y[4]
+    model = nn.Sequential(nn.Linear(12, 16), nn.ReLU(), nn.Linear(16, 4))
+    posterior = probelib.LocalPosterior(
+        model, probelib.cross_entropy, (x, y), n_beta=1.0, localization=100.0
+    )
+    trace = probelib.sample(
+        posterior, kernel=probelib.SGLD(step_size=1e-3), chains=2, draws=200, progress=False
+    )
+    pairs = probelib.gradient_pairs(posterior, progress=False)
+    for kernel in (probelib.loss_kernel(trace), probelib.pair_kernel(pairs)):
+        r = kernel.correlation()
+        assert r[4, 17] > 0.99
+        np.testing.assert_array_equal(top(r, 1)[[4, 17], 0], [17, 4])
+
+
+def test_equivalent_draws_of_independent_draws_are_their_number():
+    draws = np.random.default_rng(0).normal(size=(800, 200))
+    halves = np.corrcoef(draws[::2].T), np.corrcoef(draws[1::2].T)
+    # 19,900 pairs, nearly independent: the mean square of as many normals is within 5 %.
+    assert equivalent_draws(*halves) == pytest.approx(800, rel=0.05)
