@@ -38,7 +38,7 @@ from tqdm import tqdm
 from probelib.posterior import Data, LocalPosterior, Samples, keep_random_state
 from probelib.trace import write_atomically
 
-_MEMORY = 8 * 2**30  # bytes that the gradients of one side of a pair may take on a CPU
+_MEMORY = 4 * 2**30  # bytes that the gradients of one side of a pair may take on a CPU
 _FORMAT = 1
 
 
@@ -71,7 +71,7 @@ def gradient_pairs(
         batch_size: samples a backward pass takes.
         memory: bytes that the gradients of one side of a pair may take, n_samples x n_parameters
             x 2 (4 where the machine has no bfloat16). Where they take more, the layers are gone
-            through in groups, each with its own backward passes. Default: 8 GiB, and a third of
+            through in groups, each with its own backward passes. Default: 4 GiB, and a third of
             the memory of an accelerator.
         cache: a directory in which every finished chain is kept, and found by the next call.
         progress: show a bar.

@@ -492,8 +492,8 @@ class _Run:
         for start in starts:
             stop = min(start + self.observe_batch_size, len(self.observed))
             batch = self.observed.batch(slice(start, stop))
-            with torch.no_grad(), self._own_randomness(0, 0, int(start) + 1):
-                losses.append(self._losses(self.center, *batch).float().cpu().numpy())
+            seen = self._observe_batch(self.center.unsqueeze(0), *batch, step=0, start=int(start))
+            losses.append(seen[0].float().cpu().numpy())
             index.append(np.arange(start, stop))
         return np.concatenate(index), np.concatenate(losses)
 
@@ -531,18 +531,25 @@ class _Run:
         """Float32 losses of the observed samples at each row of ``weights``: (rows, n_observed)."""
         shape = len(weights), len(self.observed)
         out = torch.empty(shape, dtype=torch.float32, device=weights.device)
-        every = vmap(self._losses, in_dims=(0, None, None))
         start = 0
         for x, y in self.observed.batches(self.observe_batch_size):
             stop = start + len(y)
-            if self._observe_together:
-                out[:, start:stop] = every(weights, x, y)
-            else:
-                for c, w in enumerate(weights):
-                    with self._own_randomness(c, step, start + 1):
-                        out[c, start:stop] = self._losses(w, x, y)
+            out[:, start:stop] = self._observe_batch(weights, x, y, step=step, start=start)
             start = stop
         return out
+
+    @torch.no_grad()
+    def _observe_batch(
+        self, weights: Tensor, x: Tensor, y: Tensor, *, step: int, start: int
+    ) -> Tensor:
+        """Losses of one batch, which begins at sample ``start``: (rows, batch)."""
+        if self._observe_together:
+            return vmap(self._losses, in_dims=(0, None, None))(weights, x, y)
+        rows = []
+        for c, w in enumerate(weights):
+            with self._own_randomness(c, step, start + 1):
+                rows.append(self._losses(w, x, y))
+        return torch.stack(rows)
 
     def _losses(self, weights: Tensor, x: Tensor, y: Tensor) -> Tensor:
         """Losses as they are observed; the loss itself always sees outputs in full precision."""

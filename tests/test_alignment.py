@@ -11,6 +11,7 @@ from probelib.experiments.alignment import (
     cosine,
     cross_label_top,
     equivalent_draws,
+    noise_free_slope,
     off_diagonal,
     overlap,
     spearman,
@@ -133,3 +134,18 @@ def test_equivalent_draws_of_independent_draws_are_their_number():
     halves = np.corrcoef(draws[::2].T), np.corrcoef(draws[1::2].T)
     # 19,900 pairs, nearly independent: the mean square of as many normals is within 5 %.
     assert equivalent_draws(*halves) == pytest.approx(800, rel=0.05)
+
+
+def test_noise_does_not_bend_the_slope_between_estimates():
+    rng = np.random.default_rng(0)
+
+    def symmetric(scale):
+        a = rng.normal(0, scale, (300, 300))
+        return np.triu(a, 1) + np.triu(a, 1).T
+
+    truth = symmetric(0.01)
+    noisy = [truth + symmetric(s) for s in (0.05, 0.01, 0.01)]
+    # 44,850 pairs: the noise of the first alone has a slope of 0.05 / 0.01 / sqrt(44,850) = 0.024.
+    assert noise_free_slope(*noisy) == pytest.approx(1, abs=0.08)
+    assert noise_free_slope(0.5 * truth, *noisy[1:]) == pytest.approx(0.5, abs=0.04)
+    assert noise_free_slope(symmetric(0.05), *noisy[1:]) == pytest.approx(0, abs=0.08)

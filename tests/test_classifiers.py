@@ -192,7 +192,7 @@ def test_a_trunk_and_its_head_are_the_whole(inception):
         assert not trunk.training
         assert not head.training
     assert head.classifier is inception.network.classifier
-    with pytest.raises(ValueError, match="at is 'mixed5a', which is no stage; .* inception_5a, "):
+    with pytest.raises(ValueError, match=r"at is 'mixed5a', which is no stage; .* inception_5a, "):
         inception.split("mixed5a")
 
 
@@ -280,9 +280,9 @@ def test_weights_that_are_missing_are_asked_for(tmp_path, monkeypatch):
         load_classifier()
     one_sentence(caught)
     monkeypatch.setenv("PROBELIB_DATA", str(tmp_path))
-    with pytest.raises(FileNotFoundError, match="PROBELIB_DATA leads to .*, which is no file"):
+    with pytest.raises(FileNotFoundError, match=r"PROBELIB_DATA leads to .*, which is no file"):
         load_classifier()
-    with pytest.raises(FileNotFoundError, match="weights leads to .*, which is no file") as caught:
+    with pytest.raises(FileNotFoundError, match=r"weights leads to .*, which is no file") as caught:
         load_classifier(weights=tmp_path)
     one_sentence(caught)
 

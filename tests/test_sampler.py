@@ -285,6 +285,32 @@ def test_seeds():
     np.testing.assert_allclose(more.loss[:2], a.loss, rtol=1e-5)  # a chain's seed is its own
 
 
+def test_some_chains_of_a_call_are_those_of_the_whole(tmp_path):
+    whole = run(posterior_of(mlp()), chains=4)
+    parts = [
+        run(posterior_of(mlp()), chains=2, first_chain=first, cache=tmp_path) for first in (0, 2)
+    ]
+    for name in ("loss", "distance", "sampling_loss"):
+        both = np.concatenate([part[name] for part in parts])
+        np.testing.assert_allclose(both, whole[name], rtol=1e-5)
+    assert len(list(tmp_path.glob("*.zarr"))) == 2  # neither was taken for the other
+
+
+def test_observing_in_bfloat16_leaves_the_chains_alone(tmp_path):
+    full = run(posterior_of(mlp()), cache=tmp_path)
+    half = run(posterior_of(mlp()), observe_dtype="bfloat16", cache=tmp_path)
+    for name in ("distance", "sampling_loss"):
+        np.testing.assert_array_equal(half[name], full[name])
+    assert (half.loss.values != full.loss.values).any()
+    assert (half.init_loss.values != full.init_loss.values).any()
+    # 8 bits: logits of about 1 are off by up to 2^-8, a loss by twice that and a little.
+    np.testing.assert_allclose(half.loss, full.loss, atol=0.03)
+    assert len(list(tmp_path.glob("*.zarr"))) == 2
+    again = run(posterior_of(mlp()), observe_dtype="bfloat16", cache=tmp_path)
+    np.testing.assert_array_equal(again.loss, half.loss)
+    assert len(list(tmp_path.glob("*.zarr"))) == 2
+
+
 def test_observed_samples_do_not_disturb_the_chains():
     own = run(posterior_of(mlp()))
     x, y = toy(9, seed=5)
@@ -503,6 +529,8 @@ def test_counts_must_be_whole_and_positive(value, tmp_path):
         ({"burn_in": -1}, "burn_in is -1; it must be a whole number, 0 or more"),
         ({"burn_in": 1.0}, r"burn_in is 1\.0"),
         ({"seed": -1}, "seed is -1; it must be a whole number, 0 or more"),
+        ({"first_chain": -1}, "first_chain is -1; it must be a whole number, 0 or more"),
+        ({"observe_dtype": "float16"}, "observe_dtype is 'float16'; choose 'float32' or"),
         ({"loss_dtype": "int8"}, "loss_dtype is 'int8'; choose 'float32' or 'float16'"),
         ({"kernel": SGLD(1e-3, 61)}, "batch_size is 61, more than the 60 samples of the posterior"),
         ({"observe": (toy()[0], toy()[1] + 1)}, "observe has labels from 1 to 4"),

@@ -17,6 +17,7 @@ __all__ = [
     "cosine",
     "cross_label_top",
     "equivalent_draws",
+    "noise_free_slope",
     "off_diagonal",
     "overlap",
     "spearman",
@@ -142,6 +143,19 @@ def equivalent_draws(first: np.ndarray, second: np.ndarray) -> float:
     """
     error = (off_diagonal(first) - off_diagonal(second)) / 2
     return float(1 / np.mean(np.square(error)))
+
+
+def noise_free_slope(one: np.ndarray, first: np.ndarray, second: np.ndarray) -> float:
+    """Whether ``one`` estimates the same R as two independent halves do: then it is 1.
+
+    The covariance over pairs of ``one`` with the halves' mean, over that of the halves with each
+    other. Noise that the three do not share adds to neither, however much of it there is.
+
+    Args:
+        one, first, second: estimates of R with independent noise, shape (n, n).
+    """
+    a, b, c = map(off_diagonal, (one, first, second))
+    return float(np.cov(a, (b + c) / 2)[0, 1] / np.cov(b, c)[0, 1])
 
 
 def without_common_part(covariance: np.ndarray) -> np.ndarray:

@@ -24,6 +24,7 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.error import URLError
 
 import safetensors.torch
 import torch
@@ -245,9 +246,11 @@ class _TransformInput(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
-        self.register_buffer("scale", (std / 0.5).reshape(3, 1, 1), persistent=False)
-        self.register_buffer("shift", ((mean - 0.5) / 0.5).reshape(3, 1, 1), persistent=False)
+        # In double precision, as Python computes torchvision's constants.
+        mean = torch.tensor([0.485, 0.456, 0.406], dtype=torch.float64).reshape(3, 1, 1)
+        std = torch.tensor([0.229, 0.224, 0.225], dtype=torch.float64).reshape(3, 1, 1)
+        self.register_buffer("scale", (std / 0.5).float(), persistent=False)
+        self.register_buffer("shift", ((mean - 0.5) / 0.5).float(), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Shape (batch, 3, h, w), kept."""
@@ -358,7 +361,8 @@ def _two_stages(prepare: Prepare, model: nn.Module) -> nn.Sequential:
 
 def _reason(error: BaseException) -> str:
     """The first line of an error's message, without its full stop."""
-    lines = str(error).strip().splitlines()
+    cause = error.reason if isinstance(error, URLError) else error
+    lines = str(cause).strip().splitlines()
     return lines[0].rstrip(". ") if lines else type(error).__name__
 
 

@@ -61,8 +61,8 @@ class LocalResponseNorm(nn.Module):
     r"""Local response normalisation across channels, as ``torch.nn.LocalResponseNorm`` has it.
 
     :math:`x_c \,/\, \big(k + \tfrac{\alpha}{size} \sum_{c'} x_{c'}^2\big)^{\beta}` over the
-    ``size`` channels around c. The sum is a product with a banded matrix, which takes a CPU a
-    third of the time of pooling over channels.
+    ``size`` channels around c. The sum is a product with a banded matrix, which takes a CPU
+    half of the time of pooling over channels, or less.
 
     Args:
         channels: of the input.

@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import http.client
-import importlib.util  # noqa: F401 - the tests reach pip through it
 import io
 import os
 import pickle
 import socket
 import struct
-import subprocess  # noqa: F401 - the same
 import threading
 import time
 import urllib.error

@@ -198,7 +198,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--burn-in", type=int, default=10)
     parser.add_argument("--batch-size", type=int, default=64, help="of SGLD, Table 1's m")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--memory", type=float, default=7.2e9, help="bytes, see gradient_pairs")
+    parser.add_argument("--memory", type=float, default=4.8e9, help="bytes, see gradient_pairs")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--into", type=Path, default=Path("results/prerun"))
     asked = parser.parse_args(arguments)
