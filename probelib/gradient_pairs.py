@@ -22,6 +22,7 @@ What it leaves out is the tilt :math:`\exp[-n\beta L(w)]`: this is the limit of 
 import hashlib
 import json
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -79,7 +80,8 @@ def gradient_pairs(
     Returns:
         ``kernel`` (chain, sample, other), K in nats squared; ``loss`` (chain, draw, sample), the
         losses at the weights of each walk, nats; ``init_loss`` (sample), those at w*; the
-        coordinate ``label`` where there is one. :func:`probelib.pair_kernel` reads it.
+        coordinate ``label`` where there is one; the attribute ``wall_time``, in seconds, which
+        counts what came from the cache as well. :func:`probelib.pair_kernel` reads it.
 
     Raises:
         ValueError: a bad argument, a posterior in train mode, losses or gradients that are not
@@ -123,9 +125,11 @@ def gradient_pairs(
             kept = None if cache is None else _place(Path(cache), identity, chain)
             result = None if kept is None else _read(kept, identity, len(observed))
             if result is None:
+                started = time.perf_counter()
                 result = _walk(
                     gradients, observed, chain, pairs, seed, batch_size, memory, bar.update
                 )
+                result["seconds"] = np.array(time.perf_counter() - started)
                 if kept is not None:
                     kept.parent.mkdir(parents=True, exist_ok=True)
                     content = save(result, metadata={"identity": json.dumps(identity)})
@@ -144,7 +148,11 @@ def gradient_pairs(
             "init_loss": ("sample", center),
         },
         coords=coords,
-        attrs={"config": config | {"chains": int(chains)}, "fingerprint": identity},
+        attrs={
+            "config": config | {"chains": int(chains)},
+            "fingerprint": identity,
+            "wall_time": float(sum(f["seconds"] for f in found)),
+        },
     )
 
 
@@ -406,7 +414,7 @@ def _read(path: Path, identity: dict[str, Any], n: int) -> dict[str, np.ndarray]
         with safe_open(path, framework="np") as file:
             if json.loads(file.metadata()["identity"]) != identity:
                 return None
-            found = {name: file.get_tensor(name) for name in ("kernel", "loss")}
+            found = {name: file.get_tensor(name) for name in ("kernel", "loss", "seconds")}
     except (OSError, SafetensorError, KeyError, TypeError, ValueError):
         return None
     whole = found["kernel"].shape == (n, n) and all(np.isfinite(v).all() for v in found.values())

@@ -27,6 +27,8 @@ from probelib.losses import cross_entropy
 PerSampleLoss = Callable[[Tensor, Tensor], Tensor]
 Data = tuple[Tensor, Tensor] | Dataset | Sequence
 
+_CHECKED_TOGETHER = 64  # samples that are looked at in one batch before anything runs
+
 
 class Samples:
     """Inputs and targets behind one face, whether they are tensors or a map-style data set.
@@ -299,6 +301,12 @@ class LocalPosterior:
             index = np.append(first[:10_000], first[10_000:][-1:])  # the largest label among them
             if len(index) < 3 <= len(samples):  # one sample would hide a loss that is a scalar
                 index = np.append(index, np.setdiff1d(np.arange(3), index))
+        # In parts: a thousand photographs at once would take a thousand times their activations.
+        for part in np.array_split(index, -(-len(index) // _CHECKED_TOGETHER)):
+            self._check(samples, part)
+
+    def _check(self, samples: Samples, index: np.ndarray) -> None:
+        labels = samples.labels()
         x, y = samples.batch(index)
         with torch.no_grad(), keep_random_state(self.device):
             try:

@@ -23,6 +23,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 from torch.func import grad_and_value, vmap
+from torch.nn.modules.conv import _ConvNd
 from tqdm import tqdm
 
 from probelib.posterior import (
@@ -474,7 +475,10 @@ class _Run:
             generator.manual_seed(int(for_noise.generate_state(1, np.uint64)[0]))
             self._noise_rng.append(generator)
         with keep_random_state(posterior.device):
-            self.together = self._vmap_agrees() and not posterior.train_mode
+            # A CPU runs convolutions with weights of their own for each chain as one of many
+            # groups: slower than one chain after the other, and in many times the memory.
+            apart = on_cpu and any(isinstance(m, _ConvNd) for m in posterior._model.modules())
+            self.together = not apart and not posterior.train_mode and self._vmap_agrees()
         self._observe_together = self.together and not (on_cpu and self.center.numel() > _SMALL)
 
     def at_center(self) -> np.ndarray:

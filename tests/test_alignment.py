@@ -11,6 +11,7 @@ from probelib.experiments.alignment import (
     cosine,
     cross_label_top,
     equivalent_draws,
+    noise_free_correlation,
     noise_free_slope,
     off_diagonal,
     overlap,
@@ -149,3 +150,20 @@ def test_noise_does_not_bend_the_slope_between_estimates():
     assert noise_free_slope(*noisy) == pytest.approx(1, abs=0.08)
     assert noise_free_slope(0.5 * truth, *noisy[1:]) == pytest.approx(0.5, abs=0.04)
     assert noise_free_slope(symmetric(0.05), *noisy[1:]) == pytest.approx(0, abs=0.08)
+
+
+def test_noise_does_not_lower_the_correlation_of_kernels():
+    rng = np.random.default_rng(0)
+    n = 300
+
+    def symmetric(scale):
+        a = rng.normal(0, scale, (n, n))
+        return np.triu(a, 1) + np.triu(a, 1).T
+
+    shared, own = symmetric(0.01), symmetric(0.01)
+    one = tuple(shared + symmetric(0.02) for _ in range(2))
+    same = tuple(shared + symmetric(0.01) for _ in range(2))
+    half = tuple((shared + own) * 3 + symmetric(0.01) for _ in range(2))
+    assert noise_free_correlation(one, same) == pytest.approx(1, abs=0.05)
+    assert noise_free_correlation(one, half) == pytest.approx(np.sqrt(0.5), abs=0.05)
+    assert noise_free_correlation(one, (np.eye(n), np.eye(n))) == 0

@@ -17,6 +17,7 @@ __all__ = [
     "cosine",
     "cross_label_top",
     "equivalent_draws",
+    "noise_free_correlation",
     "noise_free_slope",
     "off_diagonal",
     "overlap",
@@ -156,6 +157,27 @@ def noise_free_slope(one: np.ndarray, first: np.ndarray, second: np.ndarray) -> 
     """
     a, b, c = map(off_diagonal, (one, first, second))
     return float(np.cov(a, (b + c) / 2)[0, 1] / np.cov(b, c)[0, 1])
+
+
+def noise_free_correlation(
+    one: tuple[np.ndarray, np.ndarray], other: tuple[np.ndarray, np.ndarray]
+) -> float:
+    """Correlation over pairs of two kernels that are each known in two independent halves.
+
+    Spearman's correction for attenuation, from covariances: what is noise in each half adds to
+    none of them.
+
+    Args:
+        one, other: two halves each, shape (n, n).
+
+    Returns:
+        1 where both are the same but for noise; 0 where either has no signal to compare.
+    """
+    (a, b), (c, d) = ([off_diagonal(half) for half in halves] for halves in (one, other))
+    signal = np.cov(a, b)[0, 1], np.cov(c, d)[0, 1]
+    if min(signal) <= 0:
+        return 0.0
+    return float(np.cov((a + b) / 2, (c + d) / 2)[0, 1] / np.sqrt(signal[0] * signal[1]))
 
 
 def without_common_part(covariance: np.ndarray) -> np.ndarray:

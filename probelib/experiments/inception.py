@@ -54,7 +54,8 @@ class Prepare(nn.Module):
         """RGB, 0 to 255, uint8 or float, (batch, 3, h, w); to float32 of the same shape."""
         x = x.flip(1) if self.bgr else x
         x = (x.to(self.mean.dtype) - self.mean) / self.std
-        return x.contiguous(memory_format=torch.channels_last)
+        # channels_last, in words that torch.func knows as well
+        return x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
 
 
 class LocalResponseNorm(nn.Module):
