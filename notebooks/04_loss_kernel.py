@@ -460,8 +460,8 @@ chapter.say(
 
 # %% [markdown]
 # **The signal is small.** Gradients of different photographs point nearly anywhere in a space of
-# millions of dimensions, so that $R_{ij}$ scatters by a hundredth or so around zero, with a few pairs
-# far out. A sample covariance has to bring its noise of $1/\sqrt S$ below that.
+# millions of dimensions, so that most $R_{ij}$ must be close to zero, with a few pairs far out. A sample
+# covariance has to bring its noise of $1/\sqrt S$ below their spread.
 # {numref}`fig-reliability` shows what the draws reach, and what pairs of gradients reach on the same
 # restricted posterior.
 
@@ -610,9 +610,9 @@ else:
 # ## The kernel of the whole network
 #
 # The kernel that the rest of the chapter looks at: all weights of the network,
-# $\gamma$ as chosen above, by pairs of gradients. A run of some minutes on a GPU, or half an hour on
-# two cores, travels with the repository; it is used where it fits the photographs at hand, and a
-# block of it is computed again, from the same seed, before anything is read from it.
+# $\gamma$ as chosen above, by pairs of gradients. A run of half an hour on two cores travels with the
+# repository; it is used where it fits the photographs at hand, and a block of it is computed again,
+# from the same seed, before anything is read from it.
 
 # %%
 kept = None
@@ -808,8 +808,7 @@ plotting.permutation_picture(
 chapter.say(
     "Neighbours in the loss kernel have a WordNet similarity of **{wordnet_top5_cross_label:.3f}**; "
     "chance gives {wordnet_chance:.3f} [{wordnet_interval_low:.3f}, {wordnet_interval_high:.3f}]. "
-    "Over all pairs the rank correlation with WordNet is {spearman_wordnet:.3f}: the kernel has "
-    "something to say about near pairs, and hardly anything about the others. With the cosine of the "
+    "Over all pairs the rank correlation with WordNet is {spearman_wordnet:.3f}. With the cosine of the "
     "gradients at $w^*$ it correlates by {gradient_agreement:.3f} ({sweep_images} photographs; "
     "cross-label top 5 there: {kernel_wordnet_on_sweep:.3f}, gradients {gradient_wordnet:.3f}); with "
     "the last module's own kernel by {last_module_agreement:.3f}; its rank correlation with features "
@@ -868,8 +867,8 @@ chapter.compare(claims)
 #   pictures last.
 # - **Reliability is not meaning.** A broken network has reliable correlations too: whatever moves all
 #   its losses at once. Read the mean loss before the kernel.
-# - **Neighbours are not the kernel.** All pairs together have next to no relation to WordNet; the few
-#   strongest do. A number over all pairs and a number over neighbours answer different questions.
+# - **Neighbours are not the kernel.** A thousandth of all pairs are neighbours. A number over all pairs
+#   and a number over neighbours answer different questions; read both.
 # - **The limit of a small $n\beta$.** Gradient pairs leave out the data term of Eq. 1. The sweep's
 #   table has the share of draws that counts under the whole of it; where it is far below 1, as at
 #   Table 1's $\gamma$, the draws of SGLD are the reference, not the pairs.
@@ -882,8 +881,9 @@ chapter.compare(claims)
 #   strength in every layer. In train mode the statistics follow the noisy weights and undo much of
 #   the damage, but then a photograph's loss depends on its batch: the losses of one batch move
 #   together for no other reason, and $K_{ij}$ is no longer a function of two samples.
-# - **A confident network.** Some losses here are below $10^{-7}$ nats, where a `log_softmax` in float32
-#   is exactly zero and a loss never moves. `probelib.cross_entropy` works from margins.
+# - **A confident network.** Below a loss of $10^{-7}$ nats, `log_softmax` in float32 is exactly zero and
+#   a loss never moves: such a photograph would have no neighbours. `probelib.cross_entropy` works from
+#   margins instead.
 #
 # (browse-neighbours)=
 # ## Browse all neighbours

@@ -262,7 +262,7 @@ class SampleGradients:
             out = posterior.center.new_empty(len(y), posterior.n_parameters)
             with keep_random_state(posterior.device):
                 losses = self.write(out, posterior.center, x, y, everything)
-        except (RuntimeError, KeyError, ValueError):
+        except (RuntimeError, IndexError):
             return False
         for row, xi, yi, loss in zip(out, x, y, losses, strict=True):
             moving = posterior.center.clone().requires_grad_()
@@ -345,7 +345,9 @@ def _walk(
 
 
 def _knows_its_samples(module: nn.Module) -> bool:
-    if isinstance(module, nn.Linear | nn.BatchNorm2d):
+    if isinstance(module, nn.BatchNorm2d):
+        return module.running_mean is not None  # without it, a batch normalises itself
+    if isinstance(module, nn.Linear):
         return True
     # Padding to a mode, or to "same", is done by the layer itself and unknown to unfold.
     zeros = isinstance(module, nn.Conv2d) and module.padding_mode == "zeros"
