@@ -12,6 +12,7 @@ from probelib.estimators import (
     loss_kernel,
     pair_kernel,
     singular_fluctuation,
+    spearman_brown,
     split_half_reliability,
     tilt,
 )
@@ -59,6 +60,7 @@ __all__ = [
     "per_sample_hessians",
     "sample",
     "singular_fluctuation",
+    "spearman_brown",
     "split_half_reliability",
     "squared_error",
     "tilt",

@@ -360,7 +360,7 @@ class MatrixKernel:
         self, rows: np.ndarray | None = None, cols: np.ndarray | None = None
     ) -> np.ndarray:
         """K at the positions ``rows`` and ``cols`` (default: all), in nats squared."""
-        return self._covariance[_all(rows)][:, _all(cols)]
+        return self._covariance[_all(rows)][:, _all(cols)].copy()
 
     def correlation(
         self, rows: np.ndarray | None = None, cols: np.ndarray | None = None
@@ -388,8 +388,8 @@ def pair_kernel(pairs: xr.Dataset, chains: slice | np.ndarray | None = None) -> 
 def split_half_reliability(first: np.ndarray, second: np.ndarray) -> float:
     """How well two independent estimates of R agree: Pearson's r over all pairs i < j.
 
-    It is the share of the variance between pairs that is signal, in each of the two halves; the
-    average of both has 2 r / (1 + r) (Spearman and Brown).
+    It is the share of the variance between pairs that is signal, in each of the two halves; for
+    the average of both see :func:`spearman_brown`.
 
     Args:
         first, second: R from two halves of the draws that share no chain, shape (n, n).
@@ -412,10 +412,20 @@ def split_half_reliability(first: np.ndarray, second: np.ndarray) -> float:
     return float(np.corrcoef(a, b)[0, 1])
 
 
+def spearman_brown(reliability: float) -> float:
+    """Reliability of the mean of two halves that agree by ``reliability``: 2 r / (1 + r).
+
+    Halves that agree less than chance have none: 0.
+    """
+    r = max(reliability, 0.0)
+    return 2 * r / (1 + r)
+
+
 def tilt(pairs: xr.Dataset) -> float:
     r"""How much of a difference the data term of Eq. 1 makes, which gradient pairs leave out.
 
-    The weights of a walk count by :math:`\exp[-n\beta L(w)]` under Eq. 1. Near 1 they all count
+    The weights of a walk count by :math:`\exp[-n\beta L(w)]` under Eq. 1, L taken over the samples
+    that were observed. Near 1 they all count
     alike and the Gaussian stands for the local posterior; near 1 / draws one outweighs the rest.
 
     Args:
@@ -616,6 +626,7 @@ __all__ = [
     "pair_kernel",
     "share",
     "singular_fluctuation",
+    "spearman_brown",
     "split_half_reliability",
     "tilt",
 ]

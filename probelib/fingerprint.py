@@ -4,6 +4,7 @@ import functools
 import hashlib
 import inspect
 import re
+import threading
 from contextlib import suppress
 from typing import Any
 
@@ -11,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+# Python 3.11 fails where two threads parse source at once (python/cpython#106905).
+_ONE_AT_A_TIME = threading.Lock()
 _DEPTH = 6  # how far into captured values, arguments and attributes
 
 
@@ -40,7 +43,8 @@ def describe(code: Any, tensors: bool = True) -> str:
 
     def source(of: Any) -> None:
         try:
-            put(inspect.getsource(of))
+            with _ONE_AT_A_TIME:
+                put(inspect.getsource(of))
         except (OSError, TypeError):
             put("no source")
 

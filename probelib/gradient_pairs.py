@@ -73,7 +73,7 @@ def gradient_pairs(
         memory: bytes that the gradients of one side of a pair may take, n_samples x n_parameters
             x 2 (4 where the machine has no bfloat16). Where they take more, the layers are gone
             through in groups, each with its own backward passes. Default: 4 GiB, and a third of
-            the memory of an accelerator.
+            what is free on an accelerator.
         cache: a directory in which every finished chain is kept, and found by the next call.
         progress: show a bar.
 
@@ -113,11 +113,17 @@ def gradient_pairs(
         "pairs": int(pairs),
         "seed": int(seed),
     }
-    identity = posterior.fingerprint() | {"observed_data": observed.fingerprint()}
-    for irrelevant in ("n_beta", "sampling_data"):
-        identity.pop(irrelevant)
-    identity |= {"pairs": int(pairs), "seed": int(seed), "format": _FORMAT}
     gradients = SampleGradients(posterior)
+    identity = posterior.fingerprint()
+    sampling_data = identity.pop("sampling_data")
+    identity.pop("n_beta")  # the Gaussian knows neither the data term nor its strength
+    identity |= {
+        "observed_data": sampling_data if observe is None else observed.fingerprint(),
+        "pairs": int(pairs),
+        "seed": int(seed),
+        "gradients": str(gradients.dtype).removeprefix("torch."),
+        "format": _FORMAT,
+    }
     found = []
     form = "{l_bar}{bar}| {n:.1f}/{total} [{elapsed}<{remaining}]"
     with tqdm(total=chains * (pairs + 1), bar_format=form, disable=not progress) as bar:
@@ -162,7 +168,7 @@ class SampleGradients:
     Convolutions, linear layers and batch normalisation in eval mode know their samples' gradients
     after one backward pass over the batch: an outer product of what came in and what came back
     (Goodfellow, 2015). A model with trainable parameters anywhere else is differentiated sample
-    by sample with ``torch.func``, which takes about ten times as long.
+    by sample with ``torch.func``, which takes about ten times as long and is not cut into groups.
 
     Args:
         posterior: gives the model and the loss.
@@ -186,7 +192,9 @@ class SampleGradients:
         else:
             self.layers, self.sizes = [None], [posterior.n_parameters]
         cpu = posterior.device.type == "cpu"
-        fast = torch.ops.mkldnn._is_mkldnn_bf16_supported() if cpu else True
+        fast = not cpu or (
+            torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        )
         self.dtype = (
             torch.bfloat16 if fast and posterior.dtype == torch.float32 else posterior.dtype
         )
@@ -197,7 +205,7 @@ class SampleGradients:
             device = self.posterior.device
             memory = _MEMORY
             if device.type == "cuda":
-                memory = torch.cuda.get_device_properties(device).total_memory // 3
+                memory = torch.cuda.mem_get_info(device)[0] // 3
         group, used = [], 0
         for at, size in enumerate(self.sizes):
             bytes_ = n * size * self.dtype.itemsize
@@ -293,22 +301,28 @@ def _walk(
     rng = np.random.default_rng(own.spawn(1)[0])
     correlation = (rng.permutation(pairs) + rng.random(pairs)) / pairs
     kernel = torch.zeros(n, n, dtype=torch.float64, device=device)
+
+    def normals(generator: torch.Generator) -> Tensor:
+        drawn = torch.empty_like(posterior.center, device="cpu").normal_(generator=generator)
+        return drawn.to(device)
+
     groups = list(gradients.groups(n, memory))
+    widest = max(sum(gradients.sizes[at] for at in group) for group in groups)
+    buffers = [torch.empty(n, widest, dtype=gradients.dtype, device=device) for _ in range(2)]
     for group in groups:
-        generator = torch.Generator(device)  # each group sees the same weights
+        # On the host, so that a walk is the same on every kind of device; each group of layers
+        # sees the same weights.
+        generator = torch.Generator()
         generator.manual_seed(int(own.generate_state(1, np.uint64)[0] >> 1))
         width = [gradients.sizes[at] for at in group]
-        here, before = (
-            torch.empty(n, sum(width), dtype=gradients.dtype, device=device) for _ in range(2)
-        )
+        here, before = (buffer[:, : sum(width)] for buffer in buffers)
         losses = torch.empty(pairs + 1, n, device=device)
-        away = torch.empty_like(posterior.center).normal_(generator=generator)
+        away = normals(generator)
         scale_before = None
         for step in range(pairs + 1):
             if step:
                 theta = float(correlation[step - 1])
-                noise = torch.empty_like(away).normal_(generator=generator)
-                away = theta * away + (1 - theta**2) ** 0.5 * noise
+                away = theta * away + (1 - theta**2) ** 0.5 * normals(generator)
             weights = posterior.center + away / posterior.localization**0.5
             with keep_random_state(device):
                 for start in range(0, n, batch_size):
@@ -326,7 +340,7 @@ def _walk(
             if step:
                 product = torch.zeros(n, n, device=device)
                 at = 0
-                for size in width:  # layer by layer: sums of bfloat16 products stay short
+                for size in width:  # in parts: sums of bfloat16 products stay short
                     columns = slice(at, at + size)
                     product += (before[:, columns] @ here[:, columns].T).float()
                     at += size

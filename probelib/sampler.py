@@ -475,9 +475,9 @@ class _Run:
             generator.manual_seed(int(for_noise.generate_state(1, np.uint64)[0]))
             self._noise_rng.append(generator)
         with keep_random_state(posterior.device):
-            # A CPU runs convolutions with weights of their own for each chain as one of many
-            # groups: slower than one chain after the other, and in many times the memory.
-            apart = on_cpu and any(isinstance(m, _ConvNd) for m in posterior._model.modules())
+            # Convolutions with weights of their own for each chain are run as one of many groups:
+            # on a CPU slower than one chain after the other, and in many times the memory.
+            apart = any(isinstance(m, _ConvNd) for m in posterior._model.modules())
             self.together = not apart and not posterior.train_mode and self._vmap_agrees()
         self._observe_together = self.together and not (on_cpu and self.center.numel() > _SMALL)
 

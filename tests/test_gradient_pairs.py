@@ -354,3 +354,9 @@ def test_tilt_is_the_effective_share_of_the_draws():
     assert probelib.tilt(pairs) == pytest.approx(1)
     pairs["loss"][0, 0] = -100.0  # one draw outweighs the other three
     assert probelib.tilt(pairs) == pytest.approx(1 / 4)
+
+
+def test_the_mean_of_two_halves_is_more_reliable():
+    assert probelib.spearman_brown(0.5) == pytest.approx(2 / 3)
+    assert probelib.spearman_brown(1.0) == 1
+    assert probelib.spearman_brown(-0.2) == 0

@@ -35,8 +35,22 @@ def test_long_steps_keep_the_law_of_flat_directions(gamma):
     assert eps * precision * 4 == pytest.approx(4)  # nb H = 3 gamma: no longer stable
 
 
-def written(tmp_path, images="abc", chain=0, n=6, name="04_pairs_net_gamma100"):
+def posterior(gamma=100.0, n=6, seed=0, n_beta=1.0):
+    generator = torch.Generator().manual_seed(seed)
+    data = torch.randn(n, 3, generator=generator), torch.arange(n) % 2
+    model = nn.Linear(3, 2)
+    model.weight.data = torch.tensor([[0.3, -0.2, 0.1], [0.0, 0.4, -0.3]])
+    model.bias.data.zero_()
+    return probelib.LocalPosterior(
+        model, probelib.cross_entropy, data, n_beta=n_beta, localization=gamma
+    )
+
+
+def written(tmp_path, chain=0, chains=2, of=None, **changed):
+    """A file such as a run of two walks leaves."""
+    of = posterior() if of is None else of
     rng = np.random.default_rng(chain)
+    n = of.n_samples
     correlation = np.corrcoef(rng.normal(size=(n, 50)))
     arrays = {
         "correlation": prerun.upper(correlation),
@@ -44,24 +58,43 @@ def written(tmp_path, images="abc", chain=0, n=6, name="04_pairs_net_gamma100"):
         "loss": rng.random((3, n)).astype(np.float16),
         "init_loss": rng.random(n).astype(np.float32),
     }
-    path = tmp_path / f"{name}_chain{chain}.safetensors"
-    prerun.write(path, arrays, {"images": images, "chain": chain})
+    own = of.fingerprint()
+    identity = {"weights": own["weights"], "observed_data": own["sampling_data"], "pairs": 2}
+    path = tmp_path / f"04_pairs_net_gamma100_n{n}_chain{chain}.safetensors"
+    about = {"fingerprint": identity | changed, "chain": chain, "config": {"chains": chains}}
+    prerun.write(path, arrays, about)
     return path, correlation
 
 
-def test_kept_pairs_come_back_for_the_photographs_that_made_them(tmp_path):
+def test_kept_pairs_come_back_for_the_posterior_that_made_them(tmp_path):
     _, first = written(tmp_path, chain=0)
     written(tmp_path, chain=1)
-    kept = prerun.kept_pairs(tmp_path, "net", 100.0, "abc")
+    kept = prerun.kept_pairs(tmp_path, "net", posterior())
     assert len(kept.kernels) == 2
     assert kept.loss.shape == (2, 3, 6)
     r = kept.kernels[0].correlation()
     np.testing.assert_allclose(r[1:, 1:], first[1:, 1:], atol=5e-4)
     np.testing.assert_array_equal(r[0], np.zeros(6))  # no variance
     np.testing.assert_allclose(kept.kernels[0].diagonal(), np.arange(6))
-    assert prerun.kept_pairs(tmp_path, "net", 100.0, "other photographs") is None
-    assert prerun.kept_pairs(tmp_path, "net", 101.0, "abc") is None
-    assert prerun.kept_pairs(tmp_path, "another", 100.0, "abc") is None
+    assert prerun.kept_pairs(tmp_path, "net", posterior(seed=1)) is None  # other samples
+    assert prerun.kept_pairs(tmp_path, "net", posterior(n=5)) is None
+    assert prerun.kept_pairs(tmp_path, "net", posterior(gamma=101.0)) is None
+    assert prerun.kept_pairs(tmp_path, "another", posterior()) is None
+
+
+def test_ten_walks_come_back_in_their_order(tmp_path):
+    correlations = [written(tmp_path, chain=c, chains=11)[1] for c in range(11)]
+    kept = prerun.kept_pairs(tmp_path, "net", posterior())
+    for kernel, correlation in zip(kept.kernels, correlations, strict=True):
+        np.testing.assert_allclose(kernel.correlation()[1:, 1:], correlation[1:, 1:], atol=5e-4)
+
+
+@pytest.mark.parametrize("second", [{"chain": 1, "pairs": 3}, {"chain": 2}])
+def test_walks_that_do_not_belong_together_are_refused(tmp_path, second):
+    written(tmp_path)
+    written(tmp_path, **second)
+    with pytest.raises(ValueError, match="do not belong together"):
+        prerun.kept_pairs(tmp_path, "net", posterior())
 
 
 def test_damaged_and_foreign_files_are_named(tmp_path):
@@ -69,7 +102,7 @@ def test_damaged_and_foreign_files_are_named(tmp_path):
     content = path.read_bytes()
     path.write_bytes(content[:-5])
     with pytest.raises(ValueError, match=r"chain0\.safetensors' is no long run"):
-        prerun.kept_pairs(tmp_path, "net", 100.0, "abc")
+        prerun.kept_pairs(tmp_path, "net", posterior())
     path.write_bytes(b"not at all")
     with pytest.raises(ValueError, match="no long run of this project"):
         prerun.read(path)
@@ -81,14 +114,8 @@ def test_damaged_and_foreign_files_are_named(tmp_path):
 
 
 def test_a_kept_trace_is_a_trace(tmp_path):
-    torch.manual_seed(0)
-    data = torch.randn(12, 3), torch.randint(0, 2, (12,))
-    posterior = probelib.LocalPosterior(
-        nn.Linear(3, 2), probelib.cross_entropy, data, n_beta=1.0, localization=10.0
-    )
-    trace = probelib.sample(
-        posterior, kernel=probelib.SGLD(0.01), chains=2, draws=40, progress=False
-    )
+    made = posterior(n=12, gamma=10.0)
+    trace = probelib.sample(made, kernel=probelib.SGLD(0.01), chains=2, draws=40, progress=False)
     arrays = {
         "loss": trace.loss.values.astype(np.float16),
         "init_loss": trace.init_loss.values,
@@ -96,10 +123,21 @@ def test_a_kept_trace_is_a_trace(tmp_path):
         "sampling_loss": trace.sampling_loss.values,
     }
     names = [f"{i}.jpg" for i in range(12)]
-    about = {"config": trace.attrs["config"], "names": names}
+    about = {
+        "config": trace.attrs["config"],
+        "fingerprint": trace.attrs["fingerprint"],
+        "meant": {"n_beta": 1.0, "localization": 10.0},
+        "names": names,
+    }
     prerun.write(tmp_path / "04_sgld_net_gamma10.safetensors", arrays, about)
-    available = ["other.jpg", *reversed(names)]
-    kept, at, found = prerun.kept_trace(tmp_path, "net", 10.0, available)
+    # The same samples in another order, and one more.
+    order = np.append(np.arange(12)[::-1], 0)
+    x, y = made.data.batch(order)
+    wider = probelib.LocalPosterior(
+        made._model, probelib.cross_entropy, (x, y), n_beta=1.0, localization=10.0
+    )
+    available = [*(names[i] for i in order[:-1]), "other.jpg"]
+    kept, at, found = prerun.kept_trace(tmp_path, "net", wider, available)
     assert [available[i] for i in at] == names
     assert found["config"]["n_beta"] == 1.0
     np.testing.assert_allclose(
@@ -108,5 +146,13 @@ def test_a_kept_trace_is_a_trace(tmp_path):
         atol=0.02,
     )
     assert probelib.diagnostics(kept).ess_min > 0
-    assert prerun.kept_trace(tmp_path, "net", 10.0, names[:-1]) is None
-    assert prerun.kept_trace(tmp_path, "net", 11.0, names) is None
+
+    def look(of, names=names):
+        return prerun.kept_trace(tmp_path, "net", of, names)
+
+    assert look(made) is not None
+    assert look(made, names[:-1]) is None
+    assert look(made, [*names[:-1], names[0]]) is None  # a name that stands twice
+    assert look(posterior(n=12, gamma=10.0, n_beta=2.0)) is None
+    assert look(posterior(n=12, gamma=10.0, seed=4)) is None
+    assert look(posterior(n=12, gamma=11.0)) is None

@@ -143,7 +143,7 @@ def equivalent_draws(first: np.ndarray, second: np.ndarray) -> float:
         first, second: independent estimates of R, shape (n, n).
     """
     error = (off_diagonal(first) - off_diagonal(second)) / 2
-    return float(1 / np.mean(np.square(error)))
+    return float(1 / max(np.mean(np.square(error)), 1e-12))
 
 
 def noise_free_slope(one: np.ndarray, first: np.ndarray, second: np.ndarray) -> float:
@@ -154,9 +154,13 @@ def noise_free_slope(one: np.ndarray, first: np.ndarray, second: np.ndarray) -> 
 
     Args:
         one, first, second: estimates of R with independent noise, shape (n, n).
+
+    Returns:
+        The slope; 0 where the halves have no signal to compare.
     """
     a, b, c = map(off_diagonal, (one, first, second))
-    return float(np.cov(a, (b + c) / 2)[0, 1] / np.cov(b, c)[0, 1])
+    signal = np.cov(b, c)[0, 1]
+    return float(np.cov(a, (b + c) / 2)[0, 1] / signal) if signal > 0 else 0.0
 
 
 def noise_free_correlation(

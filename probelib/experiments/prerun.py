@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ import probelib
 from probelib.experiments.cache import cache_dir, write_atomically
 from probelib.experiments.classifiers import load_classifier
 from probelib.experiments.imagenet import choose, decode, find_images
+from probelib.posterior import Samples
 
 FORMAT = 1
 
@@ -45,8 +45,9 @@ def long_step(n_beta: float, localization: float) -> dict[str, float]:
 
     Returns:
         ``n_beta`` and ``localization`` to give to :class:`probelib.LocalPosterior`, ``step_size``
-        to give to :class:`probelib.SGLD`. Exact where nb H is small beside gamma; where it is as
-        large as gamma, the variance is 3/2 of the truth, and beyond 3 gamma the chain diverges.
+        to give to :class:`probelib.SGLD`. Exact where nb H, and nb² times the variance of a
+        minibatch's gradient, are small beside gamma; where nb H is as large as gamma, the variance
+        is 3/2 of the truth, and beyond 3 gamma the chain diverges.
     """
     steep = STEEPER * localization
     return {"n_beta": STEEPER * n_beta, "localization": steep, "step_size": 1 / steep}
@@ -61,7 +62,7 @@ def whole(row: np.ndarray, n: int) -> np.ndarray:
     """The inverse of :func:`upper`, with ones on the diagonal: shape (n, n), float32."""
     matrix = np.eye(n, dtype=np.float32)
     matrix[np.triu_indices(n, 1)] = row
-    return np.maximum(matrix, matrix.T) + np.minimum(matrix, matrix.T) - np.eye(n, dtype=np.float32)
+    return matrix + matrix.T - np.eye(n, dtype=np.float32)
 
 
 def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -124,23 +125,36 @@ class KeptPairs:
     about: dict[str, Any]
 
 
-def kept_pairs(folder: Path, classifier: str, localization: float, images: str) -> KeptPairs | None:
-    """The gradient pairs that a long run left for these photographs, or None.
+def kept_pairs(
+    folder: Path, classifier: str, posterior: probelib.LocalPosterior
+) -> KeptPairs | None:
+    """The gradient pairs that a long run left for this posterior and its samples, or None.
 
     Args:
         folder: ``results/prerun``.
         classifier: name of the network.
-        localization: gamma.
-        images: fingerprint of the photographs (:class:`.imagenet.ImageFiles`).
+        posterior: whose weights, samples and localization must be those of the run.
 
     Raises:
-        ValueError: a file is damaged.
+        ValueError: a file is damaged, or the walks of the run are not all there.
     """
-    name = f"04_pairs_{classifier}_gamma{localization:g}_chain*.safetensors"
-    found = [read(path) for path in sorted(folder.glob(name))]
-    found = [(arrays, about) for arrays, about in found if about["images"] == images]
-    if len(found) < 2:
+    n, gamma = posterior.n_samples, posterior.localization
+    paths = sorted(folder.glob(f"04_pairs_{classifier}_gamma{gamma:g}_n{n}_chain*.safetensors"))
+    if not paths:
         return None
+    own = posterior.fingerprint()
+    wanted = {"weights": own["weights"], "observed_data": own["sampling_data"]}
+    found = sorted((read(path) for path in paths), key=lambda run: run[1]["chain"])
+    first = found[0][1]
+    if any(first["fingerprint"][k] != v for k, v in wanted.items()):
+        return None
+    if [about["chain"] for _, about in found] != list(range(first["config"]["chains"])) or any(
+        about["fingerprint"] != first["fingerprint"] for _, about in found
+    ):
+        raise ValueError(
+            f"folder {folder.name!r} has {len(found)} walks of gamma {gamma:g} that do not belong "
+            f"together; make them again with {__spec__.name}"
+        )
     kernels = []
     for arrays, _ in found:
         scale = np.sqrt(np.maximum(arrays["variance"], 0))
@@ -150,32 +164,46 @@ def kept_pairs(folder: Path, classifier: str, localization: float, images: str) 
         kernels,
         np.stack([arrays["loss"] for arrays, _ in found]).astype(np.float32),
         found[0][0]["init_loss"],
-        found[0][1],
+        first,
     )
 
 
 def kept_trace(
-    folder: Path, classifier: str, localization: float, available: list[str]
+    folder: Path,
+    classifier: str,
+    posterior: probelib.LocalPosterior,
+    available: list[str],
 ) -> tuple[xr.Dataset, np.ndarray, dict[str, Any]] | None:
-    """The SGLD trace that a long run left, where its photographs are among ``available``.
+    """The SGLD trace that a long run left for this posterior, or None.
 
     Args:
         folder: ``results/prerun``.
         classifier: name of the network.
-        localization: gamma of the posterior that is meant.
-        available: file names of the photographs at hand.
+        posterior: the one that is meant: its weights, n_beta and localization must be the run's,
+            and the run's photographs among its samples.
+        available: file names of its samples.
 
     Returns:
         The trace, the positions of its photographs in ``available``, and what made it; or None.
+
+    Raises:
+        ValueError: the file is damaged.
     """
-    path = folder / f"04_sgld_{classifier}_gamma{localization:g}.safetensors"
+    path = folder / f"04_sgld_{classifier}_gamma{posterior.localization:g}.safetensors"
     if not path.is_file():
         return None
     arrays, about = read(path)
     position = {name: at for at, name in enumerate(available)}
-    if not set(about["names"]) <= position.keys():
+    if len(position) < len(available) or not set(about["names"]) <= position.keys():
         return None
-    return as_trace(arrays, about), np.array([position[n] for n in about["names"]]), about
+    at = np.array([position[name] for name in about["names"]])
+    seen = Samples(posterior.data.batch(at), posterior.device)
+    fits = (
+        about["fingerprint"]["weights"] == posterior.fingerprint()["weights"]
+        and about["fingerprint"]["observed_data"] == seen.fingerprint()
+        and about["meant"] == {"n_beta": posterior.n_beta, "localization": posterior.localization}
+    )
+    return (as_trace(arrays, about), at, about) if fits else None
 
 
 def _posterior(
@@ -202,17 +230,17 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--into", type=Path, default=Path("results/prerun"))
     asked = parser.parse_args(arguments)
-    started = time.perf_counter()
     classifier = load_classifier(asked.classifier)
     files = choose(find_images(), asked.photographs, seed=asked.seed)
     decoded = decode(files, classifier.size)
+    files = files.subset(decoded.kept)
     model = classifier.network.to(asked.device)
     images = torch.from_numpy(np.array(decoded.images)).to(asked.device)
     labels = torch.from_numpy(decoded.labels).to(asked.device)
     about: dict[str, Any] = {
         "command": {k: str(v) for k, v in vars(asked).items() if k not in ("into", "memory")},
         "images": files.fingerprint,
-        "names": [path.name for path in (files.paths[i] for i in decoded.kept)],
+        "names": [path.name for path in files.paths],
         "source": files.source,
         "weights": classifier.source,
         "torch": torch.__version__,
@@ -238,7 +266,7 @@ def main(arguments: list[str] | None = None) -> None:
         about |= {
             "config": found.attrs["config"],
             "fingerprint": found.attrs["fingerprint"],
-            "seconds": round(time.perf_counter() - started, 1),
+            "seconds": round(found.attrs["wall_time"], 1),
         }
         for chain in range(asked.chains):
             kernel = probelib.pair_kernel(found, slice(chain, chain + 1))
@@ -268,7 +296,7 @@ def main(arguments: list[str] | None = None) -> None:
         "config": trace.attrs["config"],
         "meant": {"n_beta": asked.n_beta, "localization": asked.localization},
         "fingerprint": trace.attrs["fingerprint"],
-        "seconds": round(time.perf_counter() - started, 1),
+        "seconds": round(trace.attrs["wall_time"], 1),
     }
     arrays = {
         "loss": trace.loss.values.astype(np.float16),
