@@ -27,7 +27,7 @@
 # | profile | what runs | two cores |
 # | --- | --- | --- |
 # | `smoke` | 40 photographs at 96 pixels, a few draws: not a result | a minute |
-# | `laptop` | 1,000 photographs; the whole network by gradient pairs (kept run), its last module by SGLD; Table 1's row at reduced size (kept run) | about a quarter of an hour |
+# | `laptop` | 1,000 photographs; the whole network by gradient pairs (kept run), its last module by SGLD; Table 1's row at reduced size (kept run) | under twenty minutes |
 # | `paper` | 2,500 photographs, Table 1's row exactly, gradient pairs anew | a GPU |
 
 # %% tags=["hide-input"]
@@ -180,7 +180,7 @@ def posterior_of(model, x, y, gamma, nb=n_beta):
 # of a few short chains of the whole network from $w^*$, beside the loss of guessing among 1,000
 # classes, $\log 1000 = 6.9$ nats.
 
-# %% mystnb={"figure": {"caption": "Mean loss of the photographs along chains of the whole network, for three localizations (the paper's is 1,000). Half of the photographs of the sweep below are observed. The dashed line is the loss of the trained network, the dotted one that of guessing. A chain above the dotted line belongs to a network that knows nothing any more.", "name": "fig-chains"}, "image": {"alt": "Line chart of mean loss against draws on a log axis, one line for each of three localizations, with horizontal lines at the loss of the trained network and of guessing."}}
+# %% mystnb={"figure": {"caption": "Mean loss of the photographs along chains of the whole network, for three localizations (the paper's is 1,000). Half of the photographs of the sweep below are observed. The dashed line is the loss of the trained network, the dotted one that of guessing. A chain above the dotted line does worse than a network that knows nothing.", "name": "fig-chains"}, "image": {"alt": "Line chart of mean loss against draws on a log axis, one line for each of three localizations, with horizontal lines at the loss of the trained network and of guessing."}}
 rng = np.random.default_rng(seed)
 some = np.sort(rng.choice(len(labels), min(n_sweep, len(labels)), replace=False))
 seen = np.sort(rng.choice(some, max(20, len(some) // 2), replace=False))
@@ -343,8 +343,10 @@ chapter.say(
         if chapter.numbers["local_gamma"]
         else "At no γ of this sweep do nine of ten photographs stay right."
     )
-    + " That is what this chapter asks of a posterior before it calls it *local*. It is a choice, and "
-    "the table lets you make another."
+    + " That is what this chapter asks of a posterior before it calls it *local*; the table lets you ask "
+    "for something else. Its own kernel is that of γ = "
+    + f"{localization:,.0f}: the strongest noise of the sweep that leaves most of the network standing, "
+    "where the kernel is not yet that of the gradients at $w^*$."
 )
 
 # %% [markdown]
@@ -382,7 +384,9 @@ for name, found in reduced.items():
     numbers = {
         "seconds_a_pass": found.attrs["wall_time"] / (2 * (sweep_pairs + 1)),
         "reliability": probelib.split_half_reliability(*halves(found)),
-        "agreement": al.noise_free_correlation(halves(found), whole_halves),
+        "agreement": 1.0
+        if name == "whole network"
+        else al.noise_free_correlation(halves(found), whole_halves),
         "wordnet": meaning(probelib.pair_kernel(found).correlation(), labels[some]).value,
     }
     key = f"reduced_{name.replace(' ', '_')}"
@@ -521,6 +525,10 @@ r_pairs = probelib.pair_kernel(by_pairs).correlation()
 r_draws = probelib.loss_kernel(trace).correlation()
 signal = np.sqrt(max(np.cov(*map(al.off_diagonal, pair_halves))[0, 1], 1e-12))
 pair_reliability = probelib.split_half_reliability(*pair_halves)
+# Covariances are what both estimators are unbiased for. All three are put on one scale, of chains that
+# are not compared, because losses of confident photographs vary a thousandth as much as others.
+spread = np.sqrt(probelib.loss_kernel(trace.isel(chain=even)).diagonal().values)
+scale = np.outer(spread, spread)
 chapter.record(
     sgld_draws=head_chains * head_draws,
     sgld_effective_draws=effective[-1],
@@ -535,7 +543,11 @@ chapter.record(
     head_pairs_split_half_reliability=pair_reliability,
     head_pairs_equivalent_draws=al.equivalent_draws(*pair_halves),
     head_pairs_tilt=probelib.tilt(by_pairs),
-    draws_on_pairs=al.noise_free_slope(r_draws, *pair_halves),
+    draws_on_pairs=al.noise_free_slope(
+        probelib.loss_kernel(trace.isel(chain=odd)).covariance() / scale,
+        *(probelib.pair_kernel(by_pairs, part).covariance() / scale for part in (even, odd)),
+    ),
+    draws_on_pairs_correlation=al.noise_free_slope(r_draws, *pair_halves),
 )
 
 # %% mystnb={"figure": {"caption": "Split-half reliability of the correlation kernel of the last module, from one half of the chains against the other, as draws grow: nominal (left) and effective ones (right), in each half; and that of gradient pairs on the same posterior. The dotted line is what noise of one over the root of the effective draws leaves of a signal as wide as gradient pairs find it. Look at where the curve ends: 1 is a kernel without chance in it.", "name": "fig-reliability"}, "image": {"alt": "Two panels of reliability against the number of draws in one half of the chains, on a log axis: a measured curve for SGLD with a dotted prediction, and one point for gradient pairs."}}
@@ -563,9 +575,10 @@ chapter.say(
     "**{sgld_split_half_reliability:.3f}**. The signal spreads by {head_signal_spread:.4f} over the "
     "pairs, so that one half would need {head_draws_for_one_half:,.0f} effective draws in each half. "
     "{head_pairs} pairs of gradients reach **{head_pairs_split_half_reliability:.3f}**: as good as "
-    "{head_pairs_equivalent_draws:,.0f} independent draws. If both estimate the same kernel, the $R$ of "
-    "the draws follows that of the pairs with a slope of 1 once it is freed of noise; it is "
-    "{draws_on_pairs:.3f}."
+    "{head_pairs_equivalent_draws:,.0f} independent draws. If both estimate the same kernel, the "
+    "covariances of the draws follow those of the pairs with a slope of 1 once they are freed of noise; it "
+    "is {draws_on_pairs:.3f}. For $R$ it is {draws_on_pairs_correlation:.3f}: a correlation divides by "
+    "noisy variances, and losses of confident photographs have heavy tails."
 )
 
 # %% [markdown]
@@ -591,7 +604,7 @@ if table1_chains:
         observe_batch_size=small,
         cache=cache_dir("traces"),
     )
-    row_labels, how = labels, "run here as it stands"
+    row_labels, at, how = labels, np.arange(len(labels)), "run here as it stands"
 elif prerun_dir:
     kept = kept_trace(
         Path(prerun_dir),
@@ -611,7 +624,8 @@ if row is None:
 else:
     row_trust = probelib.diagnostics(row, seed=seed)
     first, second = split_by_chains(row)
-    row_meaning = meaning(probelib.loss_kernel(row).correlation(), row_labels)
+    row_halves, row_r = (first, second), probelib.loss_kernel(row).correlation()
+    row_meaning = meaning(row_r, row_labels)
     chapter.record(
         table1_how=how,
         table1_images=len(row_labels),
@@ -621,6 +635,7 @@ else:
         table1_mean_loss_chain=row_trust.loss_along_chains,
         table1_split_half_reliability=probelib.split_half_reliability(first, second),
         table1_correlation_mean=float(al.off_diagonal((first + second) / 2).mean()),
+        table1_spearman_wordnet=al.spearman(row_r, wordnet[np.ix_(row_labels, row_labels)]),
         table1_wordnet=row_meaning.value,
         table1_chance=row_meaning.chance,
         table1_interval_low=row_meaning.low,
@@ -773,12 +788,21 @@ grid_of(np.sort(at_random), min(15, near.shape[1]))
 # pairs; and how far the kernel is just another form of two simpler ones, the cosine of penultimate
 # features and the cosine of gradients at $w^*$. The last is what the kernel becomes for
 # $\gamma \to \infty$. *Common part removed* takes each draw's mean over the photographs off every loss,
-# so that what moves all of them at once does not count. (A photograph that hardly moves is then left
+# so that what moves all of them at once does not count. *Weights of the labels* looks at no photograph:
+# it is the cosine of the two labels' rows in the last layer. If noise moved the features of all
+# photographs alike, a loss would change by its label's row times that movement, and $R_{ij}$ would be this
+# cosine: a kernel of labels, in which photographs play no part. (A photograph that hardly moves is then left
 # with little but that mean, turned around: such photographs correlate for no better reason.)
 
 # %%
 embedding = apply(torch.nn.Sequential(*list(head)[:-1]).eval(), features).flatten(1).cpu().numpy()
 feature_r = al.cosine(embedding - embedding.mean(0))
+by_class = (
+    [m for m in network.modules() if isinstance(m, torch.nn.Linear)][-1].weight.detach().cpu()
+)
+class_r = al.cosine((by_class - by_class.mean(0)).numpy().astype(np.float64))[
+    np.ix_(labels, labels)
+]
 centred = probelib.MatrixKernel(al.without_common_part(kernel.covariance())).correlation()
 measured = {
     "loss kernel": r,
@@ -786,6 +810,7 @@ measured = {
     "last module only": r_pairs,
     "last module, SGLD draws": r_draws,
     "features": feature_r,
+    "weights of the labels": class_r,
 }
 among = wordnet[np.ix_(labels, labels)]
 rows, results = [], {}
@@ -828,9 +853,33 @@ chapter.record(
     gradient_wordnet=meaning(gradient_cosine, labels[some]).value,
     kernel_wordnet_on_sweep=meaning(r[block], labels[some]).value,
     last_module_agreement=float(np.corrcoef(al.off_diagonal(r), al.off_diagonal(r_pairs))[0, 1]),
+    class_agreement=al.noise_free_correlation((first, second), (class_r, class_r)),
+    feature_agreement_noise_free=al.noise_free_correlation((first, second), (feature_r, feature_r)),
     loss_gain_mean=float((walk_loss.mean((0, 1)) - walk_start).mean()),
 )
 chapter.table(rows, "Neighbours and all pairs, by the kernel that names them.")
+if row is not None:  # the same photographs, two localizations
+    among_row = np.ix_(at, at)
+    chapter.record(
+        table1_kernel_here_wordnet=meaning(r[among_row], row_labels).value,
+        table1_features_wordnet=meaning(feature_r[among_row], row_labels).value,
+        table1_class_agreement=al.noise_free_correlation(row_halves, [class_r[among_row]] * 2),
+        table1_feature_agreement=al.noise_free_correlation(row_halves, [feature_r[among_row]] * 2),
+        table1_class_wordnet=meaning(class_r[among_row], row_labels).value,
+        table1_spearman_features=al.spearman(row_r, feature_r[among_row]),
+        table1_agreement=al.noise_free_correlation(
+            row_halves, (first[among_row], second[among_row])
+        ),
+    )
+    chapter.say(
+        "On the {table1_images} photographs of Table 1's row: WordNet similarity of the cross-label top 5 "
+        "**{table1_wordnet:.3f}** at Table 1's γ, **{table1_kernel_here_wordnet:.3f}** at this chapter's, "
+        "{table1_features_wordnet:.3f} by features, {table1_class_wordnet:.3f} by the weights of the labels. "
+        "The two kernels correlate by {table1_agreement:.2f}. With the weights of the labels Table 1's "
+        "correlates by **{table1_class_agreement:.2f}** and this chapter's by **{class_agreement:.2f}**; "
+        "with features by {table1_feature_agreement:.2f} and {feature_agreement_noise_free:.2f} (all "
+        "corrected for the noise of the kernels)."
+    )
 
 # %% mystnb={"figure": {"caption": "WordNet similarity of the five nearest cross-label neighbours: the classes dealt out at random under the loss kernel's neighbours (grey), and what each kernel's neighbours have; the table has each kernel's own interval. Look at the distance from the grey, and between the kernels and plain features.", "name": "fig-agreement"}, "image": {"alt": "A grey histogram of similarities under permutation, and labeled vertical lines for the loss kernel, its variants and penultimate features."}}
 plotting.permutation_picture(
@@ -869,7 +918,7 @@ claims = [
         "a local posterior", None, float(np.log(1000)), ".2f", "below guessing",
     ),
     Claim(
-        "R of SGLD draws on R of gradient pairs, slope freed of noise",
+        "covariances of SGLD draws on those of gradient pairs, slope freed of noise",
         "draws_on_pairs", "1", 0.9, 1.1, ".3f",
         "two estimators of one kernel, not a claim of the paper; the room is for Eq. 1's data term",
     ),
@@ -887,12 +936,16 @@ if row is not None:
         Claim(
             "mean loss along the chain, Table 1's γ (nats)", "table1_mean_loss_chain",
             "a local posterior", None, float(np.log(1000)), ".2f",
-            "above guessing the network is not the trained one any more",
+            "above guessing, the draws do worse than a network that knows nothing",
         ),
         Claim(
             "cross-label neighbours, Table 1's γ: WordNet similarity", "table1_wordnet",
             "highly interpretable", row_meaning.high, None, ".3f",
             "agrees if above the interval of chance",
+        ),
+        Claim(
+            "R at Table 1's γ and the weights of the labels: correlation", "table1_class_agreement",
+            "", digits=".2f", why="corrected for noise; these weights know nothing of photographs",
         ),
     ]  # fmt: skip
 chapter.compare(claims)
@@ -903,8 +956,12 @@ chapter.compare(claims)
 # - **Your eyes.** Five photographs beside a sixth always share something. At a reliability near zero
 #   they are five at random, and still look like a theme. Hence reliability first, permutations second,
 #   pictures last.
-# - **Reliability is not meaning.** A broken network has reliable correlations too: whatever moves all
-#   its losses at once. Read the mean loss before the kernel.
+# - **Heavy tails.** A confident photograph's loss is near zero in most draws and large in a few. Its sample
+#   variance, and every correlation that divides by it, rests on those few.
+# - **Meaning is not fidelity.** Neighbours above chance tell that the losses of related photographs move
+#   together under *these* weights. Where the mean loss is above that of guessing, the trained network's
+#   behaviour does not survive these weights, and labels that are close in the last layer may still
+#   lose together. Read the mean loss first, and compare with a kernel that has seen no photograph.
 # - **Neighbours are not the kernel.** At most one pair in a hundred is a pair of neighbours here. A number over all pairs
 #   and a number over neighbours answer different questions; read both.
 # - **The limit of a small $n\beta$.** Gradient pairs leave out the data term of Eq. 1. The sweep's
@@ -972,6 +1029,19 @@ chapter.say(
         else "are not closer in meaning than chance would have them."
     )
 )
+if row is not None:
+    chapter.say(
+        "Table 1's own row, at {table1_mean_loss_chain:.1f} nats, has neighbours at "
+        "{table1_wordnet:.3f}, "
+        + (
+            "above the interval of chance as well. But that network does worse than guessing, and its kernel "
+            "correlates by {table1_class_agreement:.2f} with the weights of the labels, which know nothing "
+            "of the photographs."
+            if row_meaning.value > row_meaning.high
+            and chapter.numbers["table1_mean_loss_chain"] > chapter.numbers["guessing"]
+            else "against {table1_interval_low:.3f} to {table1_interval_high:.3f} by chance."
+        )
+    )
 
 # %% [markdown]
 # Next: {doc}`chapter 5 <05_llc_identity>` adds the loss gains up to the learning coefficient.
