@@ -726,6 +726,7 @@ chapter.record(
     split_half_reliability=pairwise,
     reliability_of_both=probelib.spearman_brown(pairwise),
     shared_top5=al.overlap(*nearest),
+    most_frequent_neighbour=int(np.bincount(cross.ravel()).max()),
     shared_top5_by_chance=5 / (len(labels) - 1),
     signal_spread=float(np.sqrt(max(np.cov(*map(al.off_diagonal, (first, second)))[0, 1], 0))),
 )
@@ -734,14 +735,16 @@ chapter.say(
     "gradients of every photograph estimate $R$ as well as **{effective_draws:,.0f}** independent "
     "draws would. Split-half reliability **{split_half_reliability:.3f}**, of both halves together "
     "{reliability_of_both:.3f}. The halves share {shared_top5:.0%} of their five nearest neighbours "
-    "({shared_top5_by_chance:.1%} by chance)."
+    "({shared_top5_by_chance:.1%} by chance). The most frequent of all neighbours is among the five of "
+    "{most_frequent_neighbour} photographs."
 )
 
 # %% [markdown]
 # ## The neighbours
 #
 # {numref}`fig-top` has the paper's Figure 2 in mind, but not its hand: these are the references whose
-# strongest cross-label neighbour is strongest of all, one for each pair. {numref}`fig-random` is the
+# strongest cross-label neighbour is strongest in both halves of the draws (the smaller of its two
+# correlations counts), none among the neighbours of another. {numref}`fig-random` is the
 # paper's Figures 3 to 5: references at random, and their fifteen nearest.
 #
 # Frames tell whether a neighbour has its reference's label. Where the set has one photograph a class,
@@ -749,7 +752,9 @@ chapter.say(
 # paper calls the more interesting case.
 
 # %% mystnb={"figure": {"caption": "References with the strongest cross-label neighbours, each with its five most correlated photographs; whole network. Numbers are R. Look at what the five share: kind, background, colour, or what is done with the thing.", "name": "fig-top"}, "image": {"alt": "Grid of photographs: eight references in bold frames, each followed by its five most correlated photographs with class names and correlations."}}
-strongest = np.argsort(-r[np.arange(len(r)), cross[:, 0]])
+rank = np.arange(len(r))
+in_both = np.minimum(first[rank, cross[:, 0]], second[rank, cross[:, 0]])
+strongest = np.argsort(-in_both)
 chosen, taken = [], set()
 for i in strongest:
     if int(i) not in taken and len(chosen) < 8:

@@ -27,7 +27,7 @@ from probelib.losses import cross_entropy
 PerSampleLoss = Callable[[Tensor, Tensor], Tensor]
 Data = tuple[Tensor, Tensor] | Dataset | Sequence
 
-_CHECKED_TOGETHER = 64  # samples that are looked at in one batch before anything runs
+_CHECKED = 64  # samples, of as many labels, that are looked at before anything runs
 
 
 class Samples:
@@ -287,7 +287,7 @@ class LocalPosterior:
         return self.n_beta * self.mean_loss(weights) + 0.5 * self.localization * spread
 
     def check(self, samples: Samples) -> None:
-        """Evaluate a few samples at w*, one for each distinct label, and name what is wrong.
+        """Evaluate a few samples at w*, of up to 64 distinct labels, and name what is wrong.
 
         Raises:
             ValueError: a label is out of range, or the loss is not one finite number a sample
@@ -298,15 +298,10 @@ class LocalPosterior:
             index = np.arange(min(3, len(samples)))
         else:
             first = np.unique(labels, return_index=True)[1]
-            index = np.append(first[:10_000], first[10_000:][-1:])  # the largest label among them
+            some = np.linspace(0, len(first) - 1, min(len(first), _CHECKED), dtype=int)
+            index = first[some]  # smallest and largest label among them
             if len(index) < 3 <= len(samples):  # one sample would hide a loss that is a scalar
                 index = np.append(index, np.setdiff1d(np.arange(3), index))
-        # In parts: a thousand photographs at once would take a thousand times their activations.
-        for part in np.array_split(index, -(-len(index) // _CHECKED_TOGETHER)):
-            self._check(samples, part)
-
-    def _check(self, samples: Samples, index: np.ndarray) -> None:
-        labels = samples.labels()
         x, y = samples.batch(index)
         with torch.no_grad(), keep_random_state(self.device):
             try:
