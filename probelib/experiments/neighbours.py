@@ -102,14 +102,14 @@ class NeighbourTable:
         text = io.StringIO(newline="")
         rows = csv.writer(text, lineterminator="\n")
         rows.writerow(
-            ["image", "file", "class", "rank", "neighbour", "neighbour_file", "neighbour_class",
-             "correlation", "same_label", "wordnet_similarity"]
+            ["file", "class", "rank", "neighbour_file", "neighbour_class", "correlation",
+             "same_label", "wordnet_similarity"]
         )  # fmt: skip
         for i, near in enumerate(np.asarray(self.index).tolist()):
             for rank, j in enumerate(near):
                 alike = np.nan if self.similarity is None else self.similarity[i, rank]
                 rows.writerow(
-                    [i, self.files[i], self.names[i], rank + 1, j, self.files[j], self.names[j],
+                    [self.files[i], self.names[i], rank + 1, self.files[j], self.names[j],
                      f"{self.correlation[i, rank]:.4f}", int(same[i, rank]),
                      "" if np.isnan(alike) else f"{alike:.4f}"]
                 )  # fmt: skip
