@@ -177,11 +177,11 @@ def posterior_of(model, x, y, gamma, nb=n_beta):
 #
 # Table 1 probes InceptionV1 at $\gamma = 1000$: every weight receives noise of standard deviation
 # $\gamma^{-1/2} = 0.03$. With $n\beta = 10$, the data term is worth ten samples against millions
-# of weights, so little pulls the network back. {numref}`fig-chains` follows the mean loss
+# of weights, so little pulls the network back. {numref}`fig-imagenet-chains` follows the mean loss
 # of a few short chains of the whole network from $w^*$, beside the loss of guessing among 1,000
 # classes, $\log 1000 = 6.9$ nats.
 
-# %% mystnb={"figure": {"caption": "Mean loss of the photographs along chains of the whole network, for three localizations (the paper's is 1,000). Half of the photographs of the sweep below are observed. The dashed line is the loss of the trained network, the dotted one that of guessing. A chain above the dotted line does worse than a network that knows nothing.", "name": "fig-chains"}, "image": {"alt": "Line chart of mean loss against draws on a log axis, one line for each of three localizations, with horizontal lines at the loss of the trained network and of guessing."}}
+# %% mystnb={"figure": {"caption": "Mean loss of the photographs along chains of the whole network, for three localizations (the paper's is 1,000). Half of the photographs of the sweep below are observed. The dashed line is the loss of the trained network, the dotted one that of guessing. A chain above the dotted line does worse than a network that knows nothing.", "name": "fig-imagenet-chains"}, "image": {"alt": "Line chart of mean loss against draws on a log axis, one line for each of three localizations, with horizontal lines at the loss of the trained network and of guessing."}}
 rng = np.random.default_rng(seed)
 some = np.sort(rng.choice(len(labels), min(n_sweep, len(labels)), replace=False))
 seen = np.sort(rng.choice(some, max(20, len(some) // 2), replace=False))
@@ -230,7 +230,7 @@ plotting.chain_losses(along, at_center, float(np.log(logits.shape[1])))
 # `probelib.tilt` tells what is left out: the share of the draws that counts under the whole of
 # Eq. 1.
 #
-# {numref}`fig-sweep` sweeps $\gamma$ with it. *Reliability* is the correlation, over all pairs of
+# {numref}`fig-imagenet-sweep` sweeps $\gamma$ with it. *Reliability* is the correlation, over all pairs of
 # photographs, between the $R$ of one walk and the $R$ of another: 0 is noise, 1 is a kernel that
 # does not depend on chance. *WordNet similarity* (Wu and Palmer) is that of each photograph's class
 # and the classes of its five most correlated photographs of another label.
@@ -315,7 +315,7 @@ chapter.table(
     "half the probability on their label at $w^*$, those that have it along the walks.",
 )
 
-# %% mystnb={"figure": {"caption": "The sweep of the localization, whole network. Top: mean loss over the draws, beside that of the trained network and of guessing. Middle: reliability of R from both walks together (the table has that of one). Bottom: WordNet similarity of cross-label neighbours; the band is the central 95 % of what chance gives. The vertical line is the paper's setting. Look for the smallest γ at which all three are sound.", "name": "fig-sweep"}, "image": {"alt": "Three stacked panels against gamma on a log axis: mean loss falls from above guessing to that of the trained network, reliability rises towards 1, and WordNet similarity of neighbours rises above the band of chance."}}
+# %% mystnb={"figure": {"caption": "The sweep of the localization, whole network. Top: mean loss over the draws, beside that of the trained network and of guessing. Middle: reliability of R from both walks together (the table has that of one). Bottom: WordNet similarity of cross-label neighbours; the band is the central 95 % of what chance gives. The vertical line is the paper's setting. Look for the smallest γ at which all three are sound.", "name": "fig-imagenet-sweep"}, "image": {"alt": "Three stacked panels against gamma on a log axis: mean loss falls from above guessing to that of the trained network, reliability rises towards 1, and WordNet similarity of neighbours rises above the band of chance."}}
 plotting.localization_sweep(
     np.array(gammas),
     {
@@ -490,7 +490,7 @@ chapter.say(
 # **The signal is small.** Gradients of different photographs point nearly anywhere in a space of
 # millions of dimensions, so that most $R_{ij}$ must be close to zero, with a few pairs far out. A sample
 # covariance has to bring its noise of $1/\sqrt S$ below their spread.
-# {numref}`fig-reliability` shows what the draws reach, and what pairs of gradients reach on the same
+# {numref}`fig-kernel-reliability` shows what the draws reach, and what pairs of gradients reach on the same
 # restricted posterior.
 
 # %%
@@ -551,7 +551,7 @@ chapter.record(
     draws_on_pairs_correlation=al.noise_free_slope(r_draws, *pair_halves),
 )
 
-# %% mystnb={"figure": {"caption": "Split-half reliability of the correlation kernel of the last module, from one half of the chains against the other, as draws grow: nominal (left) and effective ones (right), in each half; and that of gradient pairs on the same posterior. The dotted line is what noise of one over the root of the effective draws leaves of a signal as wide as gradient pairs find it. Look at where the curve ends: 1 is a kernel without chance in it.", "name": "fig-reliability"}, "image": {"alt": "Two panels of reliability against the number of draws in one half of the chains, on a log axis: a measured curve for SGLD with a dotted prediction, and one point for gradient pairs."}}
+# %% mystnb={"figure": {"caption": "Split-half reliability of the correlation kernel of the last module, from one half of the chains against the other, as draws grow: nominal (left) and effective ones (right), in each half; and that of gradient pairs on the same posterior. The dotted line is what noise of one over the root of the effective draws leaves of a signal as wide as gradient pairs find it. Look at where the curve ends: 1 is a kernel without chance in it.", "name": "fig-kernel-reliability"}, "image": {"alt": "Two panels of reliability against the number of draws in one half of the chains, on a log axis: a measured curve for SGLD with a dotted prediction, and one point for gradient pairs."}}
 per_half = np.array(effective) / 2
 of_pairs = np.array([chapter.numbers["head_pairs_equivalent_draws"] / 2])
 plotting.reliability_curves(
@@ -743,16 +743,16 @@ chapter.say(
 # %% [markdown]
 # ## The neighbours
 #
-# {numref}`fig-top` has the paper's Figure 2 in mind, but not its hand: these are the references whose
+# {numref}`fig-neighbours-top` has the paper's Figure 2 in mind, but not its hand: these are the references whose
 # strongest cross-label neighbour is strongest in both halves of the draws (the smaller of its two
-# correlations counts), none among the neighbours of another. {numref}`fig-random` is the
+# correlations counts), none among the neighbours of another. {numref}`fig-neighbours-random` is the
 # paper's Figures 3 to 5: references at random, and their fifteen nearest.
 #
-# Frames tell whether a neighbour has its reference's label. Where the set has one photograph a class,
-# as this repository's has, there is no such neighbour: all you see is cross-label, which is what the
-# paper calls the more interesting case.
+# Frames tell whether a neighbour has its reference's label. Where the set has one photograph a class
+# there is no such neighbour: all you see is cross-label, which is what the paper calls the more
+# interesting case.
 
-# %% mystnb={"figure": {"caption": "References with the strongest cross-label neighbours, each with its five most correlated photographs; whole network. Numbers are R. Look at what the five share: kind, background, colour, or what is done with the thing.", "name": "fig-top"}, "image": {"alt": "Grid of photographs: eight references in bold frames, each followed by its five most correlated photographs with class names and correlations."}}
+# %% mystnb={"figure": {"caption": "References with the strongest cross-label neighbours, each with its five most correlated photographs; whole network. Numbers are R. Look at what the five share: kind, background, colour, or what is done with the thing.", "name": "fig-neighbours-top"}, "image": {"alt": "Grid of photographs: eight references in bold frames, each followed by its five most correlated photographs with class names and correlations."}}
 rank = np.arange(len(r))
 in_both = np.minimum(first[rank, cross[:, 0]], second[rank, cross[:, 0]])
 strongest = np.argsort(-in_both)
@@ -780,7 +780,7 @@ def grid_of(references, k, **options):
 
 grid_of(chosen, 5, blocks=2)
 
-# %% mystnb={"figure": {"caption": "Ten references at random, each with its fifteen most correlated photographs; whole network. Read the correlations as well as the pictures: the far right of a row is the ordinary case.", "name": "fig-random"}, "image": {"alt": "Grid of photographs: ten random references in bold frames, each followed by its fifteen most correlated photographs with class names and correlations."}}
+# %% mystnb={"figure": {"caption": "Ten references at random, each with its fifteen most correlated photographs; whole network. Read the correlations as well as the pictures: the far right of a row is the ordinary case.", "name": "fig-neighbours-random"}, "image": {"alt": "Grid of photographs: ten random references in bold frames, each followed by its fifteen most correlated photographs with class names and correlations."}}
 at_random = np.random.default_rng(seed + 2).choice(len(labels), min(10, len(labels)), False)
 grid_of(np.sort(at_random), min(15, near.shape[1]))
 
@@ -799,7 +799,7 @@ grid_of(np.sort(at_random), min(15, near.shape[1]))
 # ## Do they mean anything?
 #
 # WordNet similarity of each kernel's cross-label neighbours, held against random deals of the classes
-# ({numref}`fig-agreement`); Spearman's rank correlation of $R$ with WordNet similarity over *all*
+# ({numref}`fig-kernel-agreement`); Spearman's rank correlation of $R$ with WordNet similarity over *all*
 # pairs; and how far the kernel is just another form of two simpler ones, the cosine of penultimate
 # features and the cosine of gradients at $w^*$. The last is what the kernel becomes for
 # $\gamma \to \infty$. *Common part removed* takes each draw's mean over the photographs off every loss,
@@ -896,7 +896,7 @@ if row is not None:  # the same photographs, two localizations
         "corrected for the noise of the kernels)."
     )
 
-# %% mystnb={"figure": {"caption": "WordNet similarity of the five nearest cross-label neighbours: the classes dealt out at random under the loss kernel's neighbours (grey), and what each kernel's neighbours have; the table has each kernel's own interval. Look at the distance from the grey, and between the kernels and plain features.", "name": "fig-agreement"}, "image": {"alt": "A grey histogram of similarities under permutation, and labeled vertical lines for the loss kernel, its variants and penultimate features."}}
+# %% mystnb={"figure": {"caption": "WordNet similarity of the five nearest cross-label neighbours: the classes dealt out at random under the loss kernel's neighbours (grey), and what each kernel's neighbours have; the table has each kernel's own interval. Look at the distance from the grey, and between the kernels and plain features.", "name": "fig-kernel-agreement"}, "image": {"alt": "A grey histogram of similarities under permutation, and labeled vertical lines for the loss kernel, its variants and penultimate features."}}
 plotting.permutation_picture(
     main.null,
     {name: aligned.value for name, aligned in results.items()},
@@ -982,8 +982,7 @@ chapter.compare(claims)
 # - **The limit of a small $n\beta$.** Gradient pairs leave out the data term of Eq. 1. The sweep's
 #   table has the share of draws that counts under the whole of it; where it is far below 1, the
 #   draws of SGLD are the reference, not the pairs.
-# - **One photograph a class.** With a set like this repository's there are no same-label neighbours to
-#   find, and an image's class is its only label for meaning: layout, texture and colour count for
+# - **One photograph a class.** With such a set there are no same-label neighbours to find, and an image's class is its only label for meaning: layout, texture and colour count for
 #   nothing in WordNet.
 # - **Batch normalisation.** The original InceptionV1 has none. torchvision's GoogLeNet has it after
 #   every convolution. In eval mode, the default here, its statistics are frozen, noise on a
