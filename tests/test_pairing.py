@@ -105,6 +105,12 @@ def test_the_prose_refers_to_every_figure(source: Path) -> None:
     assert set(names) == set(re.findall(r"\{numref}`(fig-[^`]+)`", prose))
 
 
+def test_no_two_chapters_share_the_name_of_a_figure() -> None:
+    metadata = [c.metadata.get("mystnb", {}) for p in SOURCES for c in prepare.read_source(p).cells]
+    names = [m["figure"]["name"] for m in metadata if "figure" in m]
+    assert len(names) == len(set(names))
+
+
 def test_the_bibliography_lists_what_is_cited() -> None:
     book = NOTEBOOKS.parent / "book"
     listed = re.findall(r"^@\w+\{([^,]+),", (book / "references.bib").read_text("utf-8"), re.M)
