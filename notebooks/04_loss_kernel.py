@@ -834,7 +834,9 @@ for name, matrix in measured.items():
     key = "kernel" if name == "loss kernel" else name.replace(",", "").replace(" ", "_").lower()
     numbers = {
         "wordnet_top5": aligned.value,
-        "wordnet_excess": aligned.value - aligned.chance,
+        "chance": aligned.chance,
+        "interval_low": aligned.low,
+        "interval_high": aligned.high,
         "spearman_wordnet": al.spearman(matrix, among),
         "spearman_features": al.spearman(matrix, feature_r),
         "shared_with_features": al.overlap(

@@ -68,6 +68,8 @@ WORDS = {
     "recipe",
     "digit",
     "network",
+    "what moves",
+    "similarity",
     "part",
     "model",
     "prediction",
