@@ -359,7 +359,7 @@ chapter.say(
 # in the sense of the refined learning coefficient {cite:p}`wang2025refined`). The last
 # columns say what is left of the whole network's kernel.
 
-# %%
+# %% tags=["hide-input"]
 last = list(dict(network.named_children()))[-1]
 half_size = torch.nn.functional.interpolate(
     x_some.float(), scale_factor=0.5, mode="bilinear", antialias=True
@@ -589,7 +589,7 @@ chapter.say(
 # $C = 30$, $T = 1000$. The `paper` profile runs it as it stands. Elsewhere a kept run stands for
 # it, of fewer photographs and draws but with long steps; the sentence below says what it was.
 
-# %%
+# %% tags=["hide-input"]
 row = None
 if table1_chains:
     row = sample_over(
@@ -660,7 +660,7 @@ else:
 # repository; it is used where it fits the photographs at hand, and a block of it is computed again,
 # from the same seed, before anything is read from it.
 
-# %%
+# %% tags=["hide-input"]
 kept_whole = None
 if prerun_dir:
     everything = posterior_of(network, images, targets, localization)
@@ -919,7 +919,7 @@ chapter.say(
 # %% [markdown]
 # ## Paper says / this run
 
-# %%
+# %% tags=["hide-input"]
 claims = [
     Claim(
         "cross-label neighbours: WordNet similarity above the interval of chance",
@@ -1003,7 +1003,7 @@ chapter.compare(claims)
 # neighbour to go on from there. The same table is `04_loss_kernel-neighbours.csv` beside this
 # chapter's results.
 
-# %%
+# %% tags=["hide-input"]
 table = NeighbourTable(
     names=[c.label for c in (classes[i] for i in labels)],
     labels=labels,
@@ -1033,7 +1033,7 @@ display(
 # what the noise leaves of the network, and how much of $R$ is chance; after it, whether the neighbours
 # are closer in meaning than a deal of the labels would make them.
 
-# %%
+# %% tags=["hide-input"]
 above = chapter.numbers["wordnet_over_chance"] > 0
 chapter.say(
     "At Table 1's γ the mean loss is {paper_gamma_mean_loss:.1f} nats, where guessing has {guessing:.1f}. At "
