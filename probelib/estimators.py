@@ -425,8 +425,8 @@ def tilt(pairs: xr.Dataset) -> float:
     r"""How much of a difference the data term of Eq. 1 makes, which gradient pairs leave out.
 
     The weights of a walk count by :math:`\exp[-n\beta L(w)]` under Eq. 1, L taken over the samples
-    that were observed. Near 1 they all count
-    alike and the Gaussian stands for the local posterior; near 1 / draws one outweighs the rest.
+    that were observed. Near 1 they all count alike and the Gaussian stands for the local posterior;
+    near 1 / draws one outweighs the rest.
 
     Args:
         pairs: from :func:`probelib.gradient_pairs`.

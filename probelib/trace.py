@@ -329,12 +329,31 @@ def _unpack(path: Path) -> ChainState:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    temporary = path.with_suffix(".tmp")
-    with open(temporary, "wb") as f:
-        f.write(content)
-        f.flush()
-        os.fsync(f.fileno())
-    os.replace(temporary, path)
+    """Write ``content`` to ``path`` so that no reader ever sees a part of it.
+
+    The bytes go to a temporary file in the same directory, which then takes the final name in
+    one step (``os.replace``); two processes that write at once leave one whole file.
+
+    Raises:
+        OSError: the directory is missing, read-only or full; nothing is left behind.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{uuid4().hex[:8]}")
+    try:
+        with temporary.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
-__all__ = ["FORMAT", "ChainState", "TraceMismatch", "TraceStore", "open_trace"]
+__all__ = [
+    "FORMAT",
+    "ChainState",
+    "TraceMismatch",
+    "TraceStore",
+    "open_trace",
+    "write_atomically",
+]

@@ -360,3 +360,24 @@ def test_the_mean_of_two_halves_is_more_reliable():
     assert probelib.spearman_brown(0.5) == pytest.approx(2 / 3)
     assert probelib.spearman_brown(1.0) == 1
     assert probelib.spearman_brown(-0.2) == 0
+
+
+FACTOR = 1.0
+
+
+def looks_up(output, target):
+    """A loss whose factor no fingerprint sees."""
+    return FACTOR * probelib.squared_error(output, target)
+
+
+def test_a_kept_chain_of_another_loss_is_not_served(tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(2, 1), nn.Flatten(0))
+    data = torch.randn(5, 2), torch.randn(5)
+    posterior = probelib.LocalPosterior(model, looks_up, data, n_beta=1.0, localization=5.0)
+    options = {"chains": 2, "pairs": 1, "cache": tmp_path, "progress": False}
+    once = probelib.gradient_pairs(posterior, **options).kernel.values
+    monkeypatch.setitem(globals(), "FACTOR", 3.0)
+    thrice = probelib.gradient_pairs(posterior, **options).kernel.values
+    # Rows in bfloat16, whose rounding depends on the scale.
+    np.testing.assert_allclose(thrice, 9 * once, rtol=0, atol=0.02 * 9 * np.abs(once).max())

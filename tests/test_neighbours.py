@@ -77,10 +77,10 @@ def test_csv_read_back_is_the_table(table):
         assert int(row["rank"]) == k + 1
         assert (row["file"], row["neighbour_file"]) == (table.files[i], table.files[j])
         assert (row["class"], row["neighbour_class"]) == (table.names[i], table.names[j])
-        assert float(row["correlation"]) == pytest.approx(table.correlation[i, k], abs=5.1e-5)
+        assert float(row["correlation"]) == pytest.approx(table.correlation[i, k], abs=5.1e-4)
         assert row["same_label"] == str(int(same[i, k]))
     assert rows[0]["wordnet_similarity"] == ""
-    assert float(rows[1]["wordnet_similarity"]) == pytest.approx(table.similarity[0, 1], abs=5.1e-5)
+    assert float(rows[1]["wordnet_similarity"]) == pytest.approx(table.similarity[0, 1], abs=5.1e-4)
 
 
 def test_csv_without_similarity_has_an_empty_column(table):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from uuid import uuid4
+
+from probelib.trace import write_atomically
 
 __all__ = ["cache_dir", "write_atomically"]
 
@@ -32,24 +33,3 @@ def cache_dir(*parts: str) -> Path:
     path = root.joinpath(*parts)
     path.mkdir(parents=True, exist_ok=True)
     return path
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write ``content`` to ``path`` so that no reader ever sees a part of it.
-
-    The bytes go to a temporary file in the same directory, which then takes the final name in
-    one step (``os.replace``); two processes that write at once leave one whole file.
-
-    Raises:
-        OSError: the directory is missing, read-only or full; nothing is left behind.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{uuid4().hex[:8]}")
-    try:
-        with temporary.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise

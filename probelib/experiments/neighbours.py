@@ -110,8 +110,8 @@ class NeighbourTable:
                 alike = np.nan if self.similarity is None else self.similarity[i, rank]
                 rows.writerow(
                     [self.files[i], self.names[i], rank + 1, self.files[j], self.names[j],
-                     f"{self.correlation[i, rank]:.4f}", int(same[i, rank]),
-                     "" if np.isnan(alike) else f"{alike:.4f}"]
+                     f"{self.correlation[i, rank]:.3f}", int(same[i, rank]),
+                     "" if np.isnan(alike) else f"{alike:.3f}"]
                 )  # fmt: skip
         return text.getvalue().encode()
 
