@@ -68,7 +68,7 @@ def loss_gain(trace: xr.Dataset) -> xr.DataArray:
     gain, mcse = np.empty(trace.sizes["sample"]), np.empty(trace.sizes["sample"])
     for block, change in _loss_changes(trace):
         gain[block] = change.mean((0, 1))
-        mcse[block] = _mcse_of_mean(change)
+        mcse[block] = mcse_of_mean(change)
     return _per_sample(trace, gain, mcse, "loss_gain")
 
 
@@ -202,7 +202,7 @@ class LossKernel:
         """Loss variances K_ii, shape (sample,), nats squared, with a coordinate ``mcse``."""
         mcse = np.empty(self.shape[0])
         for block, centred in _centred_losses(self._trace):
-            mcse[block] = _mcse_of_mean(np.square(centred))
+            mcse[block] = mcse_of_mean(np.square(centred))
         return _per_sample(self._trace, np.square(self._scale), mcse, "loss_variance")
 
     def covariance(
@@ -237,7 +237,7 @@ class LossKernel:
         for at, (row, own) in enumerate(zip(rows, slope, strict=True)):
             u = self._unit[:, row].astype(np.float64)[:, None]
             series = draws * (u * v - own * (u * u + v * v) / 2)
-            error[at] = _mcse_of_mean(series.reshape(self._chains, self._draws, -1))
+            error[at] = mcse_of_mean(series.reshape(self._chains, self._draws, -1))
         return error
 
     def top_correlated(
@@ -538,7 +538,7 @@ def _check_draws(trace: xr.Dataset) -> None:
         raise ValueError(f"trace has {draws} draws; an estimate needs at least two")
 
 
-def _mcse_of_mean(x: np.ndarray) -> np.ndarray:
+def mcse_of_mean(x: np.ndarray) -> np.ndarray:
     """Standard error of the mean over (chain, draw) of every series in x (chain, draw, ...).
 
     ArviZ's ``mcse`` for many series at once: the standard deviation over the square root of the
@@ -548,10 +548,10 @@ def _mcse_of_mean(x: np.ndarray) -> np.ndarray:
     spread = x.std((0, 1), ddof=1)
     if x.shape[1] < 8:
         return spread / np.sqrt(x.shape[0] * x.shape[1])
-    return spread / np.sqrt(_ess_of_mean(x))
+    return spread / np.sqrt(ess_of_mean(x))
 
 
-def _ess_of_mean(x: np.ndarray) -> np.ndarray:
+def ess_of_mean(x: np.ndarray) -> np.ndarray:
     """Effective sample size of the mean of every series in x (chain, draw, ...).
 
     Autocovariances within chains and the variance between them, summed up to where they fade into
@@ -593,7 +593,7 @@ def _ess_and_rhat(x: np.ndarray) -> tuple[float, float]:
 
 def _estimate(series: np.ndarray) -> Estimate:
     ess, rhat = _ess_and_rhat(series)
-    mcse = float(az.mcse(series)) if series.shape[1] >= 4 else float(_mcse_of_mean(series))
+    mcse = float(az.mcse(series)) if series.shape[1] >= 4 else float(mcse_of_mean(series))
     return Estimate(float(series.mean()), mcse, ess, rhat)
 
 

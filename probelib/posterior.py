@@ -128,6 +128,23 @@ class Samples:
         for start in range(0, self.n, size):
             yield self.batch(slice(start, min(start + size, self.n)))
 
+    def staged(self, most: int) -> "Samples":
+        """These samples as tensors on the device, read once; or as they are.
+
+        Args:
+            most: bytes that they may take; a larger data set is read item by item as before.
+        """
+        if self.in_memory:
+            return self
+        x, y = self._read(np.arange(1))
+        if self.n * (x.nbytes + y.nbytes) > most:
+            return self
+        whole = [t.new_empty((self.n, *t.shape[1:]), device=self.device) for t in (x, y)]
+        for start, batch in enumerate(self.batches(64)):
+            for into, part in zip(whole, batch, strict=True):
+                into[64 * start : 64 * start + len(part)] = part
+        return Samples(tuple(whole), self.device, self.name)
+
     def labels(self) -> np.ndarray | None:
         """Integer targets of shape (n,), else None. A data set's are known once it was read."""
         return self._labels

@@ -6,17 +6,20 @@ r"""SGLD chains around trained weights (Eq. 7), and the trace of losses they lea
    + \sqrt{\epsilon}\,\xi, \qquad \xi \sim \mathcal N(0, I)
 
 with :math:`\nabla \hat L_B` the mean gradient of a minibatch. The paper's Eq. 7 lacks the beta.
+How often and how long to observe is in :mod:`probelib.schedule`.
 """
 
 import hashlib
 import json
 import os
 import time
+import warnings
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -26,6 +29,7 @@ from torch.func import grad_and_value, vmap
 from torch.nn.modules.conv import _ConvNd
 from tqdm import tqdm
 
+from probelib import schedule
 from probelib.posterior import (
     Data,
     LocalPosterior,
@@ -45,8 +49,8 @@ from probelib.trace import (
 # On a CPU a wide network is observed faster one chain at a time (plain matrix products) than
 # under vmap (batched ones); a small network is all overhead, and vmap shares it.
 _SMALL = 2**16
-# A batch of this size keeps a wide layer's activations in a CPU's cache.
-_CPU_BATCH, _ACCELERATOR_BATCH = 1000, 8192
+# Items of a data set are kept on the device from one pass to the next if they take less than this.
+_STAGED = 2**31
 _FLUSH_DRAWS, _FLUSH_STEPS, _FLUSH_SECONDS = 50, 1000, 60.0
 
 
@@ -72,20 +76,33 @@ class SGLD:
         step_size: :math:`\epsilon`. The chain is stable where
             :math:`\epsilon (n\beta h + \gamma) < 4` for every curvature h of L.
         batch_size: m, drawn without replacement at each step; None for the full gradient.
+        control_variate: take :math:`\nabla \hat L_B(w) - \nabla \hat L_B(w^*) + \nabla L(w^*)` for
+            the gradient (Baker et al., 2019). Its minibatch noise vanishes at w* and grows with the
+            distance from there, so that it pays where the chain stays near; it costs a second
+            gradient a step, and one of all samples at the start.
 
     Raises:
-        ValueError: a non-positive value.
+        ValueError: a non-positive value, or a control variate for the full gradient.
     """
 
     step_size: float
     batch_size: int | None = None
+    control_variate: bool = False
 
     def __post_init__(self) -> None:
         require_positive("step_size", self.step_size)
         if self.batch_size is not None:
             _positive("batch_size", self.batch_size)
             object.__setattr__(self, "batch_size", int(self.batch_size))
+        elif self.control_variate:
+            raise ValueError(
+                "control_variate is for minibatches, but batch_size is None; give a batch_size"
+            )
         object.__setattr__(self, "step_size", float(self.step_size))
+
+    def __repr__(self) -> str:  # a part of a trace's fingerprint: names what differs from plain
+        more = ", control_variate=True" if self.control_variate else ""
+        return f"SGLD(step_size={self.step_size!r}, batch_size={self.batch_size!r}{more})"
 
     def step(
         self,
@@ -120,7 +137,8 @@ def sample(
     chains: int = 4,
     draws: int = 500,
     burn_in: int = 0,
-    thin: int = 1,
+    thin: int | Literal["auto"] = 1,
+    until: float | None = None,
     seed: int = 0,
     store: str | os.PathLike | None = None,
     cache: str | os.PathLike | None = None,
@@ -148,9 +166,16 @@ def sample(
         observe: the samples whose losses are recorded; default: those of the posterior.
         kernel: the sampler.
         chains: number C of independent chains, all starting at w*.
-        draws: number T of draws kept per chain.
+        draws: number T of draws kept per chain; with ``until`` at most so many.
         burn_in: number b of steps before the first draw counts.
-        thin: steps per draw.
+        thin: steps per draw. "auto" chooses them for the least time to a given standard error: it
+            runs the burn-in first with up to 256 observed samples watched at every step, weighs how
+            fast their losses decorrelate against what a step and an observation cost, and keeps
+            what it found in the trace's attribute ``thinning``. See
+            :func:`probelib.schedule.choose_thin`.
+        until: stop as soon as the median Monte-Carlo standard error of the loss gain, over up to
+            256 observed samples, is at most this (nats). It looks after 20 draws and then after
+            every tenth more.
         seed: of the whole run.
         store: directory for the trace; without it and ``cache`` the trace stays in memory.
         cache: directory of many traces, instead of ``store``. Nothing in it is replaced.
@@ -158,8 +183,10 @@ def sample(
         loss_dtype: "float32", or "float16" to halve the trace's size: four digits, and losses
             below 6e-8 become 0.
         observe_dtype: "float32", or "bfloat16" to observe under autocast, l_i(w*) included; the
-            chains themselves stay in the precision of the weights.
-        observe_batch_size: samples per observation pass; default by device.
+            chains themselves stay in the precision of the weights. "auto" takes bfloat16 where
+            the device multiplies it faster than float32, and says so in the trace.
+        observe_batch_size: samples per observation pass; default: as many as fit a CPU's cache, or
+            a part of an accelerator's memory.
         first_chain: the number of the first chain, so that several calls, one a device, each run
             some of the chains of one: their traces side by side are that call's.
         progress: show a bar with rate, loss and time to go.
@@ -173,8 +200,19 @@ def sample(
         DivergenceError: a chain's loss or weights became non-finite; earlier draws stay readable.
         OverflowError: a loss along the chain is too large for float16; earlier draws stay readable.
     """
-    for name, value in (("chains", chains), ("draws", draws), ("thin", thin)):
+    for name, value in (("chains", chains), ("draws", draws)):
         _positive(name, value)
+    if isinstance(thin, str) and thin != "auto":
+        raise ValueError(f"thin is {thin!r}; it must be a whole number, 1 or more, or 'auto'")
+    if thin != "auto":
+        _positive("thin", thin)
+    elif _is_int(burn_in) and burn_in < schedule.BURN_IN:
+        raise ValueError(
+            f"thin is 'auto', which looks at the losses during burn-in, but burn_in is {burn_in}; "
+            f"make it {schedule.BURN_IN} or more"
+        )
+    if until is not None:
+        require_positive("until", until)
     if not _is_int(burn_in) or burn_in < 0:
         raise ValueError(f"burn_in is {burn_in}; it must be a whole number, 0 or more")
     if not _is_int(seed) or seed < 0:
@@ -190,8 +228,20 @@ def sample(
         )
     if loss_dtype not in ("float32", "float16"):
         raise ValueError(f"loss_dtype is {loss_dtype!r}; choose 'float32' or 'float16'")
-    if observe_dtype not in ("float32", "bfloat16"):
-        raise ValueError(f"observe_dtype is {observe_dtype!r}; choose 'float32' or 'bfloat16'")
+    if observe_dtype not in ("float32", "bfloat16", "auto"):
+        raise ValueError(
+            f"observe_dtype is {observe_dtype!r}; choose 'float32', 'bfloat16' or 'auto'"
+        )
+    fast = schedule.has_fast_bfloat16(posterior.device)
+    if observe_dtype == "auto":
+        observe_dtype = "bfloat16" if fast else "float32"
+    elif observe_dtype == "bfloat16" and not fast:
+        warnings.warn(
+            f"observe_dtype is 'bfloat16', for which this {posterior.device.type} has no units: it "
+            "may be hundreds of times slower than 'float32'; 'auto' knows",
+            UserWarning,
+            stacklevel=2,
+        )
     if kernel.batch_size is not None and kernel.batch_size > posterior.n_samples:
         raise ValueError(
             f"batch_size is {kernel.batch_size}, more than the {posterior.n_samples} samples of "
@@ -202,7 +252,8 @@ def sample(
     else:
         observed = Samples(observe, posterior.device, "observe")
         posterior.check(observed)
-    chains, draws, burn_in, thin, seed = (int(i) for i in (chains, draws, burn_in, thin, seed))
+    chains, draws, burn_in, seed = (int(i) for i in (chains, draws, burn_in, seed))
+    asked = thin if thin == "auto" else int(thin)
 
     config = {
         "n_beta": posterior.n_beta,
@@ -215,7 +266,6 @@ def sample(
         "chains": chains,
         "draws": draws,
         "burn_in": burn_in,
-        "thin": thin,
     }
     identity = posterior.fingerprint()
     fingerprint = identity | {
@@ -223,7 +273,7 @@ def sample(
         "kernel": repr(kernel),
         "chains": chains,
         "burn_in": burn_in,
-        "thin": thin,
+        "thin": asked,
         "seed": seed,
         "loss_dtype": loss_dtype,
         "format": FORMAT,
@@ -241,19 +291,25 @@ def sample(
     trace = TraceStore(store) if cache is None else _find(Path(cache), fingerprint, run)
     if trace.exists() and not overwrite:
         _check(trace, fingerprint, run)
-        done = trace.attrs["draws_done"]
-        if done >= draws:
-            steps = burn_in + draws * thin
-            enough = trace.dataset().isel(draw=slice(draws), step=slice(steps))
+        config["thin"] = thin = trace.attrs["config"]["thin"]
+        watch = _Watch(until, draws, trace)
+        done = min(trace.attrs["draws_done"], watch.enough or draws)
+        if done == draws or watch.enough:
+            steps = burn_in + done * thin
+            enough = trace.dataset().isel(draw=slice(done), step=slice(steps))
+            config["draws"] = done
             return enough.assign_attrs(
-                complete=True, config=config, draws_done=draws, steps_done=steps
+                complete=True, config=config, draws_done=done, steps_done=steps
             )
         if trace.attrs["checkpoint_step"]:
             run.restore(trace.states(chains), trace.path)
+        run.stage()
+        watch.rewind(max(0, run.step - burn_in) // thin)
         if draws != trace.attrs["config"]["draws"]:
             trace.resize(draws=draws, steps=burn_in + draws * thin)
-            trace.commit(None, config=config)
+            trace.commit(None, config=config | {"draws": draws})
     else:
+        run.stage()
         init_loss = run.at_center()
         if not np.isfinite(init_loss).all():
             bad = int(np.flatnonzero(~np.isfinite(init_loss))[0])
@@ -265,6 +321,9 @@ def sample(
                 f"loss_dtype is {loss_dtype!r}, which cannot hold a loss of "
                 f"{init_loss.max():.3g}; use loss_dtype='float32'"
             )
+        started = time.perf_counter()
+        thinning = _thinning(run, burn_in, progress) if asked == "auto" else None
+        thin = config["thin"] = thinning.thin if thinning else asked
         trace.create(
             chains=chains,
             draws=draws,
@@ -280,11 +339,83 @@ def sample(
                 "threads": torch.get_num_threads(),
                 "versions": _versions(),
                 "advance": "together" if run.together else "one by one",
-                "wall_time": 0.0,
-            },
+                "observe_dtype": observe_dtype,
+                "observe_batch_size": run.observe_batch_size,
+                "wall_time": time.perf_counter() - started,
+            }
+            | ({"thinning": asdict(thinning)} if thinning else {}),
         )
-    _record(run, trace, kernel, draws, burn_in, thin, progress)
+        watch = _Watch(until, draws, trace)
+    _record(run, trace, watch, draws, burn_in, thin, progress)
     return trace.dataset()
+
+
+def _thinning(run: "_Run", burn_in: int, progress: bool) -> schedule.Thinning:
+    """What thin="auto" chooses: a rehearsal of the burn-in with a few samples watched."""
+    posterior, kernel = run.posterior, run.kernel
+    index = schedule.watched(len(run.observed))
+    some = Samples(run.observed.batch(index), posterior.device, "observe")
+    rehearsal = _Run(
+        posterior, some, kernel, run.chains, run.seed, None, run.observe_dtype, run.first_chain
+    )
+    losses = []
+    for step in range(burn_in):
+        rehearsal.advance()
+        if step >= burn_in // 2:
+            losses.append(rehearsal.observe(rehearsal.weights, rehearsal.step))
+    losses = torch.stack(losses, 1).cpu().numpy()
+    if not np.isfinite(losses).all():  # the run itself will meet it, and name chain and step
+        return schedule.Thinning(1, 1.0, 0.0, 1.0)
+    chosen = schedule.choose_thin(
+        losses,
+        schedule.step_cost(
+            run.cost,
+            observed=len(run.observed),
+            batch=kernel.batch_size or posterior.n_samples,
+            gradients=1 + kernel.control_variate,
+            weights=posterior.n_parameters,
+        ),
+    )
+    if progress:
+        tqdm.write(str(chosen))
+    return chosen
+
+
+class _Watch:
+    """Decides for ``until`` when a trace is good enough, in a run as in a trace read again."""
+
+    def __init__(self, until: float | None, draws: int, trace: TraceStore):
+        self.until, self.draws, self._trace = until, draws, trace
+        self._rows: list[Tensor] = []
+        #: Draws at which the trace was good enough, or None.
+        self.enough: int | None = None
+        if until is None:
+            return
+        done = trace.attrs["draws_done"]
+        self._index = schedule.watched(trace.shape[2])
+        before = trace.losses(done, self._index)
+        self._rows = list(torch.from_numpy(before).unbind(1))
+        self.enough = schedule.good_enough(before, until, draws)
+        self.rewind(done)
+
+    def rewind(self, done: int) -> None:
+        """Forget the draws that the run takes again, after the first ``done``."""
+        self._rows = self._rows[:done]
+        self._looks = (at for at in schedule.looks(self.draws) if at > done)
+        self._next = next(self._looks, None)
+
+    def saw(self, losses: Tensor) -> bool:
+        """Take the losses (chains, n_observed) of the next draw; whether this is enough."""
+        if self.until is None:
+            return False
+        self._rows.append(losses[:, self._index])
+        if len(self._rows) != self._next:
+            return False
+        self._next = next(self._looks, None)
+        kept = torch.stack([row.cpu() for row in self._rows], 1).numpy()
+        error = schedule.median_mcse(kept.astype(self._trace.loss_dtype))
+        self.enough = len(self._rows) if error <= self.until else None
+        return self.enough is not None
 
 
 def _check(trace: TraceStore, fingerprint: dict[str, Any], run: "_Run") -> None:
@@ -317,7 +448,7 @@ def _find(cache: Path, fingerprint: dict[str, Any], run: "_Run") -> TraceStore:
 def _record(
     run: "_Run",
     trace: TraceStore,
-    kernel: SGLD,
+    watch: _Watch,
     draws: int,
     burn_in: int,
     thin: int,
@@ -379,7 +510,7 @@ def _record(
 
     def divergence(chain: int, step: int, kept: int) -> DivergenceError:
         return DivergenceError(
-            f"chain {chain} diverged at step {step} with step_size {kernel.step_size:g}: its "
+            f"chain {chain} diverged at step {step} with step_size {run.kernel.step_size:g}: its "
             f"loss or its weights are no longer finite; lower step_size (the {kept} draws "
             "before it are kept, marked incomplete)",
             chain,
@@ -400,6 +531,8 @@ def _record(
                     losses.append(seen)
                     if progress and bar.update():
                         bar.set_postfix(loss=f"{float(seen.mean()):.4g}", refresh=False)
+                    if watch.saw(seen):
+                        total = run.step
             except BaseException as error:
                 # Keep what is whole. The checkpoint stays behind: this step may be half done.
                 due = (
@@ -425,6 +558,11 @@ def _record(
                 or (on_cpu and not sampling[-1].isfinite().all())
             ):
                 flush()
+        if watch.enough and watch.enough < draws:
+            bar.total = watch.enough
+            trace.resize(draws=watch.enough, steps=total)
+            config = trace.attrs["config"] | {"draws": watch.enough}
+            trace.commit(None, complete=True, config=config)
 
 
 def _first_divergence(
@@ -455,18 +593,16 @@ class _Run:
         observe_dtype: str,
         first_chain: int,
     ):
-        self.posterior, self.observed, self.kernel = posterior, observed, kernel
+        self.posterior, self.kernel = posterior, kernel
+        self.data, self.observed = posterior.data, observed
         self.chains, self.center = chains, posterior.center
+        self.seed, self.first_chain, self.observe_dtype = seed, first_chain, observe_dtype
         on_cpu = posterior.device.type == "cpu"
-        self.observe_batch_size = observe_batch_size or (
-            _CPU_BATCH if on_cpu else _ACCELERATOR_BATCH
-        )
         self.step = 0
         self.weights = self.center.expand(chains, -1).clone()
         self._noise = torch.empty_like(self.weights)
         self._full_batch = kernel.batch_size in (None, posterior.n_samples)
         self._seeds = np.random.SeedSequence(seed).spawn(first_chain + chains)[first_chain:]
-        self._autocast = observe_dtype == "bfloat16"
         self._batch_rng, self._noise_rng = [], []
         for chain in self._seeds:
             for_batch, for_noise = chain.spawn(2)
@@ -478,8 +614,28 @@ class _Run:
             # Convolutions with weights of their own for each chain are run as one of many groups:
             # on a CPU slower than one chain after the other, and in many times the memory.
             apart = any(isinstance(m, _ConvNd) for m in posterior._model.modules())
-            self.together = not apart and not posterior.train_mode and self._vmap_agrees()
+            can = not apart and not posterior.train_mode and self._vmap_agrees()
+            self.together = can and chains > 1  # one chain alone would only pay for vmap
+            self._draws_at_random = not can  # as far as is known: vmap runs no model that does
+            self.cost = schedule.cost_of_pass(
+                lambda x, y: posterior.losses(self.center, x, y),
+                *observed.batch(np.arange(min(4, len(observed)))),
+            )
         self._observe_together = self.together and not (on_cpu and self.center.numel() > _SMALL)
+        self.observe_batch_size = observe_batch_size or schedule.observe_batch(
+            self.cost.bytes, posterior.device, chains if self._observe_together else 1
+        )
+        # Each chain has its own generator, so that threads may fill their rows side by side.
+        threads = min(chains, torch.get_num_threads())
+        side_by_side = on_cpu and threads > 1 and self.center.numel() > _SMALL
+        self._pool = ThreadPoolExecutor(threads) if side_by_side else None
+        self._anchor: Tensor | None = None
+
+    def stage(self) -> None:
+        """Read data sets once, before they are read at every draw."""
+        shared = self.observed is self.data
+        self.data = self.data.staged(_STAGED)
+        self.observed = self.data if shared else self.observed.staged(_STAGED)
 
     def at_center(self) -> np.ndarray:
         """l_i(w*) of all observed samples."""
@@ -517,8 +673,10 @@ class _Run:
         """One step of every chain. Returns the minibatch losses before it, shape (chains,)."""
         x, y = self._minibatches()
         gradient, loss = self._gradients(x, y)
-        for row, generator in zip(self._noise, self._noise_rng, strict=True):
-            row.normal_(generator=generator)
+        if self.kernel.control_variate and not self._full_batch:
+            anchored, _ = self._gradients(x, y, self.center.expand_as(self.weights))
+            gradient = gradient - anchored + self._full_gradient()
+        self._draw_noise()
         self.kernel.step(
             self.weights,
             gradient,
@@ -529,6 +687,23 @@ class _Run:
         )
         self.step += 1
         return loss
+
+    def _draw_noise(self) -> None:
+        rows = zip(self._noise, self._noise_rng, strict=True)
+        if self._pool is None:
+            for row, generator in rows:
+                row.normal_(generator=generator)
+        else:
+            list(self._pool.map(lambda pair: pair[0].normal_(generator=pair[1]), rows))
+
+    def _full_gradient(self) -> Tensor:
+        """The gradient of L at w*, once."""
+        if self._anchor is None:
+            self._anchor = torch.zeros_like(self.center)
+            for x, y in self.data.batches(self.observe_batch_size):
+                gradient, _ = self._gradient(self.center, x, y)
+                self._anchor += gradient * (len(y) / len(self.data))
+        return self._anchor
 
     @torch.no_grad()
     def observe(self, weights: Tensor, step: int = 0) -> Tensor:
@@ -557,7 +732,7 @@ class _Run:
 
     def _losses(self, weights: Tensor, x: Tensor, y: Tensor) -> Tensor:
         """Losses as they are observed; the loss itself always sees outputs in full precision."""
-        if not self._autocast:
+        if self.observe_dtype != "bfloat16":
             return self.posterior.losses(weights, x, y)
         with torch.autocast(weights.device.type, dtype=torch.bfloat16):
             output = self.posterior.outputs(weights, x)
@@ -585,7 +760,7 @@ class _Run:
 
     def _minibatches(self) -> tuple[Tensor, Tensor]:
         """Each chain's own minibatch, (chains, m, ...); for the full gradient one for all."""
-        data, m = self.posterior.data, self.kernel.batch_size
+        data, m = self.data, self.kernel.batch_size
         if self._full_batch:
             return data.batch(slice(0, len(data)))
         return data.batch(
@@ -594,13 +769,17 @@ class _Run:
             )
         )
 
-    def _gradients(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    def _gradients(
+        self, x: Tensor, y: Tensor, weights: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Gradients and values of the mean loss: at each chain's weights, or at others."""
+        weights = self.weights if weights is None else weights
         shared = None if self._full_batch else 0
         if self.together:
             every = vmap(grad_and_value(self._mean_loss), in_dims=(0, shared, shared))
-            return every(self.weights, x, y)
+            return every(weights, x, y)
         gradients, losses = [], []
-        for c, w in enumerate(self.weights):
+        for c, w in enumerate(weights):
             with self._own_randomness(c, self.step, 0):
                 xc, yc = (x, y) if self._full_batch else (x[c], y[c])
                 gradient, loss = self._gradient(w, xc, yc)
@@ -626,7 +805,7 @@ class _Run:
     @contextmanager
     def _own_randomness(self, chain: int, step: int, part: int) -> Iterator[None]:
         """Dropout and its like draw from a stream of this chain and step alone."""
-        if self.together:  # vmap runs no model that draws at random
+        if not self._draws_at_random:
             yield
             return
         parent, device = self._seeds[chain], self.posterior.device
@@ -644,8 +823,10 @@ class _Run:
         x, y = self.posterior.data.batch(slice(0, min(2, self.posterior.n_samples)))
         expected = self._gradient(self.center, x, y)
         try:
-            every = vmap(grad_and_value(self._mean_loss))
-            got = every(*(t.unsqueeze(0) for t in (self.center, x, y)))
+            with warnings.catch_warnings():  # an operation that vmap runs chain by chain anyway
+                warnings.filterwarnings("error", ".*performance drop")
+                every = vmap(grad_and_value(self._mean_loss))
+                got = every(*(t.unsqueeze(0) for t in (self.center, x, y)))
         except Exception:  # whatever vmap cannot do, plain autograd just did
             return False
         return all(

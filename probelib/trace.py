@@ -88,6 +88,11 @@ class TraceStore:
     def loss_dtype(self) -> np.dtype:
         return self._group["loss"].dtype
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Room for (chain, draw, sample)."""
+        return self._group["loss"].shape
+
     def create(
         self,
         *,
@@ -221,6 +226,10 @@ class TraceStore:
                 f"{step} is missing or damaged ({error}). Ask for {self.attrs['draws_done']} "
                 "draws or fewer, or choose another store"
             ) from error
+
+    def losses(self, draws: int, index: np.ndarray) -> np.ndarray:
+        """The first draws' losses of some samples, shape (chain, draws, len(index))."""
+        return self._group["loss"].oindex[:, slice(0, draws), index]
 
     def dataset(self) -> xr.Dataset:
         """The trace up to its last complete draw, read lazily."""

@@ -530,7 +530,7 @@ def test_counts_must_be_whole_and_positive(value, tmp_path):
         ({"burn_in": 1.0}, r"burn_in is 1\.0"),
         ({"seed": -1}, "seed is -1; it must be a whole number, 0 or more"),
         ({"first_chain": -1}, "first_chain is -1; it must be a whole number, 0 or more"),
-        ({"observe_dtype": "float16"}, "observe_dtype is 'float16'; choose 'float32' or"),
+        ({"observe_dtype": "float16"}, "observe_dtype is 'float16'; choose 'float32', 'bfloa"),
         ({"loss_dtype": "int8"}, "loss_dtype is 'int8'; choose 'float32' or 'float16'"),
         ({"kernel": SGLD(1e-3, 61)}, "batch_size is 61, more than the 60 samples of the posterior"),
         ({"observe": (toy()[0], toy()[1] + 1)}, "observe has labels from 1 to 4"),
@@ -701,7 +701,7 @@ def test_another_error_is_passed_on_and_the_draws_before_it_are_kept(tmp_path):
         run(posterior, draws=100, store=tmp_path / "trace")
     kept = probelib.open_trace(tmp_path / "trace")
     assert kept.attrs["complete"] is False
-    assert kept.sizes["draw"] == (40 - 1 - 3) // 2
+    assert kept.sizes["draw"] == (40 - 1 - 5) // 2
     np.testing.assert_array_equal(
         kept.loss, run(posterior_of(mlp()), draws=kept.sizes["draw"]).loss
     )

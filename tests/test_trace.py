@@ -103,7 +103,7 @@ def test_schema(store):
     assert trace.label.dtype == np.int64
     assert trace.attrs["config"] == {
         "n_beta": 10.0, "localization": 5.0, "beta": 10 / 30, "n_samples": 30, "n_parameters": 44,
-        "kernel": "SGLD", "step_size": 1e-2, "batch_size": 8,
+        "kernel": "SGLD", "step_size": 1e-2, "batch_size": 8, "control_variate": False,
         "chains": 2, "draws": 6, "burn_in": 3, "thin": 2,
     }  # fmt: skip
     assert set(trace.attrs["fingerprint"]) == {
@@ -178,7 +178,7 @@ def test_more_draws_extend_a_finished_trace(store, settings):
 # --- interruption ------------------------------------------------------------------------------
 
 
-# One forward pass at each gradient, one at each observation; three before the first.
+# One forward pass at each gradient, one at each observation; five before the first.
 @pytest.mark.parametrize("calls", [30, 150, 205, 212, 330])
 def test_an_interrupted_run_goes_on_where_it_stopped(store, calls):
     settings = {"draws": 120, "burn_in": 5, "thin": 2}
@@ -194,8 +194,8 @@ def test_an_interrupted_run_goes_on_where_it_stopped(store, calls):
     done = partial.attrs["draws_done"]
     assert partial.attrs["complete"] is False
     assert partial.sizes["draw"] == done < 120
-    assert done == (calls - 1 - 3 - 5) // 3  # a draw is two steps and one observation
-    assert partial.sizes["step"] == 5 + 2 * done + min(1, (calls - 9) % 3)
+    assert done == (calls - 1 - 5 - 5) // 3  # a draw is two steps and one observation
+    assert partial.sizes["step"] == 5 + 2 * done + min(1, (calls - 11) % 3)
     np.testing.assert_array_equal(partial.loss, whole.loss[:, :done])
     assert_same(run(posterior, store, **settings), whole)
     assert probelib.open_trace(store).attrs["complete"] is True
@@ -209,7 +209,7 @@ def test_an_interrupted_run_may_be_asked_for_fewer_or_more_draws(store):
             run(posterior, store, draws=200)
     finally:
         fuse["calls"] = -1
-    assert probelib.open_trace(store).sizes["draw"] == (130 - 1 - 3) // 2
+    assert probelib.open_trace(store).sizes["draw"] == (130 - 1 - 5) // 2
     for draws in (20, 80, 90, 30):
         assert_same(run(posterior, store, draws=draws), run(posterior, draws=draws))
         opened = probelib.open_trace(store)
