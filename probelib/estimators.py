@@ -26,7 +26,10 @@ with warnings.catch_warnings():  # ArviZ announces its next version at every imp
     warnings.simplefilter("ignore", FutureWarning)
     import arviz as az
 
-_BLOCK = 4096
+# Samples that are read at a time: as many as lie together on disk, fewer if there are many draws.
+_BLOCK, _BLOCK_BYTES = 8192, 2**28
+# A kernel whose centred trace takes more than this is read from disk at every use.
+_IN_MEMORY = 2**31
 
 
 @dataclass(frozen=True)
@@ -183,7 +186,8 @@ class LossKernel:
     Held as the centred trace with unit columns U, shape (S, n), and a scale s_i a sample:
     K_ij = s_i s_j u_i'u_j and R_ij = u_i'u_j. A sample without any variance has u_i = 0. Splitting
     off the scale keeps samples with losses of 1e-18 nats as exact as the others. The trace is
-    read at the first use, S x n x 4 bytes.
+    read at the first use, S x n x 4 bytes; beyond 2 GiB it stays on disk, and every use reads it
+    block by block.
 
     Args:
         trace: from :func:`probelib.sample` or :func:`probelib.open_trace`.
@@ -216,8 +220,9 @@ class LossKernel:
         self, rows: np.ndarray | None = None, cols: np.ndarray | None = None
     ) -> np.ndarray:
         """R at the positions ``rows`` and ``cols`` (default: all), in [-1, 1]."""
-        unit = self._unit
-        return np.clip(unit[:, _all(rows)].T @ unit[:, _all(cols)], -1, 1)
+        u = self._columns(rows)
+        v = u if cols is rows else self._columns(cols)
+        return np.clip(u.T @ v, -1, 1)
 
     def correlation_mcse(self, rows: np.ndarray, cols: np.ndarray) -> np.ndarray:
         """Monte-Carlo standard error of R, first order: 0 on the diagonal."""
@@ -231,11 +236,11 @@ class LossKernel:
     def _mcse(self, rows: np.ndarray, cols: np.ndarray, slope: np.ndarray | float) -> np.ndarray:
         """Of the mean of S [u_i u_j - slope (u_i² + u_j²) / 2] over the S draws, row by row."""
         slope = np.broadcast_to(slope, (len(rows), len(cols)))
-        draws = len(self._unit)
-        v = self._unit[:, cols].astype(np.float64)
+        draws = self._chains * self._draws
+        every, v = self._columns(rows), self._columns(cols).astype(np.float64)
         error = np.empty((len(rows), len(cols)))
-        for at, (row, own) in enumerate(zip(rows, slope, strict=True)):
-            u = self._unit[:, row].astype(np.float64)[:, None]
+        for at, own in enumerate(slope):
+            u = every[:, at].astype(np.float64)[:, None]
             series = draws * (u * v - own * (u * u + v * v) / 2)
             error[at] = mcse_of_mean(series.reshape(self._chains, self._draws, -1))
         return error
@@ -245,7 +250,7 @@ class LossKernel:
         k: int = 16,
         rows: np.ndarray | None = None,
         among: np.ndarray | None = None,
-        block: int = 1024,
+        block: int | None = None,
     ) -> Neighbours:
         """The k most correlated samples of each row, itself left out.
 
@@ -253,7 +258,8 @@ class LossKernel:
             k: how many.
             rows: positions to find neighbours for; default: all.
             among: positions that may be neighbours; default: all.
-            block: rows per matrix product; memory is block x len(among) x 4 bytes.
+            block: rows that meet all candidates at once. A trace on disk is read once for each
+                block of rows, and the default takes up to 1 GiB.
 
         Returns:
             Neighbours of shape (rows, k), positions in the whole trace.
@@ -261,21 +267,44 @@ class LossKernel:
         Raises:
             ValueError: k is not between 1 and the number of candidates less one.
         """
-        candidates = torch.from_numpy(self._unit[:, _all(among)])
         rows, among = (np.arange(self.shape[0])[_all(i)] for i in (rows, among))
         if not 1 <= k < len(among):
             raise ValueError(
                 f"k is {k}; choose from 1 to {len(among) - 1}, the candidates less one"
             )
-        index, value = np.empty((len(rows), k), np.int64), np.empty((len(rows), k), np.float32)
-        for start in range(0, len(rows), block):
-            part = rows[start : start + block]
-            scores = torch.from_numpy(self._unit[:, part]).T @ candidates
-            scores[torch.from_numpy(part[:, None] == among)] = -torch.inf
-            best, at = scores.topk(k, dim=1)
-            index[start : start + block] = among[at.numpy()]
-            value[start : start + block] = best.clamp(-1, 1).numpy()
-        return Neighbours(index, value)
+        among = np.sort(among)
+        if block is None:
+            block = max(1, 2**30 // (4 * (self._chains * self._draws + _BLOCK)))
+        parts = [self._nearest(rows[i : i + block], among, k) for i in range(0, len(rows), block)]
+        parts = parts or [(np.empty((0, k), np.int64), np.empty((0, k), np.float32))]
+        index, correlation = (np.concatenate(p) for p in zip(*parts, strict=True))
+        return Neighbours(index, correlation)
+
+    def _nearest(
+        self, rows: np.ndarray, among: np.ndarray, k: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The best k of ``among``, sorted, for some rows, from one pass over the candidates."""
+        mine = torch.from_numpy(self._columns(rows)).T.contiguous()
+        value = torch.full((len(rows), k), -torch.inf)
+        index = torch.full((len(rows), k), -1)
+        for where, unit, _ in self._blocks():
+            here = among[np.searchsorted(among, where.start) : np.searchsorted(among, where.stop)]
+            if not len(here):
+                continue
+            if len(here) < unit.shape[1]:
+                unit = unit[:, here - where.start]
+            scores = mine @ torch.from_numpy(unit)
+            own = np.flatnonzero((rows >= here[0]) & (rows <= here[-1]))
+            at = np.searchsorted(here, rows[own])
+            own, at = own[here[at] == rows[own]], at[here[at] == rows[own]]
+            scores[torch.from_numpy(own), torch.from_numpy(at)] = -torch.inf
+            better = (scores.amax(1) > value[:, -1]).nonzero()[:, 0]  # ever fewer, block by block
+            found, place = scores[better].topk(min(k, len(here)), dim=1)
+            both = torch.cat([value[better], found], 1)
+            names = torch.cat([index[better], torch.from_numpy(here)[place]], 1)
+            value[better], order = both.topk(k, dim=1)
+            index[better] = names.gather(1, order)
+        return index.numpy(), value.clamp(-1, 1).numpy()
 
     def features(
         self, n_components: int | None = None, rows: np.ndarray | None = None
@@ -292,35 +321,72 @@ class LossKernel:
         Raises:
             ValueError: more components than draws or samples.
         """
-        traces = (self._unit[:, _all(rows)] * self._scale[_all(rows)].astype(np.float32)).T
-        if n_components is None:
-            return traces
-        if not 1 <= n_components <= min(traces.shape):
-            raise ValueError(
-                f"n_components is {n_components}; choose from 1 to {min(traces.shape)}, the "
-                "smaller of draws and samples"
-            )
-        _, axes = np.linalg.eigh((traces.T @ traces).astype(np.float64))
-        return traces @ axes[:, ::-1][:, :n_components].astype(np.float32)
+        chosen = np.arange(self.shape[0])[_all(rows)]
+        draws = self._chains * self._draws
+        axes = None
+        if n_components is not None:
+            if not 1 <= n_components <= min(draws, len(chosen)):
+                raise ValueError(
+                    f"n_components is {n_components}; choose from 1 to "
+                    f"{min(draws, len(chosen))}, the smaller of draws and samples"
+                )
+            gram = sum(part.T @ part for _, part in self._traces(chosen))
+            axes = np.linalg.eigh(gram.astype(np.float64))[1][:, ::-1][:, :n_components]
+            axes = axes.astype(np.float32)
+        out = np.empty((len(chosen), draws if axes is None else n_components), np.float32)
+        for at, part in self._traces(chosen):
+            out[at] = part if axes is None else part @ axes
+        return out
+
+    def _traces(self, chosen: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Centred traces (k, S) of some samples block by block, with their places in ``chosen``."""
+        for where, unit, scale in self._blocks():
+            at = np.flatnonzero((chosen >= where.start) & (chosen < where.stop))
+            if len(at):
+                here = chosen[at] - where.start
+                yield at, (unit[:, here] * scale[here].astype(np.float32)).T
+
+    def _columns(self, index: np.ndarray | slice | None) -> np.ndarray:
+        """Unit columns of some samples, shape (S, k)."""
+        if self._small:
+            return self._unit_and_scale[0][:, _all(index)]
+        chosen = np.arange(self.shape[0])[_all(index)]
+        out = np.empty((self._chains * self._draws, len(chosen)), np.float32)
+        needed = np.zeros(self.shape[0], bool)
+        needed[chosen] = True
+        for where, losses in _losses(self._trace, needed):
+            at = np.flatnonzero((chosen >= where.start) & (chosen < where.stop))
+            out[:, at] = _unit_columns(losses[:, :, chosen[at] - where.start])[0]
+        return out
+
+    def _blocks(self) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
+        """Blocks of samples with their unit columns (S, block) and scales (block,)."""
+        if self._small:
+            unit, scale = self._unit_and_scale
+            for start in range(0, self.shape[0], _BLOCK):
+                where = slice(start, min(start + _BLOCK, self.shape[0]))
+                yield where, unit[:, where], scale[where]
+        else:
+            for where, losses in _losses(self._trace):
+                yield where, *_unit_columns(losses)
+
+    @property
+    def _small(self) -> bool:
+        return self._chains * self._draws * self.shape[0] * 4 <= _IN_MEMORY
 
     @cached_property
     def _unit_and_scale(self) -> tuple[np.ndarray, np.ndarray]:
-        draws = self._chains * self._draws
-        unit, scale = np.empty((draws, self.shape[0]), np.float32), np.empty(self.shape[0])
-        for block, centred in _centred_losses(self._trace):
-            centred = centred.reshape(draws, -1)
-            norm = np.linalg.norm(centred, axis=0)
-            unit[:, block] = centred / np.where(norm > 0, norm, 1)
-            scale[block] = norm / np.sqrt(draws - 1)
+        unit = np.empty((self._chains * self._draws, self.shape[0]), np.float32)
+        scale = np.empty(self.shape[0])
+        for where, losses in _losses(self._trace):
+            unit[:, where], scale[where] = _unit_columns(losses)
         return unit, scale
 
-    @property
-    def _unit(self) -> np.ndarray:
-        return self._unit_and_scale[0]
-
-    @property
+    @cached_property
     def _scale(self) -> np.ndarray:
-        return self._unit_and_scale[1]
+        if self._small:
+            return self._unit_and_scale[1]
+        return np.concatenate([_unit_columns(losses)[1] for _, losses in _losses(self._trace)])
 
     def __repr__(self) -> str:
         return f"LossKernel({self.shape[0]} samples, {self._chains} x {self._draws} draws)"
@@ -518,10 +584,30 @@ def _centred_losses(trace: xr.Dataset) -> Iterator[tuple[slice, np.ndarray]]:
         yield block, loss - loss.mean((0, 1))
 
 
-def _losses(trace: xr.Dataset) -> Iterator[tuple[slice, np.ndarray]]:
+def _unit_columns(losses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Centred losses as unit columns (S, k), float32, and their scales (k,): see LossKernel."""
+    centred = (losses - losses.mean((0, 1))).reshape(-1, losses.shape[-1])
+    norm = np.linalg.norm(centred, axis=0)
+    centred /= np.where(norm > 0, norm, 1)
+    return centred.astype(np.float32), norm / np.sqrt(len(centred) - 1)
+
+
+def _losses(
+    trace: xr.Dataset, needed: np.ndarray | None = None
+) -> Iterator[tuple[slice, np.ndarray]]:
+    """Blocks of samples with their losses, (chain, draw, block) in float64.
+
+    Args:
+        trace: read block by block.
+        needed: shape (sample,); blocks in which it is nowhere true are passed over.
+    """
     _check_draws(trace)
-    for start in range(0, trace.sizes["sample"], _BLOCK):
-        block = slice(start, start + _BLOCK)
+    n, draws = trace.sizes["sample"], trace.sizes["chain"] * trace.sizes["draw"]
+    size = int(np.clip(_BLOCK_BYTES // (8 * draws), 64, _BLOCK))
+    for start in range(0, n, size):
+        block = slice(start, min(start + size, n))
+        if needed is not None and not needed[block].any():
+            continue
         loss = trace.loss[:, :, block].values
         if not np.isfinite(loss).all():
             chain, draw, at = (int(i) for i in np.argwhere(~np.isfinite(loss))[0])

@@ -355,13 +355,15 @@ def _thinning(run: "_Run", burn_in: int, progress: bool) -> schedule.Thinning:
     posterior, kernel = run.posterior, run.kernel
     index = schedule.watched(len(run.observed))
     some = Samples(run.observed.batch(index), posterior.device, "observe")
+    chains = max(run.chains, 4)  # one alone shows too little of what it will do
     rehearsal = _Run(
-        posterior, some, kernel, run.chains, run.seed, None, run.observe_dtype, run.first_chain
+        posterior, some, kernel, chains, run.seed, None, run.observe_dtype, run.first_chain
     )
+    rehearsal.data = run.data
     losses = []
     for step in range(burn_in):
         rehearsal.advance()
-        if step >= burn_in // 2:
+        if step >= burn_in // 4:  # by then the chains have left w* behind
             losses.append(rehearsal.observe(rehearsal.weights, rehearsal.step))
     losses = torch.stack(losses, 1).cpu().numpy()
     if not np.isfinite(losses).all():  # the run itself will meet it, and name chain and step
