@@ -686,7 +686,9 @@ def test_a_model_that_raises_when_it_diverges(tmp_path, m):
     assert abs(theirs.trace.sizes["draw"] - ours.trace.sizes["draw"]) <= 2
 
 
-def test_another_error_is_passed_on_and_the_draws_before_it_are_kept(tmp_path):
+def test_another_error_is_passed_on_and_the_draws_before_it_are_kept(
+    tmp_path, python_in_every_step
+):
     calls = []
 
     def loss(output, target):

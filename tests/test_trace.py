@@ -180,7 +180,7 @@ def test_more_draws_extend_a_finished_trace(store, settings):
 
 # One forward pass at each gradient, one at each observation; five before the first.
 @pytest.mark.parametrize("calls", [30, 150, 205, 212, 330])
-def test_an_interrupted_run_goes_on_where_it_stopped(store, calls):
+def test_an_interrupted_run_goes_on_where_it_stopped(store, calls, python_in_every_step):
     settings = {"draws": 120, "burn_in": 5, "thin": 2}
     posterior = posterior_of(per_sample_loss=loss)
     whole = run(posterior, **settings)
@@ -201,7 +201,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(store, calls):
     assert probelib.open_trace(store).attrs["complete"] is True
 
 
-def test_an_interrupted_run_may_be_asked_for_fewer_or_more_draws(store):
+def test_an_interrupted_run_may_be_asked_for_fewer_or_more_draws(store, python_in_every_step):
     posterior = posterior_of(per_sample_loss=loss)
     fuse["calls"] = 130
     try:
@@ -292,7 +292,7 @@ def test_a_killed_process(store, tmp_path):
     def call(path, calls):
         return subprocess.run([sys.executable, script, path, str(calls)], check=False).returncode
 
-    assert call(store, 170) == -signal.SIGKILL
+    assert call(store, 90) == -signal.SIGKILL
     assert probelib.open_trace(store).sizes["draw"] == 50
     assert call(store, -1) == 0
     whole = tmp_path / "whole.zarr"

@@ -1,0 +1,590 @@
+"""Time to accuracy, against what a user would write or pick instead: ``make bench``.
+
+Each part is measured in one process, contenders in turn, and written to
+``results/benchmarks/PART.json``; ``table.md`` and the figures are made from these files. Ratios are
+what to read: seconds belong to the machine, and to what else it did.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import workloads
+from competitors import Chain, Probe, devinterp_sample, plain_loop, posteriors_loop
+from report import write_report
+
+import probelib
+from probelib import schedule
+from probelib.estimators import mcse_of_mean
+
+RESULTS = Path(__file__).resolve().parents[1] / "results" / "benchmarks"
+
+
+def posterior_of(probe: Probe) -> probelib.LocalPosterior:
+    return probelib.LocalPosterior(
+        probe.model,
+        probelib.cross_entropy,
+        (probe.x, probe.y),
+        n_beta=probe.n_beta,
+        localization=probe.localization,
+    )
+
+
+def observed(probe: Probe) -> tuple[torch.Tensor, torch.Tensor]:
+    return probe.observe_x, probe.observe_y
+
+
+def kernel_of(probe: Probe) -> probelib.SGLD:
+    return probelib.SGLD(step_size=probe.step_size, batch_size=probe.batch_size)
+
+
+def seconds(work: Callable[[], Any]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def matmul_rate(rows: int = 4096, inner: int = 4096, cols: int = 4096) -> float:
+    """GFLOP/s of a float32 matrix product, the best of ten."""
+    a, b = torch.randn(rows, inner), torch.randn(inner, cols)
+    out = torch.empty(rows, cols)
+    best = min(seconds(lambda: torch.mm(a, b, out=out)) for _ in range(10))
+    return 2 * rows * inner * cols / best / 1e9
+
+
+def machine() -> dict[str, Any]:
+    model = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        names = [line for line in info.read_text().splitlines() if line.startswith("model name")]
+        model = names[0].split(":")[1].strip() if names else model
+    return {
+        "device": model,
+        "threads": torch.get_num_threads(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "fast_bfloat16": schedule.has_fast_bfloat16(torch.device("cpu")),
+        "torch": torch.__version__,
+    }
+
+
+# --- the statistical half: what a draw is worth -------------------------------------------------
+
+
+def law(probe: Probe, chains: int, steps: int) -> dict[str, Any]:
+    """What thinning does to the standard error, from long chains with 256 samples watched.
+
+    Every contender draws from the same law, so that this holds for all of them.
+    """
+    x, y = observed(probe)
+    index = schedule.watched(len(y))
+    trace = probelib.sample(
+        posterior_of(probe),
+        (x[index], y[index]),
+        kernel=kernel_of(probe),
+        chains=chains,
+        draws=steps,
+        burn_in=schedule.BURN_IN,
+        seed=1,
+        progress=False,
+    )
+    loss = trace.loss.values.astype(np.float64)
+    unit = {}
+    for k in (1, 2, 4, 6, 8, 12, 16, 24, 32):
+        some = loss[:, ::k]
+        # Squared error of the mean of one draw: what the number of draws divides.
+        unit[k] = np.median(np.square(mcse_of_mean(some)) * some[..., 0].size)
+    variance = np.median(loss.var((0, 1), ddof=1))
+    return {"law_steps": chains * steps, "gain_variance_median": float(variance)} | {
+        f"error2_a_draw_thin_{k}": float(v) for k, v in unit.items()
+    }
+
+
+# --- the other half: what a draw costs -----------------------------------------------------------
+
+
+def rates(probe: Probe, chains: int, draws: int, rounds: int, thin: int) -> dict[str, Any]:
+    """Seconds a draw and a step of each contender, in turn, the median over rounds.
+
+    Ours is timed as whole calls of sample() that differ in their number of draws, so that what it
+    does once (fingerprints, checks, losses at w*) is apart.
+    """
+    posterior, found = posterior_of(probe), {}
+
+    def add(name: str, value: float) -> None:
+        found.setdefault(name, []).append(value)
+
+    def ours(n: int, every: int) -> float:
+        return seconds(
+            lambda: probelib.sample(
+                posterior,
+                observed(probe),
+                kernel=kernel_of(probe),
+                chains=chains,
+                draws=n,
+                thin=every,
+                progress=False,
+            )
+        )
+
+    loops: dict[str, Iterator[Chain]] = {
+        "plain": plain_loop(probe, seed=0),
+        "posteriors": posteriors_loop(probe, seed=0),
+    }
+    for chain in loops.values():
+        next(chain)
+    ours(1, 1)
+    for _ in range(rounds):
+        once, more, long = ours(1, 1), ours(1 + draws, 1), ours(1 + draws, thin)
+        add("ours_draw", (more - once) / draws / chains)
+        add("ours_step", max(long - more, 0) / ((thin - 1) * (draws + 1)) / chains)
+        for name, chain in loops.items():
+            now = next(chain)
+            before = now.step_seconds, now.observe_seconds, now.steps
+            for _ in range(draws):
+                now = next(chain)
+            add(f"{name}_step", (now.step_seconds - before[0]) / (now.steps - before[2]))
+            add(f"{name}_observation", (now.observe_seconds - before[1]) / draws)
+        with tempfile.TemporaryDirectory() as folder:
+            there = Path(folder)
+            once, more, long = (
+                devinterp_sample(
+                    probe, 0, chains=1, draws=n, burn_in=0, path=there / f"{i}.zarr", thin=t
+                )[1]
+                for i, (n, t) in enumerate([(1, 1), (1 + draws, 1), (1 + draws, thin)])
+            )
+        add("devinterp_draw", (more - once) / draws)
+        add("devinterp_step", max(long - more, 0) / ((thin - 1) * (draws + 1)))
+    out = {name: float(np.median(values)) for name, values in found.items()}
+    for name in ("plain", "posteriors"):
+        out[f"{name}_draw"] = out[f"{name}_step"] + out[f"{name}_observation"]
+    return out
+
+
+def compare(probe: Probe, counts: dict[str, Any], time_of: dict[str, float]) -> dict[str, float]:
+    """Ratios to ours of the time to a given standard error: as published, and with our thinning."""
+    unit = {k: counts[f"error2_a_draw_thin_{k}"] for k in (1, 2, 4, 6, 8, 12, 16, 24, 32)}
+
+    def best(step: float, draw: float) -> tuple[float, int]:
+        return min(((draw + (k - 1) * step) * e, k) for k, e in unit.items())
+
+    ours, k = best(time_of["ours_step"], time_of["ours_draw"])
+    out: dict[str, float] = {"ours_best_thin": k, "ours_seconds_nats2": ours}
+    for name in ("plain", "posteriors", "devinterp"):
+        draw, step = time_of[f"{name}_draw"], time_of[f"{name}_step"]
+        out[f"{name}_ratio"] = draw * unit[1] / ours
+        out[f"{name}_thinned_ratio"] = best(step, draw)[0] / ours
+        out[f"{name}_step_ratio"] = step / time_of["ours_step"] if time_of["ours_step"] else np.nan
+    out["thinning_gain"] = time_of["ours_draw"] * unit[1] / ours
+    return out
+
+
+def throughput(probe: Probe) -> dict[str, float]:
+    """The observation pass beside the machine's own matrix product, in turn, best of five."""
+    posterior = posterior_of(probe)
+    x, y = observed(probe)
+    one = schedule.cost_of_pass(lambda a, b: posterior.losses(posterior.center, a, b), x[:4], y[:4])
+    batch = schedule.observe_batch(one.bytes, posterior.device)
+
+    @torch.no_grad()
+    def look() -> None:
+        for start in range(0, len(y), batch):
+            posterior.losses(posterior.center, x[start : start + batch], y[start : start + batch])
+
+    passes, products = [], []
+    for _ in range(5):
+        products.append(matmul_rate())
+        passes.append(one.flops * len(y) / seconds(look) / 1e9)
+    return {
+        "flops_a_sample": one.flops,
+        "observe_batch_size": batch,
+        "observation_gflops": max(passes),
+        "matmul_gflops": max(products),
+        "observation_share": float(np.median(np.array(passes) / np.array(products))),
+    }
+
+
+WORKLOADS: dict[str, tuple[Callable[[], Probe], dict[str, int]]] = {
+    "mnist": (
+        workloads.mnist_mlp,
+        {"chains": 5, "draws": 4, "rounds": 3, "thin": 9, "steps": 1500},
+    ),
+    "small": (
+        workloads.small_mlp,
+        {"chains": 5, "draws": 40, "rounds": 5, "thin": 9, "steps": 1500},
+    ),
+    "transformer": (
+        workloads.transformer,
+        {"chains": 4, "draws": 3, "rounds": 3, "thin": 5, "steps": 400},
+    ),
+    "inception": (
+        workloads.inception,
+        {"chains": 2, "draws": 2, "rounds": 3, "thin": 3, "steps": 150},
+    ),
+}
+
+
+def workload(name: str) -> dict[str, Any]:
+    make, size = WORKLOADS[name]
+    probe = make()
+    found = machine() | {
+        "n_observed": len(probe.observe_y),
+        "n_samples": len(probe.y),
+        "n_parameters": sum(p.numel() for p in probe.model.parameters()),
+        "chains": size["chains"],
+    }
+    found |= throughput(probe)
+    counts = law(probe, size["chains"], size["steps"])
+    time_of = rates(probe, size["chains"], size["draws"], size["rounds"], size["thin"])
+    return found | counts | time_of | compare(probe, counts, time_of)
+
+
+# --- end to end ---------------------------------------------------------------------------------
+
+
+def accuracy(target: float = 0.15, chains: int = 5) -> dict[str, Any]:
+    """Wall time until the median standard error of 60,000 loss gains is ``target`` nats.
+
+    Ours runs before and after each competitor (A B A C A D A). The competitors take the draws that
+    thin=1 needs by the law of the chain; what their error then is scales their time.
+    """
+    probe = workloads.mnist_mlp()
+    posterior = posterior_of(probe)
+    unit = law(probe, chains, 1500)["error2_a_draw_thin_1"]
+    draws = max(schedule.FIRST_LOOK, round(unit / target**2 / chains))
+    found: dict[str, Any] = machine() | {"target": target, "chains": chains, "plain_draws": draws}
+    mine: list[float] = []
+    watched = schedule.watched(len(probe.observe_y))
+
+    def error(losses: np.ndarray) -> float:
+        return float(np.median(mcse_of_mean(losses[..., watched].astype(np.float64))))
+
+    def ours() -> None:
+        started = time.perf_counter()
+        with tempfile.TemporaryDirectory() as folder:
+            trace = probelib.sample(
+                posterior,
+                kernel=kernel_of(probe),
+                chains=chains,
+                draws=2000,
+                burn_in=schedule.BURN_IN,
+                thin="auto",
+                until=target,
+                store=Path(folder) / "trace.zarr",
+                progress=False,
+            )
+            took = time.perf_counter() - started
+            reached = error(trace.loss.values)
+        mine.append(took * (reached / target) ** 2)
+        found.update(
+            ours_draws=trace.sizes["draw"],
+            ours_thin=trace.attrs["config"]["thin"],
+            ours_mcse=reached,
+            ours_raw_seconds=took,
+        )
+        print(f"  ours: {took:.1f} s, {trace.sizes['draw']} draws, error {reached:.3f}", flush=True)
+
+    def by_loop(loop: Callable[..., Iterator[Chain]]) -> np.ndarray:
+        rows = []
+        for chain in range(chains):
+            draw = loop(probe, seed=chain)
+            for _ in range(10 + draws):  # Table 1's burn-in, observed as well by such a loop
+                state = next(draw)
+            rows.append(state.losses[10:])
+        return np.array(rows)
+
+    def devinterp() -> np.ndarray:
+        with tempfile.TemporaryDirectory() as folder:
+            return devinterp_sample(
+                probe, 0, chains=chains, draws=draws, burn_in=10, path=Path(folder) / "s.zarr"
+            )[0]
+
+    runs = {
+        "plain": lambda: by_loop(plain_loop),
+        "devinterp": devinterp,
+        "posteriors": lambda: by_loop(posteriors_loop),
+    }
+    ours()
+    for name, run in runs.items():
+        started = time.perf_counter()
+        losses = run()
+        took = time.perf_counter() - started
+        # devinterp drops the last, smaller batch and looks in an order of its own.
+        index = watched[watched < losses.shape[-1]]
+        reached = float(np.median(mcse_of_mean(losses[..., index].astype(np.float64))))
+        del losses
+        ours()
+        at_target = took * (reached / target) ** 2
+        found |= {
+            f"{name}_raw_seconds": took,
+            f"{name}_mcse": reached,
+            f"{name}_seconds": at_target,
+            f"{name}_ratio": at_target / np.mean(mine[-2:]),
+        }
+        print(f"  {name}: {took:.1f} s, error {reached:.3f}, {found[f'{name}_ratio']:.1f} x ours")
+    return found | {"ours_seconds": float(np.median(mine))}
+
+
+# --- the rest -----------------------------------------------------------------------------------
+
+
+def precision(draws: int = 40) -> dict[str, Any]:
+    """What bfloat16 in the observation pass and float16 on disk do to gains, ranks and kernel.
+
+    Where no unit multiplies bfloat16, its products are emulated: operands rounded to bfloat16,
+    accumulated in float32, the result rounded.
+    """
+    from scipy.stats import spearmanr
+
+    probe = workloads.mnist_mlp(observed=10_000)
+
+    class Rounded(torch.nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if not torch.is_autocast_enabled("cpu"):
+                return super().forward(x)
+            with torch.autocast("cpu", enabled=False):
+                x, w, b = (t.bfloat16().float() for t in (x, self.weight, self.bias))
+                return torch.nn.functional.linear(x, w, b).bfloat16()
+
+    emulated = not schedule.has_fast_bfloat16(torch.device("cpu"))
+    if emulated:
+        for module in probe.model.modules():
+            if type(module) is torch.nn.Linear:
+                module.__class__ = Rounded
+    posterior = posterior_of(probe)
+
+    def run(**options: Any) -> Any:
+        return probelib.sample(
+            posterior,
+            observed(probe),
+            kernel=kernel_of(probe),
+            chains=5,
+            draws=draws,
+            burn_in=100,
+            thin=12,
+            progress=False,
+            **options,
+        )
+
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        traces = {
+            "float32": run(),
+            "bfloat16": run(observe_dtype="bfloat16"),
+            "float16_on_disk": run(loss_dtype="float16"),
+        }
+    full = probelib.loss_gain(traces["float32"])
+    some = np.arange(0, 10_000, 5)
+    r = probelib.loss_kernel(traces["float32"]).correlation(some, some)
+    other = run(seed=1)
+    noise = float(np.median(np.abs(probelib.loss_gain(other) - full)))
+    out = machine() | {
+        "emulated": emulated,
+        "draws": 5 * draws,
+        "gain_change_by_seed": noise,
+        "kernel_change_by_seed": float(
+            np.median(np.abs(probelib.loss_kernel(other).correlation(some, some) - r))
+        ),
+    }
+    for name, trace in list(traces.items())[1:]:
+        gain = probelib.loss_gain(trace)
+        out |= {
+            f"{name}_gain_correlation": float(np.corrcoef(gain, full)[0, 1]),
+            f"{name}_gain_rank_correlation": float(spearmanr(gain, full).statistic),
+            f"{name}_gain_change": float(np.median(np.abs(gain - full))),
+            f"{name}_gain_change_in_mcse": float(np.median(np.abs(gain - full) / full.mcse)),
+            f"{name}_kernel_change": float(
+                np.median(np.abs(probelib.loss_kernel(trace).correlation(some, some) - r))
+            ),
+        }
+        change = np.abs(trace.loss.values / traces["float32"].loss.values.clip(1e-30) - 1)
+        out[f"{name}_loss_relative_error"] = float(np.median(change))
+    return out
+
+
+def scaling() -> dict[str, Any]:
+    """Cost against observed samples and draws, and against n where few are observed."""
+    probe = workloads.mnist_mlp()
+    posterior, found = posterior_of(probe), machine()
+
+    def run(posterior: Any, observe: Any, draws: int) -> float:
+        return seconds(
+            lambda: probelib.sample(
+                posterior, observe, kernel=kernel_of(probe), chains=2, draws=draws, progress=False
+            )
+        )
+
+    run(posterior, (probe.x[:1000], probe.y[:1000]), 2)
+    for n in (3750, 7500, 15_000, 30_000, 60_000):
+        some = probe.x[:n], probe.y[:n]
+        best = min(run(posterior, some, 9) - run(posterior, some, 1) for _ in range(3))
+        found[f"seconds_observed_{n}"] = best / 8
+    few = probe.x[:7500], probe.y[:7500]
+    start = min(run(posterior, few, 1) for _ in range(3))
+    for draws in (5, 10, 20, 40, 80):
+        found[f"seconds_draws_{draws}"] = (
+            min(run(posterior, few, 1 + draws) for _ in range(2)) - start
+        )
+    for n in (15_000, 60_000, 240_000):
+        times = -(-n // 60_000)
+        x, y = probe.x.repeat(times, 1)[:n], probe.y.repeat(times)[:n]
+        larger = posterior_of(replace(probe, x=x, y=y))
+        few = x[:1000], y[:1000]
+        best = min(run(larger, few, 101) - run(larger, few, 1) for _ in range(3))
+        found[f"seconds_of_n_{n}"] = best / 100
+    return found
+
+
+def peak(code: str) -> tuple[float, float, dict[str, Any]]:
+    """Run code that prints a JSON line in a process of its own: MiB before, MiB at most, the line.
+
+    The code calls ``before()`` where its data is there and its work begins.
+    """
+    prelude = (
+        "import json, resource, sys\n"
+        "def before():\n"
+        "    global start\n"
+        "    start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024\n"
+    )
+    end = "\nprint(json.dumps([start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024]))"
+    done = subprocess.run(
+        [sys.executable, "-c", prelude + code + end],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parent,
+        check=False,
+    )
+    if done.returncode:
+        raise RuntimeError(done.stderr)
+    *_, line, memory = done.stdout.strip().splitlines()
+    start, most = json.loads(memory)
+    return start, most, json.loads(line)
+
+
+def memory() -> dict[str, Any]:
+    """Peak resident memory of a probe of MNIST with five chains, beyond data and libraries."""
+    code = """
+import tempfile, workloads, probelib
+from run import posterior_of, kernel_of
+probe = workloads.mnist_mlp()
+posterior = posterior_of(probe)
+before()
+with tempfile.TemporaryDirectory() as folder:
+    probelib.sample(posterior, kernel=kernel_of(probe), chains=5, draws=60, progress=False,
+                    store=folder + "/trace.zarr")
+print(json.dumps({"data_mib": (probe.x.nbytes + probe.y.nbytes) / 2**20}))
+"""
+    start, most, line = peak(code)
+    return machine() | line | {"before_mib": start, "peak_mib": most, "beyond_mib": most - start}
+
+
+def topk(n: int = 1_000_000, draws: int = 1000, rows: int = 8192, k: int = 16) -> dict[str, Any]:
+    """The nearest of a million samples by a thousand draws, for some of them, from disk."""
+    import xarray as xr
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "trace.zarr"
+        rng = np.random.default_rng(0)
+        axes = rng.normal(size=(draws, 30)).astype(np.float32)
+        store = probelib.trace.TraceStore(path)
+        store.create(
+            chains=1,
+            draws=draws,
+            steps=1,
+            init_loss=np.zeros(n, np.float32),
+            labels=None,
+            loss_dtype="float32",
+            attrs={"config": {"n_beta": 10.0, "draws": draws}},
+        )
+        loss = store._group["loss"]
+        for start in range(0, n, 8192):
+            size = min(8192, n - start)
+            part = axes @ rng.normal(size=(30, size)).astype(np.float32)
+            part += rng.normal(size=(draws, size)).astype(np.float32)
+            loss[0, :, start : start + size] = part
+        store._group.attrs.update({"draws_done": draws, "complete": True})
+        xr.set_options(keep_attrs=True)
+        code = f"""
+import time, numpy as np, probelib, torch
+trace = probelib.open_trace({str(path)!r})
+before()
+started = time.perf_counter()
+kernel = probelib.loss_kernel(trace)
+near = kernel.top_correlated(k={k}, rows=np.arange({rows}) * ({n} // {rows}))
+took = time.perf_counter() - started
+from run import matmul_rate
+print(json.dumps({{"seconds": took, "matmul_gflops": matmul_rate(),
+                   "correlation_median": float(np.median(near.correlation))}}))
+"""
+        start, most, line = peak(code)
+    rate = 2 * n * rows * draws / line["seconds"] / 1e9
+    return (
+        machine()
+        | line
+        | {
+            "n": n,
+            "draws": draws,
+            "rows": rows,
+            "k": k,
+            "peak_mib": most,
+            "beyond_mib": most - start,
+            "gflops": rate,
+            "share": rate / line["matmul_gflops"],
+            "whole_hours": line["seconds"] * n / rows / 3600,
+        }
+    )
+
+
+PARTS: dict[str, Callable[[], dict[str, Any]]] = {
+    **{name: (lambda name=name: workload(name)) for name in WORKLOADS},
+    "accuracy": accuracy,
+    "precision": precision,
+    "scaling": scaling,
+    "memory": memory,
+    "topk": topk,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}")
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    asked = parser.parse_args()
+    unknown = sorted(set(asked.parts) - set(PARTS))
+    if unknown:
+        parser.error(f"no part {', '.join(unknown)}; choose from {', '.join(PARTS)}")
+    torch.set_num_threads(asked.threads)
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    for name in asked.parts or PARTS:
+        print(name, flush=True)
+        started = time.perf_counter()
+        try:
+            found = PARTS[name]()
+        except (FileNotFoundError, ModuleNotFoundError) as error:
+            print(f"  left out: {error}")
+            continue
+        found["minutes"] = (time.perf_counter() - started) / 60
+        found["peak_process_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        text = json.dumps(found, indent=1, sort_keys=True)
+        (RESULTS / f"{name}.json").write_text(text + "\n")
+        print(text, flush=True)
+    write_report(RESULTS)
+
+
+if __name__ == "__main__":
+    main()
