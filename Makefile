@@ -2,6 +2,7 @@
 
 PYTHON  ?= python3
 PROFILE ?= laptop
+PARTS   ?=
 export PROBELIB_CACHE ?= $(CURDIR)/.cache
 
 VENV  := .venv
@@ -12,7 +13,7 @@ GIVEN := $(filter command environment,$(firstword $(origin PYTHON)))
 MINOR := -c 'import sys; print("%d.%d" % sys.version_info[:2])'
 
 .DEFAULT_GOAL := help
-.PHONY: help env interpreter lab book test lint format sync clean
+.PHONY: help env interpreter lab book test lint format sync bench clean
 
 help: ## show the targets
 	@echo "Bayesian Probes"
@@ -65,6 +66,10 @@ format: env ## put the style right
 
 sync: env ## write the chapters' notebooks from their .py sources
 	$(BIN)/python book/pair.py
+
+bench: env ## measure speed against the alternatives (hours; PARTS="mnist small" for a part)
+	$(BIN)/python -m pip install --progress-bar off -q -e ".[bench]" -c constraints.txt
+	$(BIN)/python -W ignore benchmarks/run.py $(PARTS)
 
 clean: ## remove what was built (the environment and the cache stay)
 	rm -rf book/notebooks book/_build book/_generated results/smoke results/live .pytest_cache .ruff_cache .hypothesis

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import io
 import time
 import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,13 @@ class Probe:
     batch_size: int
     observe_batch_size: int = 1000
 
+    def to(self, device: str) -> Probe:
+        """The same probe with its model and all its data on a device."""
+        moved = {
+            name: getattr(self, name).to(device) for name in ("x", "y", "observe_x", "observe_y")
+        }
+        return replace(self, model=copy.deepcopy(self.model).to(device), **moved)
+
 
 @dataclass
 class Chain:
@@ -51,10 +59,16 @@ class Chain:
     observe_seconds: float = 0.0
 
 
-def observe_with_loader(model: nn.Module, loader: DataLoader) -> np.ndarray:
+def observe_with_loader(model: Callable[[Tensor], Tensor], loader: DataLoader) -> np.ndarray:
     """The per-sample losses of a whole DataLoader, in its order."""
     with torch.no_grad():
-        return torch.cat([cross_entropy(model(x), y) for x, y in loader]).numpy()
+        return torch.cat([cross_entropy(model(x), y) for x, y in loader]).cpu().numpy()
+
+
+def wait_for(device: torch.device) -> None:
+    """Let the device finish, so that a clock tells the truth."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def plain_loop(probe: Probe, seed: int, thin: int = 1) -> Iterator[Chain]:
@@ -83,6 +97,7 @@ def plain_loop(probe: Probe, seed: int, thin: int = 1) -> Iterator[Chain]:
                     drift = probe.n_beta * w.grad + probe.localization * (w - c)
                     w -= probe.step_size / 2 * drift
                     w += probe.step_size**0.5 * torch.randn_like(w)
+        wait_for(probe.x.device)
         chain.steps += thin
         chain.step_seconds += time.perf_counter() - since
         since = time.perf_counter()
@@ -125,18 +140,12 @@ def posteriors_loop(probe: Probe, seed: int, thin: int = 1) -> Iterator[Chain]:
                 batches = iter(train)
                 batch = next(batches)
             state, _ = transform.update(state, batch, inplace=True)
+        wait_for(probe.x.device)
         chain.steps += thin
         chain.step_seconds += time.perf_counter() - since
         since = time.perf_counter()
-        with torch.no_grad():
-            chain.losses.append(
-                torch.cat(
-                    [
-                        cross_entropy(torch.func.functional_call(model, state.params, x), y)
-                        for x, y in observed
-                    ]
-                ).numpy()
-            )
+        now = functools.partial(torch.func.functional_call, model, state.params)
+        chain.losses.append(observe_with_loader(now, observed))
         chain.observe_seconds += time.perf_counter() - since
         yield chain
 
@@ -145,7 +154,7 @@ class _Positions(Dataset):
     """devinterp wants token ids: a position in the data and its label serve as two tokens."""
 
     def __init__(self, y: Tensor):
-        self.ids = torch.stack([torch.arange(len(y)), y], 1)
+        self.ids = torch.stack([torch.arange(len(y)), y.cpu()], 1)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -189,7 +198,7 @@ def devinterp_sample(
             batch_size=probe.batch_size,
             init_seed=seed,
             match_sampling_input_ids_across_chains=False,
-            device="cpu",
+            device=str(probe.x.device),
             output_path=path,
             loss_fn=loss_fn,
         )

@@ -15,7 +15,6 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -396,7 +395,7 @@ class _Watch:
             return
         done = trace.attrs["draws_done"]
         self._index = schedule.watched(trace.shape[2])
-        before = trace.losses(done, self._index)
+        before = trace.losses(done, self._index).astype(np.float32)
         self._rows = list(torch.from_numpy(before).unbind(1))
         self.enough = schedule.good_enough(before, until, draws)
         self.rewind(done)
@@ -625,13 +624,10 @@ class _Run:
                 *observed.batch(np.arange(min(4, len(observed)))),
             )
         self._observe_together = self.together and not (on_cpu and self.center.numel() > _SMALL)
+        self._may_shrink = observe_batch_size is None
         self.observe_batch_size = observe_batch_size or schedule.observe_batch(
             self.cost.bytes, posterior.device, chains if self._observe_together else 1
         )
-        # Each chain has its own generator, so that threads may fill their rows side by side.
-        threads = min(chains, torch.get_num_threads())
-        side_by_side = on_cpu and threads > 1 and self.center.numel() > _SMALL
-        self._pool = ThreadPoolExecutor(threads) if side_by_side else None
         self._anchor: Tensor | None = None
         self._all_gradients: Callable[..., tuple[Tensor, Tensor]] | None = None
 
@@ -645,11 +641,12 @@ class _Run:
         """l_i(w*) of all observed samples."""
         return self.observe(self.center.unsqueeze(0))[0].cpu().numpy()
 
-    def some_at_center(self, batches: int = 4) -> tuple[np.ndarray, np.ndarray]:
-        """Positions and l_i(w*) of a few whole batches, spread over the observed samples.
+    def some_at_center(self, batches: int = 4, samples: int = 64) -> tuple[np.ndarray, np.ndarray]:
+        """Positions and l_i(w*) of at least so many batches and samples, spread over all.
 
-        Whole and with their own randomness, because in train mode a loss depends on its batch.
+        Whole batches with their own randomness: in train mode a loss depends on its batch.
         """
+        batches = max(batches, -(-samples // self.observe_batch_size))
         starts = np.arange(0, len(self.observed), self.observe_batch_size)
         starts = starts[np.unique(np.linspace(0, len(starts) - 1, batches, dtype=int))]
         index, losses = [], []
@@ -680,7 +677,8 @@ class _Run:
         if self.kernel.control_variate and not self._full_batch:
             anchored, _ = self._gradients(x, y, self.center.expand_as(self.weights))
             gradient = gradient - anchored + self._full_gradient()
-        self._draw_noise()
+        for row, generator in zip(self._noise, self._noise_rng, strict=True):
+            row.normal_(generator=generator)
         self.kernel.step(
             self.weights,
             gradient,
@@ -692,14 +690,6 @@ class _Run:
         self.step += 1
         return loss
 
-    def _draw_noise(self) -> None:
-        rows = zip(self._noise, self._noise_rng, strict=True)
-        if self._pool is None:
-            for row, generator in rows:
-                row.normal_(generator=generator)
-        else:
-            list(self._pool.map(lambda pair: pair[0].normal_(generator=pair[1]), rows))
-
     def _full_gradient(self) -> Tensor:
         """The gradient of L at w*, once."""
         if self._anchor is None:
@@ -709,9 +699,18 @@ class _Run:
                 self._anchor += gradient * (len(y) / len(self.data))
         return self._anchor
 
-    @torch.no_grad()
     def observe(self, weights: Tensor, step: int = 0) -> Tensor:
         """Float32 losses of the observed samples at each row of ``weights``: (rows, n_observed)."""
+        while True:
+            try:
+                return self._observe(weights, step)
+            except torch.OutOfMemoryError:
+                if not self._may_shrink or self.observe_batch_size == 1:
+                    raise
+                self.observe_batch_size //= 2  # the largest batch that fits, found
+
+    @torch.no_grad()
+    def _observe(self, weights: Tensor, step: int) -> Tensor:
         shape = len(weights), len(self.observed)
         out = torch.empty(shape, dtype=torch.float32, device=weights.device)
         start = 0

@@ -125,6 +125,45 @@ def test_more_samples_than_a_block(monkeypatch):
         np.testing.assert_allclose(a, b, rtol=1e-12)
 
 
+@pytest.mark.parametrize("on_disk", [False, True])
+@pytest.mark.parametrize("block", [5, 64])
+def test_a_kernel_too_large_for_memory_is_the_same(monkeypatch, tmp_path, on_disk, block):
+    trace = random_trace(n=23)
+    if on_disk:
+        trace.drop_attrs().to_zarr(tmp_path / "trace.zarr", consolidated=False)
+        opened = xr.open_zarr(tmp_path / "trace.zarr", consolidated=False, chunks=None)
+        trace = opened.assign_attrs(trace.attrs)
+    rows, cols, among = np.array([22, 3, 4, 3]), np.array([0, 20, 9]), np.arange(2, 20)
+
+    def everything():
+        kernel = probelib.loss_kernel(trace)
+        yield kernel.covariance()
+        yield kernel.correlation(rows, cols)
+        yield kernel.covariance_mcse(rows, cols)
+        yield kernel.correlation_mcse(rows, cols)
+        yield kernel.diagonal()
+        yield kernel.features()
+        yield kernel.features(rows=rows)
+        yield np.abs(kernel.features(3, rows=np.unique(rows)))  # axes have no sign
+        yield kernel.top_correlated(4).index
+        yield kernel.top_correlated(4).correlation
+        yield kernel.top_correlated(4, rows, among, block=2).index
+
+    whole = list(everything())
+    monkeypatch.setattr(probelib.estimators, "_IN_MEMORY", 0)
+    monkeypatch.setattr(probelib.estimators, "_BLOCK", block)
+    for a, b in zip(whole, everything(), strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-6)
+
+
+def test_a_kernel_too_large_for_memory_is_not_kept(monkeypatch):
+    monkeypatch.setattr(probelib.estimators, "_IN_MEMORY", 0)
+    kernel = probelib.loss_kernel(random_trace())
+    kernel.top_correlated(3)
+    kernel.covariance()
+    assert "_unit_and_scale" not in vars(kernel)
+
+
 def test_estimates_keep_sample_ids_labels_and_errors():
     trace = random_trace(label=np.arange(12) % 3)
     for estimate in (probelib.loss_gain(trace), probelib.loss_kernel(trace).diagonal()):
@@ -202,7 +241,10 @@ def test_top_correlated_against_brute_force(seed, data):
     among = data.draw(st.none() | subset.filter(lambda a: len(a) > 1))
     k = data.draw(st.integers(1, (n if among is None else len(among)) - 1))
     block = data.draw(st.integers(1, n))
-    found = kernel.top_correlated(k, rows, among, block)
+    with pytest.MonkeyPatch.context() as patch:  # candidates in several blocks, from disk or not
+        patch.setattr(probelib.estimators, "_BLOCK", data.draw(st.integers(1, n)))
+        patch.setattr(probelib.estimators, "_IN_MEMORY", data.draw(st.sampled_from([0, 2**31])))
+        found = kernel.top_correlated(k, rows, among, block)
     r = kernel.correlation()
     rows = np.arange(n) if rows is None else rows
     among = np.arange(n) if among is None else among

@@ -39,7 +39,7 @@ def committed(tmp_path):
     """The results as committed: a local `make book` may have rewritten the working tree's."""
     try:
         names = subprocess.run(
-            ["git", "-C", ROOT, "ls-tree", "-r", "--name-only", "HEAD", "results/laptop"],
+            ["git", "-C", ROOT, "ls-tree", "-r", "--name-only", "HEAD", "results"],
             capture_output=True,
             text=True,
             check=True,
@@ -50,18 +50,33 @@ def committed(tmp_path):
         if name.endswith(".json"):
             show = ["git", "-C", ROOT, "show", f"HEAD:{name}"]
             path = tmp_path / Path(name).relative_to("results")
-            path.parent.mkdir(exist_ok=True)
+            path.parent.mkdir(exist_ok=True, parents=True)
             path.write_bytes(subprocess.run(show, capture_output=True, check=True).stdout)
     return tmp_path
 
 
-def test_readme_quotes_the_results(committed):
-    readme = (ROOT / "README.md").read_text()
-    assert len(quote.QUOTE.findall(readme)) >= 10
-    assert quote.refresh(readme, committed) == readme, (
-        "README.md is out of date: run `python book/quote.py README.md` and commit it together "
+@pytest.mark.parametrize("page", ["README.md", "book/benchmarks.md"])
+def test_pages_quote_the_results(committed, page):
+    text = (ROOT / page).read_text()
+    assert len(quote.QUOTE.findall(text)) >= 10
+    assert quote.refresh(text, committed) == text, (
+        f"{page} is out of date: run `python book/quote.py {page}` and commit it together "
         "with the results"
     )
+
+
+def test_benchmarks_hold_what_was_promised(committed):
+    folder = committed / "benchmarks"
+    found = {path.stem: json.loads(path.read_text()) for path in folder.glob("*.json")}
+    assert {"accuracy", "mnist", "small", "memory", "scaling", "topk", "precision"} <= set(found)
+    for numbers in found.values():
+        assert all(isinstance(v, int | float | str) for v in numbers.values())
+        assert numbers["device"]
+    # Promises that no machine's speed decides.
+    assert found["memory"]["beyond_mib"] < 1536
+    assert found["topk"]["peak_mib"] < 4096
+    assert found["topk"]["n"] * found["topk"]["draws"] == 10**9
+    assert found["precision"]["bfloat16_gain_correlation"] > 0.999
 
 
 @pytest.mark.parametrize("chapter", REQUIRED)

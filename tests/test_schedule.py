@@ -195,6 +195,17 @@ def test_until_decides_alike_after_an_interruption(tmp_path, monkeypatch, stop):
     assert_same(run(draws=600, until=until, store=store), whole)
 
 
+def test_until_decides_by_what_is_kept_in_half_precision(tmp_path):
+    store, options = tmp_path / "a.zarr", {"draws": 300, "thin": 6, "loss_dtype": "float16"}
+    losses = run(**options).loss.values[..., schedule.watched(400)]
+    until = 1.2 * schedule.median_mcse(losses)
+    whole = run(until=until, **options)
+    assert whole.sizes["draw"] == schedule.good_enough(losses, until, 300)
+    run(**options | {"draws": 30}, store=store)
+    assert_same(run(until=until, **options, store=store), whole)
+    assert_same(run(until=until, **options, store=store), whole)
+
+
 def test_until_that_is_never_reached_ends_at_the_cap():
     assert_same(run(until=1e-9), run())
 
@@ -226,20 +237,6 @@ def test_precision_follows_the_device(monkeypatch):
     assert fast.attrs["observe_dtype"] == "bfloat16"
 
 
-def test_noise_of_several_threads_is_that_of_one(monkeypatch):
-    monkeypatch.setattr(probelib.sampler, "_SMALL", 10)
-    alone = run()
-    threads = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        posterior = posterior_of()
-        assert _Run(posterior, posterior.data, SGLD(1e-2, 8), 2, 0, None, "float32", 0)._pool
-        together = run(posterior)
-    finally:
-        torch.set_num_threads(threads)
-    np.testing.assert_allclose(together.loss, alone.loss, rtol=1e-4, atol=1e-6)
-
-
 def test_recorded_gradients_are_those_of_the_model(monkeypatch):
     recorded = run()
     monkeypatch.setattr(probelib.sampler, "_recorded", lambda function, *args: function)
@@ -260,6 +257,25 @@ def test_an_operation_that_vmap_runs_one_by_one_is_run_one_by_one():
     data = torch.randn(40, 4), torch.randint(0, 4, (40,))
     posterior = LocalPosterior(Attention(), cross_entropy, data, n_beta=10, localization=5)
     assert run(posterior, draws=4).attrs["advance"] == "one by one"
+
+
+def test_a_batch_that_does_not_fit_is_halved_until_it_does():
+    largest = []
+
+    def small_memory(output, target):
+        largest.append(len(target))
+        if len(target) > 100:
+            raise torch.OutOfMemoryError("full")
+        return cross_entropy(output, target)
+
+    base = posterior_of()
+    posterior = LocalPosterior(
+        base._model, small_memory, base.data.batch(slice(0, 400)), n_beta=10.0, localization=5.0
+    )
+    np.testing.assert_allclose(run(posterior).loss, run(base).loss, rtol=1e-5)
+    assert max(largest) == 400
+    with pytest.raises(torch.OutOfMemoryError):  # what the caller chose is not changed
+        run(posterior, observe_batch_size=200)
 
 
 class Counted(torch.utils.data.Dataset):
