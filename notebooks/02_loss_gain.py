@@ -387,6 +387,8 @@ chapter.compare(
 # - **Step size.** $\epsilon = 5 \times 10^{-3}$ is not small: {doc}`chapter 1 <01_local_posterior>`
 #   measures the bias of the discretised chain. It is the paper's setting, so it stays.
 # - **Draws are not independent.** Judge an error by the effective number of draws, not by 2,500.
+#   Observing every digit after every step is what Table 1 says, not what is quick: `thin="auto"` reaches
+#   the same errors with a fraction of the observations ({doc}`../benchmarks`).
 # - **A few samples decide Pearson's $r$.** Mind the rank correlation; {numref}`fig-mnist-scatter`
 #   carries both. A correlation near zero, too, says less than it seems to.
 # - **A very confident sample** has a loss that a float32 softmax rounds to zero, and with it the

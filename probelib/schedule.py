@@ -32,7 +32,7 @@ FIRST_LOOK = 20
 _FLOPS_A_WEIGHT = 600
 # What the operands and the result of a batch's widest operation may take. On a CPU a pass is
 # fastest while they stay in the cache; an accelerator wants large batches, and has the memory.
-_CPU_BYTES, _SHARE_OF_DEVICE, _LARGEST_BATCH = 2**24, 1 / 16, 8192
+_CPU_BYTES, _SHARE_OF_DEVICE, _LARGEST_BATCH = 6 * 2**20, 1 / 16, 8192
 
 
 @dataclass(frozen=True)

@@ -217,9 +217,27 @@ def run(posterior, observe=None, **kwargs):
     return probelib.sample(posterior, observe, **settings)
 
 
-def by_hand(model, data, observe, loss, *, step_size, m, chains, steps, seed, nb=10.0, gamma=5.0):
-    """Eq. 7 by plain autograd, from the same generators: losses and distances at every step."""
+def by_hand(
+    model,
+    data,
+    observe,
+    loss,
+    *,
+    step_size,
+    m,
+    chains,
+    steps,
+    seed,
+    nb=10.0,
+    gamma=5.0,
+    anchored=False,
+):
+    """Eq. 7 by plain autograd, from the same generators: losses and distances at every step.
+
+    ``anchored``: less the minibatch's gradient at w*, plus that of all samples there.
+    """
     x, y = data
+    start = list(model.parameters())
     out, away, before = [], [], []
     for child in np.random.SeedSequence(seed).spawn(chains):
         for_batch, for_noise = child.spawn(2)
@@ -234,6 +252,10 @@ def by_hand(model, data, observe, loss, *, step_size, m, chains, steps, seed, nb
                 at = batches.choice(len(x), m, replace=False, shuffle=False)
             value = loss(moving(x[at]), y[at]).mean()
             gradients = torch.autograd.grad(value, list(moving.parameters()))
+            if anchored:
+                there = torch.autograd.grad(loss(model(x[at]), y[at]).mean(), start)
+                whole = torch.autograd.grad(loss(model(x), y).mean(), start)
+                gradients = [g - a + f for g, a, f in zip(gradients, there, whole, strict=True)]
             xi = torch.empty(size, dtype=center[0].dtype).normal_(generator=noise)
             with torch.no_grad():
                 parts = xi.split([p.numel() for p in center])
@@ -250,14 +272,18 @@ def by_hand(model, data, observe, loss, *, step_size, m, chains, steps, seed, nb
     return np.reshape(out, (*shape, -1)), np.reshape(away, shape), np.reshape(before, shape)
 
 
-@pytest.mark.parametrize("m", [8, None])
-def test_chains_against_a_loop_written_by_hand(m):
+@pytest.mark.parametrize("chains", [1, 2])
+@pytest.mark.parametrize(("m", "anchored"), [(8, False), (None, False), (8, True)])
+def test_chains_against_a_loop_written_by_hand(m, anchored, chains):
     model, (x, y), other = mlp().double(), toy(), toy(9, seed=2)
     data, observe = (x.double(), y), (other[0].double(), other[1])
-    trace = run(posterior_of(model, data), observe, kernel=SGLD(1e-2, m), draws=20, seed=3)
+    kernel = SGLD(1e-2, m, control_variate=anchored)
+    trace = run(posterior_of(model, data), observe, kernel=kernel, chains=chains, draws=20, seed=3)
+    assert trace.attrs["advance"] == ("together" if chains > 1 else "one by one")
     losses, away, before = by_hand(
-        model, data, observe, cross_entropy, step_size=1e-2, m=m, chains=2, steps=20, seed=3
-    )
+        model, data, observe, cross_entropy, step_size=1e-2, m=m, chains=chains, steps=20, seed=3,
+        anchored=anchored,
+    )  # fmt: skip
     # Chains in float64, stored in float32.
     np.testing.assert_allclose(trace.loss, losses, rtol=2e-6)
     np.testing.assert_allclose(trace.distance, away, rtol=2e-6)

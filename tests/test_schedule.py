@@ -61,10 +61,10 @@ def test_cost_of_a_pass_counts_products_and_activations():
 
 def test_batches_follow_from_what_an_operation_takes():
     cpu = torch.device("cpu")
-    assert schedule.observe_batch(2**24, cpu) == 1
+    assert schedule.observe_batch(6 * 2**20, cpu) == 1
     assert schedule.observe_batch(2**40, cpu) == 1
-    assert schedule.observe_batch(2**14, cpu) == 1024
-    assert schedule.observe_batch(2**14, cpu, at_once=4) == 256
+    assert schedule.observe_batch(2**14, cpu) == 384
+    assert schedule.observe_batch(2**14, cpu, at_once=4) == 96
     assert schedule.observe_batch(1, cpu) == 8192
 
 
