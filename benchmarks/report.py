@@ -87,7 +87,7 @@ def _costs(measured: dict[str, dict[str, Any]]) -> str:
                 f"**{WORKLOADS[name]}**, {found['n_observed']:,} observed, "
                 f"{found['chains']} chains",
                 f"{1e3 * found['ours_step']:.2f}",
-                f"{1e3 * found['ours_draw']:.3g}",
+                f"{1e3 * found['ours_draw']:,.1f}",
                 "",
                 "1",
                 "1",
@@ -97,7 +97,7 @@ def _costs(measured: dict[str, dict[str, Any]]) -> str:
             [
                 title,
                 f"{1e3 * found[f'{key}_step']:.2f}",
-                f"{1e3 * found[f'{key}_draw']:.3g}",
+                f"{1e3 * found[f'{key}_draw']:,.1f}",
                 f"{found[f'{key}_step_ratio']:.1f}",
                 f"{found[f'{key}_ratio']:.1f}",
                 f"{found[f'{key}_thinned_ratio']:.1f}",

@@ -96,7 +96,9 @@ def machine() -> dict[str, Any]:
 # --- the statistical half: what a draw is worth -------------------------------------------------
 
 
-def law(probe: Probe, chains: int, steps: int, watch: int = 256) -> dict[str, Any]:
+def law(
+    probe: Probe, chains: int, steps: int, watch: int = 256, burn_in: int = schedule.BURN_IN
+) -> dict[str, Any]:
     """What thinning does to the standard error, from long chains with a few samples watched.
 
     Every contender draws from the same law, so that this holds for all of them.
@@ -109,7 +111,7 @@ def law(probe: Probe, chains: int, steps: int, watch: int = 256) -> dict[str, An
         kernel=kernel_of(probe),
         chains=chains,
         draws=steps,
-        burn_in=schedule.BURN_IN,
+        burn_in=burn_in,
         seed=1,
         progress=False,
     )
@@ -254,11 +256,11 @@ WORKLOADS: dict[str, tuple[Callable[[], Probe], dict[str, int]]] = {
     ),
     "transformer": (
         workloads.transformer,
-        {"chains": 4, "draws": 3, "rounds": 3, "steps": 20, "law": 300},
+        {"chains": 4, "draws": 2, "rounds": 3, "steps": 20, "law": 200},
     ),
     "inception": (
         workloads.inception,
-        {"chains": 2, "draws": 2, "rounds": 2, "steps": 4, "law": 100, "watch": 32},
+        {"chains": 2, "draws": 1, "rounds": 3, "steps": 3, "law": 60, "watch": 16, "burn_in": 20},
     ),
 }
 
@@ -273,7 +275,8 @@ def workload(name: str) -> dict[str, Any]:
         "chains": size["chains"],
     }
     found |= throughput(probe)
-    counts = law(probe, size["chains"], size["law"], size.get("watch", 256))
+    options = {k: size[k] for k in ("watch", "burn_in") if k in size}
+    counts = law(probe, size["chains"], size["law"], **options)
     time_of = rates(probe, size["chains"], size["draws"], size["rounds"], size["steps"])
     return found | counts | time_of | compare(probe, counts, time_of)
 
@@ -620,10 +623,10 @@ def tried(steps: int = 1600, chains: int = 4) -> dict[str, Any]:
         )
         for _ in range(2)
     ]
-    step = pair[1].kernel.step
+    as_it_is = pair[1].kernel.step
 
     def mirrored(weights: torch.Tensor, gradient: torch.Tensor, noise: Any, **rest: Any) -> None:
-        step(weights, gradient, noise.neg_(), **rest)
+        as_it_is(weights, gradient, noise.neg_(), **rest)
 
     object.__setattr__(pair[1].kernel, "step", mirrored)
     rows: list[list[np.ndarray]] = [[], []]
