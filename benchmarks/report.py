@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from probelib.plotting import BLUE, GREEN, ORANGE, VERMILION, figure
 
@@ -175,6 +176,8 @@ def _thinning_figure(measured: dict[str, dict[str, Any]]) -> Any:
     ax.set_xscale("log", base=2)
     ax.set_yscale("log")
     ax.set_xticks(THIN, [str(k) for k in THIN])
+    for which in (ax.yaxis.set_major_formatter, ax.yaxis.set_minor_formatter):
+        which(FuncFormatter(lambda v, _: f"{v:g}"))
     ax.set_xlabel("steps a draw (thin)")
     ax.set_ylabel("time to the same error, thin=1 is 1")
     ax.legend()
@@ -200,6 +203,9 @@ def _scaling_figure(found: dict[str, Any]) -> Any:
             ax.legend()
         else:
             ax.set_ylim(y.min() / 4, y.max() * 4)
+        ax.set_xticks(x, [f"{int(v):,}" for v in x], rotation=30)
+        ax.set_xticks([], minor=True)
+        ax.yaxis.set_minor_formatter(NullFormatter())
         ax.set_xlabel(label)
         ax.set_ylabel(title)
     return fig

@@ -252,7 +252,7 @@ WORKLOADS: dict[str, tuple[Callable[[], Probe], dict[str, int]]] = {
     ),
     "small": (
         workloads.small_mlp,
-        {"chains": 5, "draws": 40, "rounds": 5, "steps": 300, "law": 1500},
+        {"chains": 5, "draws": 40, "rounds": 5, "steps": 200, "law": 1000},
     ),
     "transformer": (
         workloads.transformer,
