@@ -25,8 +25,9 @@ WORKLOADS = {
 THIN = (1, 2, 4, 6, 8, 12, 16, 24, 32)
 
 
-def write_report(folder: Path) -> None:
-    """Write ``table.md`` and the figures from the JSON files that are there."""
+def write_report(folder: Path, into: Path) -> None:
+    """Write ``table.md`` and the figures to ``into`` from the JSON files of ``folder``."""
+    into.mkdir(parents=True, exist_ok=True)
     parts = {path.stem: json.loads(path.read_text()) for path in folder.glob("*.json")}
     blocks = {}
     if "accuracy" in parts:
@@ -34,14 +35,14 @@ def write_report(folder: Path) -> None:
     measured = {name: parts[name] for name in WORKLOADS if name in parts}
     if measured:
         blocks |= {"costs": _costs(measured), "throughput": _throughput(measured)}
-        _thinning_figure(measured).savefig(folder / "thinning.svg", metadata={"Date": None})
+        _thinning_figure(measured).savefig(into / "thinning.svg", metadata={"Date": None})
     if "precision" in parts:
         blocks["precision"] = _precision(parts["precision"])
     if "scaling" in parts:
-        _scaling_figure(parts["scaling"]).savefig(folder / "scaling.svg", metadata={"Date": None})
+        _scaling_figure(parts["scaling"]).savefig(into / "scaling.svg", metadata={"Date": None})
     # The marks are where book/benchmarks.md cuts.
     marked = [f"<!-- {name} -->\n\n{text}\n\n<!-- /{name} -->" for name, text in blocks.items()]
-    (folder / "table.md").write_text("\n\n".join(marked) + "\n")
+    (into / "table.md").write_text("\n\n".join(marked) + "\n")
 
 
 def _table(head: list[str], rows: list[list[str]]) -> str:

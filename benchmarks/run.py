@@ -1,7 +1,7 @@
 """Time to accuracy, against what a user would write or pick instead: ``make bench``.
 
 Each part is measured in one process, contenders in turn, and written to
-``results/benchmarks/PART.json``; ``table.md`` and the figures are made from these files. Ratios are
+``results/benchmarks/PART.json``; ``book/benchmarks`` has the table and the figures. Ratios are
 what to read: seconds belong to the machine, and to what else it did.
 """
 
@@ -39,6 +39,7 @@ from probelib import schedule
 from probelib.estimators import mcse_of_mean
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "benchmarks"
+PAGES = Path(__file__).resolve().parents[1] / "book" / "benchmarks"
 DEVICE = torch.device("cpu")  # main() may choose another
 
 
@@ -727,7 +728,7 @@ def main() -> None:
         text = json.dumps(found, indent=1, sort_keys=True)
         (folder / f"{name}.json").write_text(text + "\n")
         print(text, flush=True)
-    write_report(folder)
+    write_report(folder, PAGES if DEVICE.type == "cpu" else folder)
 
 
 if __name__ == "__main__":

@@ -98,7 +98,7 @@ def test_the_report_is_made_of_what_was_measured(tmp_path):
             | {"their_draws": 80, "target": 0.13}
         )
     )
-    write_report(tmp_path)
+    write_report(tmp_path, tmp_path)
     table = (tmp_path / "table.md").read_text()
     assert "| MNIST, 784-512-10 | 0.8 | 3236 | 130.0 | 140 | 93% |" in table
     assert "22, 18 steps apart" in table
