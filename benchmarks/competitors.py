@@ -1,16 +1,16 @@
 """What a researcher would use instead, each run as its documentation suggests.
 
 Every competitor samples the posterior of Eq. 1 with the update of Eq. 7 and keeps the loss of every
-observed sample at every draw. Each is an iterator over draws, one chain after the other, so that a
-benchmark can take turns between them.
+observed sample at every draw. The two loops are iterators over the draws of one chain, so that a
+benchmark can take turns between them; devinterp runs a whole call.
 """
 
 from __future__ import annotations
 
 import contextlib
 import copy
-import functools
 import io
+import itertools
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from probelib import cross_entropy
@@ -51,18 +52,11 @@ class Probe:
 
 @dataclass
 class Chain:
-    """One chain's draws as they come, and where its time went."""
+    """One chain's draws as they come, and the time that its steps took."""
 
     losses: list[np.ndarray] = field(default_factory=list)
     steps: int = 0
     step_seconds: float = 0.0
-    observe_seconds: float = 0.0
-
-
-def observe_with_loader(model: Callable[[Tensor], Tensor], loader: DataLoader) -> np.ndarray:
-    """The per-sample losses of a whole DataLoader, in its order."""
-    with torch.no_grad():
-        return torch.cat([cross_entropy(model(x), y) for x, y in loader]).cpu().numpy()
 
 
 def wait_for(device: torch.device) -> None:
@@ -71,39 +65,48 @@ def wait_for(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
+def _draws(
+    probe: Probe,
+    thin: int,
+    step: Callable[[Tensor, Tensor], None],
+    outputs: Callable[[Tensor], Tensor],
+) -> Iterator[Chain]:
+    """Step on minibatches of a DataLoader and observe with another; yields at every draw."""
+    train = DataLoader(
+        TensorDataset(probe.x, probe.y), probe.batch_size, shuffle=True, drop_last=True
+    )
+    observed = DataLoader(TensorDataset(probe.observe_x, probe.observe_y), probe.observe_batch_size)
+    chain, batches = Chain(), itertools.chain.from_iterable(itertools.repeat(train))
+    while True:
+        since = time.perf_counter()
+        for x, y in itertools.islice(batches, thin):
+            step(x, y)
+        wait_for(probe.x.device)
+        chain.steps += thin
+        chain.step_seconds += time.perf_counter() - since
+        with torch.no_grad():
+            losses = [cross_entropy(outputs(x), y) for x, y in observed]
+        chain.losses.append(torch.cat(losses).cpu().numpy())
+        yield chain
+
+
 def plain_loop(probe: Probe, seed: int, thin: int = 1) -> Iterator[Chain]:
     """SGLD by hand around an nn.Module, DataLoaders for both halves; yields at every draw."""
     torch.manual_seed(seed)
     model = copy.deepcopy(probe.model).eval()
     weights = list(model.parameters())
     center = [w.detach().clone() for w in weights]
-    train = DataLoader(
-        TensorDataset(probe.x, probe.y), probe.batch_size, shuffle=True, drop_last=True
-    )
-    observed = DataLoader(TensorDataset(probe.observe_x, probe.observe_y), probe.observe_batch_size)
-    chain, batches = Chain(), iter(train)
-    while True:
-        since = time.perf_counter()
-        for _ in range(thin):
-            try:
-                x, y = next(batches)
-            except StopIteration:
-                batches = iter(train)
-                x, y = next(batches)
-            model.zero_grad()
-            cross_entropy(model(x), y).mean().backward()
-            with torch.no_grad():
-                for w, c in zip(weights, center, strict=True):
-                    drift = probe.n_beta * w.grad + probe.localization * (w - c)
-                    w -= probe.step_size / 2 * drift
-                    w += probe.step_size**0.5 * torch.randn_like(w)
-        wait_for(probe.x.device)
-        chain.steps += thin
-        chain.step_seconds += time.perf_counter() - since
-        since = time.perf_counter()
-        chain.losses.append(observe_with_loader(model, observed))
-        chain.observe_seconds += time.perf_counter() - since
-        yield chain
+
+    def step(x: Tensor, y: Tensor) -> None:
+        model.zero_grad()
+        cross_entropy(model(x), y).mean().backward()
+        with torch.no_grad():
+            for w, c in zip(weights, center, strict=True):
+                drift = probe.n_beta * w.grad + probe.localization * (w - c)
+                w -= probe.step_size / 2 * drift
+                w += probe.step_size**0.5 * torch.randn_like(w)
+
+    return _draws(probe, thin, step, model)
 
 
 def posteriors_loop(probe: Probe, seed: int, thin: int = 1) -> Iterator[Chain]:
@@ -120,34 +123,18 @@ def posteriors_loop(probe: Probe, seed: int, thin: int = 1) -> Iterator[Chain]:
 
     def log_posterior(params: dict[str, Tensor], batch: tuple[Tensor, Tensor]) -> Any:
         x, y = batch
-        mean = cross_entropy(torch.func.functional_call(model, params, x), y).mean()
+        mean = cross_entropy(functional_call(model, params, x), y).mean()
         away = sum((params[k] - c).square().sum() for k, c in center.items())
         return -(probe.n_beta * mean + probe.localization / 2 * away), torch.tensor([])
 
     transform = posteriors.sgmcmc.sgld.build(log_posterior, lr=probe.step_size / 2)
     state = transform.init({k: c.clone() for k, c in center.items()})
-    train = DataLoader(
-        TensorDataset(probe.x, probe.y), probe.batch_size, shuffle=True, drop_last=True
-    )
-    observed = DataLoader(TensorDataset(probe.observe_x, probe.observe_y), probe.observe_batch_size)
-    chain, batches = Chain(), iter(train)
-    while True:
-        since = time.perf_counter()
-        for _ in range(thin):
-            try:
-                batch = next(batches)
-            except StopIteration:
-                batches = iter(train)
-                batch = next(batches)
-            state, _ = transform.update(state, batch, inplace=True)
-        wait_for(probe.x.device)
-        chain.steps += thin
-        chain.step_seconds += time.perf_counter() - since
-        since = time.perf_counter()
-        now = functools.partial(torch.func.functional_call, model, state.params)
-        chain.losses.append(observe_with_loader(now, observed))
-        chain.observe_seconds += time.perf_counter() - since
-        yield chain
+
+    def step(x: Tensor, y: Tensor) -> None:
+        nonlocal state
+        state, _ = transform.update(state, (x, y), inplace=True)
+
+    return _draws(probe, thin, step, lambda x: functional_call(model, state.params, x))
 
 
 class _Positions(Dataset):

@@ -12,6 +12,7 @@ How often and how long to observe is in :mod:`probelib.schedule`.
 import hashlib
 import json
 import os
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -51,6 +52,8 @@ from probelib.trace import (
 _SMALL = 2**16
 # Items of a data set are kept on the device from one pass to the next if they take less than this.
 _STAGED = 2**31
+# Filters of warnings and torch.fx's recording change what all threads of a process see.
+_ONE_AT_A_TIME = threading.Lock()
 _FLUSH_DRAWS, _FLUSH_STEPS, _FLUSH_SECONDS = 50, 1000, 60.0
 
 
@@ -156,6 +159,9 @@ def sample(
     for bit, on the same machine with the same number of threads. Neither the caller's model nor
     any global random state is touched.
 
+    The gradients of several chains are recorded as tensor operations at the first step: what
+    else a model or a loss does in Python (counting, printing, a schedule) happens only then.
+
     With ``store`` the trace grows on disk, with checkpoints. The same call again returns a
     finished trace without sampling, continues an unfinished one, and extends it if ``draws`` has
     grown; a store that holds anything else is refused. A ``cache`` is a directory of such stores,
@@ -175,7 +181,7 @@ def sample(
             :func:`probelib.schedule.choose_thin`.
         until: stop as soon as the median Monte-Carlo standard error of the loss gain, over up to
             256 observed samples, is at most this (nats). It looks after 20 draws and then after
-            every tenth more.
+            every tenth more. Few draws of a heavy-tailed loss make their own error too small.
         seed: of the whole run.
         store: directory for the trace; without it and ``cache`` the trace stays in memory.
         cache: directory of many traces, instead of ``store``. Nothing in it is replaced.
@@ -307,7 +313,7 @@ def sample(
         watch.rewind(max(0, run.step - burn_in) // thin)
         if draws != trace.attrs["config"]["draws"]:
             trace.resize(draws=draws, steps=burn_in + draws * thin)
-            trace.commit(None, config=config | {"draws": draws})
+            trace.commit(None, config=config)
     else:
         run.stage()
         init_loss = run.at_center()
@@ -351,14 +357,15 @@ def sample(
 
 
 def _thinning(run: "_Run", burn_in: int, progress: bool) -> schedule.Thinning:
-    """What thin="auto" chooses: a rehearsal of the burn-in with a few samples watched."""
+    """What thin="auto" chooses: a rehearsal of the burn-in with a few samples watched.
+
+    It always rehearses the first four chains of the whole, so that calls which share its chains
+    out choose alike, and because one chain shows too little of what it will do.
+    """
     posterior, kernel = run.posterior, run.kernel
     index = schedule.watched(len(run.observed))
     some = Samples(run.observed.batch(index), posterior.device, "observe")
-    chains = max(run.chains, 4)  # one alone shows too little of what it will do
-    rehearsal = _Run(
-        posterior, some, kernel, chains, run.seed, None, run.observe_dtype, run.first_chain
-    )
+    rehearsal = _Run(posterior, some, kernel, 4, run.seed, None, run.observe_dtype, first_chain=0)
     rehearsal.data = run.data
     losses = []
     for step in range(burn_in):
@@ -598,7 +605,7 @@ class _Run:
         self.posterior, self.kernel = posterior, kernel
         self.data, self.observed = posterior.data, observed
         self.chains, self.center = chains, posterior.center
-        self.seed, self.first_chain, self.observe_dtype = seed, first_chain, observe_dtype
+        self.seed, self.observe_dtype = seed, observe_dtype
         on_cpu = posterior.device.type == "cpu"
         self.step = 0
         self.weights = self.center.expand(chains, -1).clone()
@@ -828,7 +835,8 @@ class _Run:
         x, y = self.posterior.data.batch(slice(0, min(2, self.posterior.n_samples)))
         expected = self._gradient(self.center, x, y)
         try:
-            with warnings.catch_warnings():  # an operation that vmap runs chain by chain anyway
+            with _ONE_AT_A_TIME, warnings.catch_warnings():
+                # An operation that vmap would run chain by chain anyway.
                 warnings.filterwarnings("error", ".*performance drop")
                 every = vmap(grad_and_value(self._mean_loss))
                 got = every(*(t.unsqueeze(0) for t in (self.center, x, y)))
@@ -846,7 +854,8 @@ def _recorded(function: Callable, *args: Tensor) -> Callable:
     Only for what vmap runs: it takes no branch and draws nothing that depends on its arguments.
     """
     try:
-        return make_fx(lambda *a: function(*a))(*args)
+        with _ONE_AT_A_TIME:
+            return make_fx(lambda *a: function(*a))(*args)
     except Exception:  # what cannot be recorded runs all the same
         return function
 

@@ -121,8 +121,8 @@ class Thinning:
 
     Attributes:
         thin: steps a draw.
-        autocorrelation_time: steps that one independent value of a loss takes, the median over the
-            samples looked at.
+        autocorrelation_time: steps that one independent value of a loss takes, from the mean
+            autocorrelation of the samples looked at.
         step_cost: of one step, as a share of one observation of everything.
         cost: time to a given standard error, as a share of that with an observation a step.
     """

@@ -32,7 +32,7 @@ from torch import Tensor
 
 #: Raised whenever the same call would give other numbers or another layout, so that no store
 #: written before the change is taken for one written after it.
-FORMAT = 1
+FORMAT = 2
 
 _DRAW_CHUNK = 50
 _SAMPLE_CHUNK = 8192

@@ -47,6 +47,8 @@ def test_the_trace_is_that_of_one_call(devices, tmp_path):
 def test_what_does_not_fit_is_refused(tmp_path):
     with pytest.raises(ValueError, match="give cache"):
         sample_over(["cpu"], posterior_on, chains=2, store=tmp_path / "a.zarr")
+    with pytest.raises(ValueError, match="until would stop each device's chains"):
+        sample_over(["cpu"], posterior_on, chains=2, until=0.1)
     with pytest.raises(ValueError, match=r"devices is \[\] for 2 chains"):
         sample_over([], posterior_on, chains=2)
     assert available_devices()

@@ -25,7 +25,9 @@ def ar1(rho, chains, steps, series, seed=0):
 
 @pytest.mark.parametrize(("rho", "cost"), [(0.5, 0.01), (0.8, 0.01), (0.8, 0.3), (0.9, 3.0)])
 def test_the_chosen_thinning_is_near_the_exact_optimum(rho, cost):
-    # tau_k of an AR(1) is (1 + rho^k) / (1 - rho^k); the choice may cost 3 % more than the best.
+    # tau_k of an AR(1) is (1 + rho^k) / (1 - rho^k). 4 x 3000 x 64 steps of the slowest series hold
+    # 40,000 independent values, so that each rho_t is known to 0.005 and tau, a sum of some thirty
+    # that matter and lean on each other, to 5 %. The curve is flat at its end: 3 % more at most.
     k = np.arange(1, 400)
     exact = (1 + cost * k) * (1 + rho**k) / (1 - rho**k)
     chosen = schedule.choose_thin(ar1(rho, 4, 3000, 64), cost)
@@ -128,6 +130,14 @@ def test_thin_auto_is_that_thinning_and_is_found_again(tmp_path, monkeypatch):
     assert_same(run(thin="auto", store=tmp_path / "a.zarr"), chosen)
 
 
+def test_calls_that_share_out_the_chains_choose_alike():
+    whole = run(thin="auto", chains=6, draws=5)
+    for first in (0, 2, 4):
+        part = run(thin="auto", chains=2, first_chain=first, draws=5)
+        assert part.attrs["thinning"] == whole.attrs["thinning"]
+        np.testing.assert_allclose(part.loss, whole.loss[first : first + 2], rtol=1e-4, atol=1e-6)
+
+
 def test_thin_auto_says_what_it_chose(capsys):
     trace = run(thin="auto", progress=True)
     said = capsys.readouterr()
@@ -137,11 +147,10 @@ def test_thin_auto_says_what_it_chose(capsys):
 def test_thin_auto_goes_on_after_an_interruption(tmp_path, monkeypatch):
     store, calls, advance = tmp_path / "a.zarr", [0], _Run.advance
     whole = run(thin="auto", draws=120)
-    rehearsal = 100
 
     def interrupted(self):
         calls[0] += 1
-        if calls[0] == rehearsal + 100 + 60 * whole.attrs["config"]["thin"]:
+        if calls[0] == 100 + 100 + 60 * whole.attrs["config"]["thin"]:
             raise KeyboardInterrupt
         return advance(self)
 
@@ -324,9 +333,9 @@ def test_staged_samples_are_the_samples():
 # --- control variate -----------------------------------------------------------------------------
 
 
-def noisy_mean(step_size, n_beta, localization, control_variate, spread=1.0):
+def noisy_mean(step_size, n_beta, localization, control_variate):
     """Chains for f = w, targets ±1, sixteen to a batch of two; second moment of w about w* = 0."""
-    y = torch.tensor([-spread, spread]).repeat(8)
+    y = torch.tensor([-1.0, 1.0]).repeat(8)
     model = nn.Linear(1, 1, bias=False)
     nn.init.zeros_(model.weight)
     posterior = LocalPosterior(
@@ -343,7 +352,8 @@ def noisy_mean(step_size, n_beta, localization, control_variate, spread=1.0):
 
 def test_a_control_variate_takes_the_minibatch_noise_out_of_the_stationary_law():
     # Exact: 1 / (A (1 - eps A / 4)), times 1 + eps nb² s² / 4 with the noise of a plain minibatch,
-    # here a factor of 12.7. 64 x 600 draws, rho = 0.375: the relative error is below 1 %.
+    # here a factor of 3.3. With rho = 0.375 a step, 64 x 600 draws know w² to
+    # sqrt(2 (1 + rho²) / (1 - rho²) / 38,400) = 0.8 %: 6 % is seven standard errors.
     n_beta, localization, step_size = 20.0, 5.0, 0.05
     a = n_beta + localization
     s2 = 1 / 2 * (16 - 2) / (16 - 1)
@@ -354,12 +364,13 @@ def test_a_control_variate_takes_the_minibatch_noise_out_of_the_stationary_law()
 
 
 def test_a_control_variate_away_from_a_shared_curvature():
-    # Curvatures x_i² differ, so that some noise is left: s² = w² Var(x²) (n - m) / (m (n - 1)).
-    # Then E w² (1 - r² - eps² nb² v / 4) = eps with r = 1 - eps A / 2 and v = s² / w².
-    rng = np.random.default_rng(0)
-    x = torch.from_numpy(rng.uniform(0.5, 1.5, 40)).float()
-    n_beta, localization, step_size, m = 6.0, 2.0, 0.1, 4
-    h, v = float(x.square().mean()), float(x.square().var(correction=0)) / m * 36 / 39
+    # Curvatures x_i² differ, so that some noise is left: at w a batch of one adds a variance of
+    # v w², v = Var(x²). E w² (1 - r² - eps² nb² v / 4) = eps with r = 1 - eps A / 2: here a factor
+    # of 1.28. Var(w²) follows from the recursion of E w⁴ and its autocorrelation is 0.38 a step:
+    # 64 x 800 draws know w² to 1.1 %, and 6.5 % is six standard errors.
+    x = torch.tensor([0.3, 0.3, 1.7, 1.7]).repeat(10)
+    n_beta, localization, step_size, m = 6.0, 2.0, 0.1, 1
+    h, v = float(x.square().mean()), float(x.square().var(correction=0))
     model = nn.Linear(1, 1, bias=False)
     nn.init.zeros_(model.weight)
     y = 3.0 * (-1) ** torch.arange(40) / x  # sum x y = 0, so that w* = 0 is the minimum
@@ -375,7 +386,7 @@ def test_a_control_variate_away_from_a_shared_curvature():
     a = n_beta * h + localization
     exact = step_size / (1 - (1 - step_size * a / 2) ** 2 - step_size**2 * n_beta**2 * v / 4)
     found = 2 * float(trace.loss.values.astype(np.float64).mean())
-    assert found == pytest.approx(exact, rel=0.05)
+    assert found == pytest.approx(exact, rel=0.065)
 
 
 def test_a_control_variate_is_part_of_what_a_trace_is_of(tmp_path):

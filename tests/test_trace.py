@@ -335,7 +335,7 @@ def test_every_difference_is_refused_by_its_name(store, monkeypatch):
     with pytest.raises(TraceMismatch, match="overwrite=True to replace it"):
         run(store=store, seed=2)
     monkeypatch.setattr(probelib.sampler, "FORMAT", 99)
-    with pytest.raises(TraceMismatch, match="format is 1 there and 99 here"):
+    with pytest.raises(TraceMismatch, match="format is 2 there and 99 here"):
         run(store=store)
     monkeypatch.undo()
     assert {*settings, "format"} == set(probelib.open_trace(store).attrs["fingerprint"])

@@ -43,8 +43,12 @@ def sample_over(
         The whole trace, in memory.
 
     Raises:
-        ValueError: ``options`` has a ``store``, or there are no devices.
+        ValueError: ``options`` has a ``store`` or ``until``, or there are no devices.
     """
+    if options.get("until") is not None:
+        raise ValueError(
+            "until would stop each device's chains at a draw of their own; give draws instead"
+        )
     if options.get("store") is not None:
         raise ValueError("store is one place for several traces; give cache, a directory of them")
     shares = [s for s in np.array_split(np.arange(chains), max(1, len(devices))) if len(s)]
