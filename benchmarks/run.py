@@ -565,7 +565,7 @@ def topk(n: int = 1_000_000, draws: int = 1000, rows: int = 2048, k: int = 16) -
             init_loss=np.zeros(n, np.float32),
             labels=None,
             loss_dtype="float32",
-            attrs={"config": {"n_beta": 10.0, "draws": draws}},
+            attrs={"config": {"n_beta": 10.0, "chains": 1, "draws": draws}, "wall_time": 0.0},
         )
         loss = store._group["loss"]
         for start in range(0, n, 8192):
@@ -573,7 +573,9 @@ def topk(n: int = 1_000_000, draws: int = 1000, rows: int = 2048, k: int = 16) -
             part = axes @ rng.normal(size=(30, size)).astype(np.float32)
             part += rng.normal(size=(draws, size)).astype(np.float32)
             loss[0, :, start : start + size] = part
-        store._group.attrs.update({"draws_done": draws, "complete": True})
+        store._group["distance"][:] = 1.0
+        store.commit(slice(0, 1), probelib.trace.Progress(draws_done=draws), None)
+        store.finish()
         code = f"""
 import time, numpy as np, probelib, torch
 trace = probelib.open_trace({str(path)!r})
@@ -616,7 +618,7 @@ def tried(steps: int = 1600, chains: int = 4) -> dict[str, Any]:
     index = np.unique(np.linspace(0, len(probe.y) - 1, 500, dtype=int))
     some = probelib.posterior.Samples((probe.x[index], probe.y[index]), posterior.device)
     pair = [
-        probelib.sampler._Run(
+        probelib.chains.Chains(
             posterior, some, kernel_of(probe), chains, 0, None, "float32", first_chain=0
         )
         for _ in range(2)

@@ -28,10 +28,12 @@ from probelib.influence import (
     per_sample_gradients,
     per_sample_hessians,
 )
+from probelib.interop import from_devinterp, to_devinterp
+from probelib.lock import StoreBusy
 from probelib.losses import cross_entropy, squared_error
 from probelib.posterior import LocalPosterior
 from probelib.sampler import SGLD, DivergenceError, sample
-from probelib.trace import TraceMismatch, open_trace
+from probelib.trace import StoreError, TraceMismatch, open_trace
 
 __all__ = [
     "SGLD",
@@ -39,11 +41,14 @@ __all__ = [
     "LocalPosterior",
     "LossKernel",
     "MatrixKernel",
+    "StoreBusy",
+    "StoreError",
     "TraceMismatch",
     "classical_influence",
     "cross_entropy",
     "diagnostics",
     "empirical_variance",
+    "from_devinterp",
     "gradient_gram",
     "gradient_pairs",
     "hessian",
@@ -64,4 +69,5 @@ __all__ = [
     "split_half_reliability",
     "squared_error",
     "tilt",
+    "to_devinterp",
 ]

@@ -506,10 +506,29 @@ def tilt(pairs: xr.Dataset) -> float:
 
 
 @dataclass(frozen=True)
-class Diagnostics:
-    """Whether the chains can be trusted.
+class Finding:
+    """One thing that was looked at in a trace.
 
     Attributes:
+        name: "diverged", "mixed", "draws", "step", "spread" or "basin".
+        good: whether it is as it should be.
+        value, limit: the number behind it, and how large (for "draws": how small) it may be.
+        sentence: both in words, with what to try.
+    """
+
+    name: str
+    good: bool
+    value: float
+    limit: float
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Diagnostics:
+    """Whether the chains can be trusted: printed, a verdict with the number behind each point.
+
+    Attributes:
+        findings: what was looked at, a :class:`Finding` each.
         rhat_max: largest split R-hat over the mean loss and the samples looked at.
         ess_min: smallest bulk effective sample size over the same.
         rhat, ess: both for each series: the mean loss first, then the samples.
@@ -529,12 +548,34 @@ class Diagnostics:
     loss_at_center: float
     loss_along_chains: float
     distance: float
+    findings: tuple[Finding, ...] = ()
+
+    @property
+    def good(self) -> bool:
+        """Whether nothing speaks against the trace."""
+        return all(finding.good for finding in self.findings)
+
+    def __getitem__(self, name: str) -> Finding:
+        """The finding of a name."""
+        return next(finding for finding in self.findings if finding.name == name)
+
+    def __str__(self) -> str:
+        bad = sum(not finding.good for finding in self.findings)
+        verdict = (
+            f"Do not trust this trace yet: {bad} of {len(self.findings)} points speak against it."
+            if bad
+            else "Nothing here speaks against this trace."
+        )
+        marks = {True: "ok ", False: "NO "}
+        return "\n".join([verdict, *(f"  {marks[f.good]} {f.sentence}" for f in self.findings)])
 
 
 def diagnostics(trace: xr.Dataset, n_samples: int = 500, seed: int = 0) -> Diagnostics:
-    """R-hat and ESS (ArviZ) of the mean loss and of randomly chosen samples' losses.
+    """Whether a trace can be trusted, with the numbers behind the verdict.
 
-    A single chain is cut into two halves, so that R-hat can see a drift.
+    R-hat and ESS (ArviZ) of the mean loss and of randomly chosen samples' losses; how far the
+    chains are from w*, and how high their loss. Chains that diverged are named and left out. A
+    single chain is cut into two halves, so that R-hat can see a drift.
 
     Args:
         trace: from :func:`probelib.sample` or :func:`probelib.open_trace`.
@@ -542,11 +583,21 @@ def diagnostics(trace: xr.Dataset, n_samples: int = 500, seed: int = 0) -> Diagn
         seed: of that choice.
 
     Returns:
-        The numbers behind a verdict; a common rule asks for R-hat below 1.01 and ESS above 400.
+        The verdict, and its numbers. It asks for an R-hat below 1.1 and an ESS above 100 of the
+        worst series; stricter rules are 1.01 and 400.
 
     Raises:
-        ValueError: fewer than two draws, or losses that are not finite.
+        ValueError: fewer than two draws, no chain that did not diverge, or losses that are not
+            finite.
     """
+    lost = _diverged(trace)
+    if len(lost) == trace.sizes["chain"]:
+        at = next(iter(lost.values()))
+        raise ValueError(
+            f"trace has no chain that did not diverge, the first at step {at['step']}; sample "
+            "again with a smaller step_size"
+        )
+    all_chains, trace = trace, trace.drop_sel(chain=[int(c) for c in lost]) if lost else trace
     mean = mean_loss_change(trace)
     n = trace.sizes["sample"]
     samples = np.sort(np.random.default_rng(seed).choice(n, min(n, n_samples), replace=False))
@@ -555,10 +606,19 @@ def diagnostics(trace: xr.Dataset, n_samples: int = 500, seed: int = 0) -> Diagn
     )
     ess, rhat = np.array([_ess_and_rhat(series[..., i]) for i in range(series.shape[-1])]).T
     at_center = float(trace.init_loss.values.astype(np.float64).mean())
+    # A sample that never moves has no R-hat to speak of; it cannot be the worst.
+    rhat_max = float(np.nanmax(rhat)) if np.isfinite(rhat).any() else float("inf")
+    ess_min = float(np.nanmin(ess)) if np.isfinite(ess).any() else 0.0
     return Diagnostics(
-        # A sample that never moves has no R-hat to speak of; it cannot be the worst.
-        rhat_max=float(np.nanmax(rhat)) if np.isfinite(rhat).any() else float("inf"),
-        ess_min=float(np.nanmin(ess)) if np.isfinite(ess).any() else 0.0,
+        findings=(
+            _on_divergence(lost, all_chains.sizes["chain"]),
+            _on_mixing(rhat_max),
+            _on_draws(ess_min, mean.size),
+            *_on_the_step(trace),
+            _on_the_basin(trace, at_center, float(mean.mean())),
+        ),
+        rhat_max=rhat_max,
+        ess_min=ess_min,
         rhat=rhat,
         ess=ess,
         samples=samples,
@@ -569,10 +629,115 @@ def diagnostics(trace: xr.Dataset, n_samples: int = 500, seed: int = 0) -> Diagn
     )
 
 
+def _on_divergence(lost: dict[str, dict[str, int]], chains: int) -> Finding:
+    steps = ", ".join(f"{chain} at step {at['step']}" for chain, at in lost.items())
+    return Finding(
+        "diverged",
+        not lost,
+        len(lost),
+        0,
+        f"{len(lost)} of {chains} chains diverged ({steps}) and are left out of what follows; "
+        "lower step_size"
+        if lost
+        else f"none of {chains} chains diverged",
+    )
+
+
+def _on_mixing(rhat: float, limit: float = 1.1) -> Finding:
+    good = rhat <= limit
+    return Finding(
+        "mixed",
+        good,
+        rhat,
+        limit,
+        f"the chains have mixed: the largest R-hat is {rhat:.3f}"
+        if good
+        else f"the chains have not mixed: the largest R-hat is {rhat:.3f}, above {limit}; take "
+        "more draws or a longer burn_in",
+    )
+
+
+def _on_draws(ess: float, draws: int, limit: float = 100) -> Finding:
+    good = ess >= limit
+    return Finding(
+        "draws",
+        good,
+        ess,
+        limit,
+        f"{draws} draws are worth {ess:.0f} independent ones for the slowest loss"
+        + ("" if good else f", fewer than {limit:.0f}; take more draws, or a larger thin"),
+    )
+
+
+def _on_the_step(trace: xr.Dataset, widened: float = 0.1, spread: float = 1.1) -> list[Finding]:
+    """What the step size alone tells, and how far the chains are.
+
+    Where only the localization holds a weight, its variance under Eq. 7 is
+    1 / (gamma (1 - eps gamma / 4)), and smaller wherever L curves upwards.
+    """
+    config = trace.attrs.get("config", {})
+    if not {"step_size", "localization", "n_parameters"} <= set(config):
+        return []
+    step, gamma, d = config["step_size"], config["localization"], config["n_parameters"]
+    more = 1 / (1 - step * gamma / 4) - 1 if step * gamma < 4 else float("inf")
+    ratio = float(np.square(trace.distance.values, dtype=np.float64).mean()) * gamma / d
+    limit = spread * (1 + more)
+    return [
+        Finding(
+            "step",
+            more <= widened,
+            more,
+            widened,
+            f"step_size {step:g} widens the posterior by {more:.1%} where only the localization of "
+            f"{gamma:g} holds it"
+            + ("" if more <= widened else f", more than {widened:.0%}; lower step_size"),
+        ),
+        Finding(
+            "spread",
+            ratio <= limit,
+            ratio,
+            limit,
+            f"|w - w*|² is {ratio:.3g} of what the localization alone would leave"
+            + (
+                ""
+                if ratio <= limit
+                else f", above {limit:.3g}: step_size is too large for the curvature or the "
+                "gradient noise, or the loss falls away from w*"
+            ),
+        ),
+    ]
+
+
+def _on_the_basin(trace: xr.Dataset, at_center: float, change: float) -> Finding:
+    """Whether the losses along the chains still belong to what was trained."""
+    where = f"the mean loss is {at_center:.3g} nats at w* and {at_center + change:.3g} along the"
+    labels = np.unique(trace.label.values) if "label" in trace.coords else []
+    guess = float(np.log(len(labels))) if len(labels) > 1 else 0.0
+    if at_center < guess:
+        good = at_center + change < guess
+        told = f"{where} chains; guessing among {len(labels)} labels costs {guess:.3g}"
+        value, limit = at_center + change, guess
+    else:
+        config = trace.attrs.get("config", {})
+        value = config.get("n_beta", 0.0) * change
+        limit = config.get("n_parameters", np.inf) / 2
+        good = value <= limit
+        told = f"{where} chains, an LLC of {value:.3g}; a regular model has {limit:g}"
+    left = "" if good else ": they have left w*'s basin; raise localization or n_beta"
+    return Finding("basin", good, float(value), float(limit), told + left)
+
+
 def _loss_changes(trace: xr.Dataset) -> Iterator[tuple[slice, np.ndarray]]:
     """Blocks of samples, each with its loss changes (chain, draw, block) in float64."""
     for block, loss in _losses(trace):
-        yield block, loss - trace.init_loss[block].values
+        init = _read(trace.init_loss, block)
+        if not np.isfinite(init).all():
+            first = block.start + int((~np.isfinite(init)).argmax())
+            raise ValueError(
+                f"trace has no l_i(w*) of sample {first}, "
+                "which a loss change needs; give init_loss, where the trace was made elsewhere"
+            )
+        yield block, loss - init
 
 
 def _centred_losses(trace: xr.Dataset) -> Iterator[tuple[slice, np.ndarray]]:
@@ -608,7 +773,7 @@ def _losses(
         block = slice(start, min(start + size, n))
         if needed is not None and not needed[block].any():
             continue
-        loss = trace.loss[:, :, block].values
+        loss = _read(trace.loss, block)
         if not np.isfinite(loss).all():
             chain, draw, at = (int(i) for i in np.argwhere(~np.isfinite(loss))[0])
             raise ValueError(
@@ -618,10 +783,37 @@ def _losses(
         yield block, loss.astype(np.float64)
 
 
+def _read(of: xr.DataArray, samples: slice) -> np.ndarray:
+    """Values of some samples, which the store's checksums must find as they were written."""
+    try:
+        return of[..., samples].values
+    except (ValueError, OSError) as error:
+        raise ValueError(
+            f"trace cannot be read: {of.name} of samples {samples.start} to {samples.stop - 1} is "
+            f"damaged on disk ({error}); restore the store from a copy or sample it again"
+        ) from error
+
+
 def _check_draws(trace: xr.Dataset) -> None:
+    if lost := _diverged(trace):
+        chain, at = next(iter(lost.items()))
+        raise ValueError(
+            f"trace has chain {chain}, which diverged at step {at['step']}"
+            + (f" (and {len(lost) - 1} more that did)" if len(lost) > 1 else "")
+            + f"; leave it out: trace.drop_sel(chain=[{', '.join(lost)}])"
+        )
     draws = trace.sizes["chain"] * trace.sizes["draw"]
     if draws < 2:
         raise ValueError(f"trace has {draws} draws; an estimate needs at least two")
+
+
+def _diverged(trace: xr.Dataset) -> dict[str, dict[str, int]]:
+    """The chains of a trace that diverged before its last draw, by number."""
+    return {
+        chain: at
+        for chain, at in trace.attrs.get("diverged", {}).items()
+        if int(chain) in trace["chain"].values and trace.sizes["draw"] > at["draws"]
+    }
 
 
 def mcse_of_mean(x: np.ndarray) -> np.ndarray:
@@ -699,6 +891,7 @@ def _all(index: np.ndarray | slice | None) -> slice | np.ndarray:
 __all__ = [
     "Diagnostics",
     "Estimate",
+    "Finding",
     "LossKernel",
     "MatrixKernel",
     "Neighbours",

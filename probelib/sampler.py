@@ -12,11 +12,11 @@ How often and how long to observe is in :mod:`probelib.schedule`.
 import hashlib
 import json
 import os
-import threading
+import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from concurrent.futures import Executor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -25,43 +25,21 @@ import numpy as np
 import torch
 import xarray as xr
 from torch import Tensor
-from torch.func import grad_and_value, vmap
-from torch.fx.experimental.proxy_tensor import make_fx
-from torch.nn.modules.conv import _ConvNd
 from tqdm import tqdm
 
 from probelib import schedule
-from probelib.posterior import (
-    Data,
-    LocalPosterior,
-    Samples,
-    keep_random_state,
-    require_positive,
-)
-from probelib.trace import (
-    FORMAT,
-    ChainState,
-    TraceMismatch,
-    TraceStore,
-    check_fingerprint,
-    check_losses,
-)
-
-# On a CPU a wide network is observed faster one chain at a time (plain matrix products) than
-# under vmap (batched ones); a small network is all overhead, and vmap shares it.
-_SMALL = 2**16
-# Items of a data set are kept on the device from one pass to the next if they take less than this.
-_STAGED = 2**31
-# Filters of warnings and torch.fx's recording change what all threads of a process see.
-_ONE_AT_A_TIME = threading.Lock()
-_FLUSH_DRAWS, _FLUSH_STEPS, _FLUSH_SECONDS = 50, 1000, 60.0
+from probelib.chains import Chains
+from probelib.posterior import Data, LocalPosterior, Samples, require_positive
+from probelib.record import Watch
+from probelib.trace import FORMAT, TraceMismatch, TraceStore, check_fingerprint, check_losses
+from probelib.workers import Job, run_elsewhere
 
 
 class DivergenceError(RuntimeError):
-    """A chain left the finite numbers.
+    """Every chain left the finite numbers; the first of them is named.
 
     Attributes:
-        chain: its position, from 0.
+        chain: its number.
         step: the step before which its loss was last seen finite.
         trace: the draws that all chains took before, marked incomplete.
     """
@@ -150,6 +128,8 @@ def sample(
     observe_dtype: str = "float32",
     observe_batch_size: int | None = None,
     first_chain: int = 0,
+    executor: Executor | None = None,
+    chains_per_task: int = 1,
     progress: bool = True,
 ) -> xr.Dataset:
     """Run chains from w* and record every observed sample's loss at every draw.
@@ -165,7 +145,18 @@ def sample(
     With ``store`` the trace grows on disk, with checkpoints. The same call again returns a
     finished trace without sampling, continues an unfinished one, and extends it if ``draws`` has
     grown; a store that holds anything else is refused. A ``cache`` is a directory of such stores,
-    each named by what it is a trace of: the call finds its own there, or starts it.
+    each named by what it is a trace of: the call finds its own there, or starts it. Whatever ends a
+    run, the same call then goes on from the last draws that reached the disk, to the same trace.
+
+    A chain whose loss or weights become non-finite ends there, with a warning; the others go on,
+    and the trace's attribute ``diverged`` names it. Ctrl-C in a notebook or at a prompt returns
+    the trace so far, marked incomplete.
+
+    With ``executor`` the chains run in its workers, which write them into the store: a process
+    pool, Dask's ``client.get_executor()``, or any other. Which worker runs a chain, and how many
+    there are, changes no number; chains that advance together in one task, or without an
+    executor, may differ from those that run alone by rounding, and stay as they were begun. A
+    worker process takes the threads that OMP_NUM_THREADS gives it, or one.
 
     Args:
         posterior: what to sample from.
@@ -195,6 +186,9 @@ def sample(
             a part of an accelerator's memory.
         first_chain: the number of the first chain, so that several calls, one a device, each run
             some of the chains of one: their traces side by side are that call's.
+        executor: runs the chains elsewhere. The store must lie where its workers can write it.
+        chains_per_task: chains that advance together in a worker: more than one pays for small
+            networks, and on a GPU.
         progress: show a bar with rate, loss and time to go.
 
     Returns:
@@ -202,8 +196,10 @@ def sample(
 
     Raises:
         ValueError: a bad argument, named in the message; nothing has been written then.
-        TraceMismatch: ``store`` holds a trace of something else.
-        DivergenceError: a chain's loss or weights became non-finite; earlier draws stay readable.
+        TraceMismatch: ``store`` holds a trace of something else, or a damaged one.
+        StoreBusy: another call is writing ``store``; the message says whose.
+        StoreError: the disk is full, or ``store`` is read-only or gone; earlier draws stay.
+        DivergenceError: every chain's loss or weights became non-finite; earlier draws stay.
         OverflowError: a loss along the chain is too large for float16; earlier draws stay readable.
     """
     for name, value in (("chains", chains), ("draws", draws)):
@@ -231,6 +227,24 @@ def sample(
         raise ValueError(
             f"cache is {os.fspath(cache)!r} beside store or overwrite; a cache names its stores "
             "itself and keeps them all, so give one or the other"
+        )
+    _positive("chains_per_task", chains_per_task)
+    if executor is None and chains_per_task != 1:
+        raise ValueError(
+            f"chains_per_task is {chains_per_task} without an executor; give one, or leave it out"
+        )
+    if executor is not None and not isinstance(executor, Executor):
+        raise ValueError(
+            f"executor is a {type(executor).__name__}; give a concurrent.futures.Executor (for a "
+            "client of Dask, client.get_executor())"
+        )
+    if executor is not None and store is None and cache is None:
+        raise ValueError(
+            "executor runs chains in processes that meet in a store; give store or cache as well"
+        )
+    if executor is not None and until is not None:
+        raise ValueError(
+            "until looks at all chains at once, but an executor runs each on its own; give draws"
         )
     if loss_dtype not in ("float32", "float16"):
         raise ValueError(f"loss_dtype is {loss_dtype!r}; choose 'float32' or 'float16'")
@@ -291,72 +305,217 @@ def sample(
     for samples in (posterior.data, observed):
         if not samples.in_memory:  # its labels are known only now that it was read whole
             posterior.check(samples)
-    run = _Run(
+    run = Chains(
         posterior, observed, kernel, chains, seed, observe_batch_size, observe_dtype, first_chain
     )
     trace = TraceStore(store) if cache is None else _find(Path(cache), fingerprint, run)
-    if trace.exists() and not overwrite:
-        _check(trace, fingerprint, run)
-        config["thin"] = thin = trace.attrs["config"]["thin"]
-        watch = _Watch(until, draws, trace)
-        done = min(trace.attrs["draws_done"], watch.enough or draws)
-        if done == draws or watch.enough:
-            steps = burn_in + done * thin
-            enough = trace.dataset().isel(draw=slice(done), step=slice(steps))
-            config["draws"] = done
-            return enough.assign_attrs(
-                complete=True, config=config, draws_done=done, steps_done=steps
+    here = trace.exists() and not overwrite
+    served = _served(trace, fingerprint, run, until, draws) if here else None
+    if served is not None:
+        return served
+
+    with trace.held():
+        if trace.exists() and not overwrite:
+            served = _served(trace, fingerprint, run, until, draws)  # much may have happened since
+            if served is not None:
+                return served
+            trace.clean()
+            config["thin"] = thin = trace.attrs["config"]["thin"]
+            for group in trace.groups:
+                if not _ended(trace, group, draws) and trace.progress(group).checkpoint:
+                    trace.states(group)  # before anything is changed
+            if draws != trace.attrs["config"]["draws"] or draws > trace.shape[1]:
+                trace.resize(draws=draws, steps=burn_in + draws * thin)
+                trace.put(config=config)
+        else:
+            run.stage()
+            init_loss = run.at_center()
+            if not np.isfinite(init_loss).all():
+                bad = int(np.flatnonzero(~np.isfinite(init_loss))[0])
+                raise ValueError(
+                    f"observe has a non-finite loss at w*, first in sample {bad}; remove or repair "
+                    "it"
+                )
+            if init_loss.max() > np.finfo(loss_dtype).max:
+                raise ValueError(
+                    f"loss_dtype is {loss_dtype!r}, which cannot hold a loss of "
+                    f"{init_loss.max():.3g}; use loss_dtype='float32'"
+                )
+            started = time.perf_counter()
+            thinning = _thinning(run, burn_in, progress) if asked == "auto" else None
+            thin = config["thin"] = thinning.thin if thinning else asked
+            together = chains if executor is None else chains_per_task
+            trace.create(
+                chains=chains,
+                draws=draws,
+                steps=burn_in + draws * thin,
+                init_loss=init_loss,
+                labels=observed.labels(),
+                loss_dtype=loss_dtype,
+                groups=[min(together, chains - first) for first in range(0, chains, together)],
+                first_chain=int(first_chain),
+                attrs={
+                    "config": config,
+                    "fingerprint": fingerprint,
+                    "seed": seed,
+                    "device": str(posterior.device),
+                    "threads": torch.get_num_threads(),
+                    "versions": _versions(),
+                    "advance": "together" if run.together else "one by one",
+                    "observe_dtype": observe_dtype,
+                    "observe_batch_size": run.observe_batch_size,
+                    "wall_time": time.perf_counter() - started,
+                }
+                | ({"thinning": asdict(thinning)} if thinning else {}),
             )
-        if trace.attrs["checkpoint_step"]:
-            run.restore(trace.states(chains), trace.path)
-        run.stage()
-        watch.rewind(max(0, run.step - burn_in) // thin)
-        if draws != trace.attrs["config"]["draws"]:
-            trace.resize(draws=draws, steps=burn_in + draws * thin)
-            trace.commit(None, config=config)
-    else:
-        run.stage()
-        init_loss = run.at_center()
-        if not np.isfinite(init_loss).all():
-            bad = int(np.flatnonzero(~np.isfinite(init_loss))[0])
-            raise ValueError(
-                f"observe has a non-finite loss at w*, first in sample {bad}; remove or repair it"
-            )
-        if init_loss.max() > np.finfo(loss_dtype).max:
-            raise ValueError(
-                f"loss_dtype is {loss_dtype!r}, which cannot hold a loss of "
-                f"{init_loss.max():.3g}; use loss_dtype='float32'"
-            )
-        started = time.perf_counter()
-        thinning = _thinning(run, burn_in, progress) if asked == "auto" else None
-        thin = config["thin"] = thinning.thin if thinning else asked
-        trace.create(
-            chains=chains,
+        job = Job(
+            posterior=posterior,
+            observed=observed,
+            kernel=kernel,
+            seed=seed,
+            first_chain=int(first_chain),
             draws=draws,
-            steps=burn_in + draws * thin,
-            init_loss=init_loss,
-            labels=observed.labels(),
-            loss_dtype=loss_dtype,
-            attrs={
-                "config": config,
-                "fingerprint": fingerprint,
-                "seed": seed,
-                "device": str(posterior.device),
-                "threads": torch.get_num_threads(),
-                "versions": _versions(),
-                "advance": "together" if run.together else "one by one",
-                "observe_dtype": observe_dtype,
-                "observe_batch_size": run.observe_batch_size,
-                "wall_time": time.perf_counter() - started,
-            }
-            | ({"thinning": asdict(thinning)} if thinning else {}),
+            burn_in=burn_in,
+            thin=thin,
+            observe_batch_size=observe_batch_size,
+            observe_dtype=observe_dtype,
         )
-        watch = _Watch(until, draws, trace)
-    _record(run, trace, watch, draws, burn_in, thin, progress)
-    return trace.dataset()
+        try:
+            enough = _advance(job, trace, run, until, executor, progress)
+        except KeyboardInterrupt:
+            if not _at_a_prompt():
+                raise
+            so_far = trace.dataset()
+            warnings.warn(
+                f"interrupted: this is the trace so far, {so_far.sizes['draw']} of {draws} draws"
+                + ("" if trace.path is None else "; the same call again goes on from there"),
+                UserWarning,
+                stacklevel=2,
+            )
+            return so_far
+        if enough:
+            config |= {"draws": enough}
+            trace.resize(draws=enough, steps=burn_in + enough * thin)
+        trace.finish(config=config)
+        return _sound(trace, enough or draws, kernel.step_size)
 
 
-def _thinning(run: "_Run", burn_in: int, progress: bool) -> schedule.Thinning:
+def _advance(
+    job: Job,
+    trace: TraceStore,
+    run: Chains,
+    until: float | None,
+    executor: Executor | None,
+    progress: bool,
+) -> int | None:
+    """Take all groups of chains to the end; the draws at which ``until`` was content, if it was."""
+    watch = Watch(until, job.draws, trace)
+    done = {g.start: min(trace.progress(g).draws_done, job.draws) for g in trace.groups}
+    left = [g for g in trace.groups if not _ended(trace, g, job.draws)]
+    if until is not None and len(trace.groups) > 1:
+        raise ValueError(
+            f"until looks at all chains at once, but those of store {str(trace.path)!r} were begun "
+            "apart, by an executor; give draws"
+        )
+    with tqdm(
+        total=job.draws * len(done),
+        initial=sum(done.values()),
+        unit="draw",
+        disable=not progress,
+        mininterval=0.5,
+    ) as bar:
+
+        def saw_one(group: slice) -> Callable[[int, Tensor], None]:
+            def saw(draws: int, losses: Tensor) -> None:
+                if draws > done[group.start]:
+                    done[group.start] = draws
+                    if progress and bar.update():
+                        bar.set_postfix(loss=f"{float(losses.nanmean()):.4g}", refresh=False)
+
+            return saw
+
+        def saw_all(draws: dict[int, int], loss: float | None) -> None:
+            done.update({start: max(d, done[start]) for start, d in draws.items()})
+            if loss is not None:
+                bar.set_postfix(loss=f"{loss:.4g}", refresh=False)
+            bar.update(sum(done.values()) - bar.n)
+
+        if executor is not None:
+            run_elsewhere(executor, trace, job, left, saw_all)
+        else:
+            for group in left:
+                alone = group.stop - group.start == run.chains
+                job.run(trace, group, run if alone else None, watch, saw_one(group))
+        if watch.enough and watch.enough < job.draws:
+            bar.total = watch.enough
+    return watch.enough
+
+
+def _ended(trace: TraceStore, group: slice, draws: int) -> bool:
+    progress = trace.progress(group)
+    return progress.draws_done >= draws or len(progress.diverged) == group.stop - group.start
+
+
+def _served(
+    trace: TraceStore,
+    fingerprint: dict[str, Any],
+    run: Chains,
+    until: float | None,
+    draws: int,
+) -> xr.Dataset | None:
+    """What a store has of this call, if that is all of it.
+
+    Raises:
+        TraceMismatch: it holds the trace of another call, or a damaged one.
+        DivergenceError: the run that is in it came to nothing.
+    """
+    trace.open()
+    _check(trace, fingerprint, run)
+    enough = Watch(until, draws, trace).enough
+    if enough or all(_ended(trace, group, draws) for group in trace.groups):
+        return _sound(trace, enough or draws, run.kernel.step_size)
+    return None
+
+
+def _sound(trace: TraceStore, draws: int, step_size: float) -> xr.Dataset:
+    """A trace's first draws, with a warning about the chains that diverged on the way.
+
+    Raises:
+        DivergenceError: that is all of them.
+    """
+    ds = trace.dataset(draws)
+    first = trace.attrs["fingerprint"].get("first_chain", 0)
+    lost = {c: at for c, at in trace.diverged.items() if at["draws"] < draws}
+    told = (
+        f"at step {{step}} with step_size {step_size:g}: its loss or its weights are no longer "
+        "finite; lower step_size"
+    )
+    if lost and len(lost) == ds.sizes["chain"]:
+        chain = min(lost, key=lambda c: (lost[c]["step"], c))
+        step = lost[chain]["step"]
+        raise DivergenceError(
+            f"chain {chain + first} diverged {told.format(step=step)} (the {ds.sizes['draw']} "
+            "draws before it are kept, marked incomplete)",
+            chain + first,
+            step,
+            ds.assign_attrs(complete=False),
+        )
+    for chain, at in lost.items():
+        warnings.warn(
+            f"chain {chain + first} diverged {told.format(step=at['step'])}. Its {at['draws']} "
+            "draws before are kept, and the other chains went on; estimators ask you to leave it "
+            "out",
+            UserWarning,
+            stacklevel=3,
+        )
+    config = trace.attrs["config"] | {"draws": draws}
+    steps = config["burn_in"] + draws * config["thin"]
+    return ds.isel(draw=slice(draws), step=slice(steps)).assign_attrs(
+        complete=True, config=config, draws_done=draws, steps_done=steps
+    )
+
+
+def _thinning(run: Chains, burn_in: int, progress: bool) -> schedule.Thinning:
     """What thin="auto" chooses: a rehearsal of the burn-in with a few samples watched.
 
     It always rehearses the first four chains of the whole, so that calls which share its chains
@@ -365,7 +524,7 @@ def _thinning(run: "_Run", burn_in: int, progress: bool) -> schedule.Thinning:
     posterior, kernel = run.posterior, run.kernel
     index = schedule.watched(len(run.observed))
     some = Samples(run.observed.batch(index), posterior.device, "observe")
-    rehearsal = _Run(posterior, some, kernel, 4, run.seed, None, run.observe_dtype, first_chain=0)
+    rehearsal = Chains(posterior, some, kernel, 4, run.seed, None, run.observe_dtype, first_chain=0)
     rehearsal.data = run.data
     losses = []
     for step in range(burn_in):
@@ -390,45 +549,8 @@ def _thinning(run: "_Run", burn_in: int, progress: bool) -> schedule.Thinning:
     return chosen
 
 
-class _Watch:
-    """Decides for ``until`` when a trace is good enough, in a run as in a trace read again."""
-
-    def __init__(self, until: float | None, draws: int, trace: TraceStore):
-        self.until, self.draws, self._trace = until, draws, trace
-        self._rows: list[Tensor] = []
-        #: Draws at which the trace was good enough, or None.
-        self.enough: int | None = None
-        if until is None:
-            return
-        done = trace.attrs["draws_done"]
-        self._index = schedule.watched(trace.shape[2])
-        before = trace.losses(done, self._index).astype(np.float32)
-        self._rows = list(torch.from_numpy(before).unbind(1))
-        self.enough = schedule.good_enough(before, until, draws)
-        self.rewind(done)
-
-    def rewind(self, done: int) -> None:
-        """Forget the draws that the run takes again, after the first ``done``."""
-        self._rows = self._rows[:done]
-        self._looks = (at for at in schedule.looks(self.draws) if at > done)
-        self._next = next(self._looks, None)
-
-    def saw(self, losses: Tensor) -> bool:
-        """Take the losses (chains, n_observed) of the next draw; whether this is enough."""
-        if self.until is None:
-            return False
-        self._rows.append(losses[:, self._index])
-        if len(self._rows) != self._next:
-            return False
-        self._next = next(self._looks, None)
-        kept = torch.stack([row.cpu() for row in self._rows], 1).numpy()
-        error = schedule.median_mcse(kept.astype(self._trace.loss_dtype))
-        self.enough = len(self._rows) if error <= self.until else None
-        return self.enough is not None
-
-
-def _check(trace: TraceStore, fingerprint: dict[str, Any], run: "_Run") -> None:
-    """Refuse a store that holds the trace of another call (TraceMismatch)."""
+def _check(trace: TraceStore, fingerprint: dict[str, Any], run: Chains) -> None:
+    """Refuse an open store that holds the trace of another call (TraceMismatch)."""
     check_fingerprint(trace.attrs["fingerprint"], fingerprint, trace.path)
     index, losses = run.some_at_center()
     check_losses(
@@ -440,13 +562,14 @@ def _check(trace: TraceStore, fingerprint: dict[str, Any], run: "_Run") -> None:
     )
 
 
-def _find(cache: Path, fingerprint: dict[str, Any], run: "_Run") -> TraceStore:
+def _find(cache: Path, fingerprint: dict[str, Any], run: Chains) -> TraceStore:
     """This call's own store in a cache, or a free place for it."""
     named = hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest()[:16]
     for suffix in ("", *(f"-{k}" for k in range(2, 100))):
         trace = TraceStore(cache / f"{named}{suffix}.zarr")
         try:
             if trace.exists():
+                trace.open()
                 _check(trace, fingerprint, run)
             return trace
         except TraceMismatch:  # damaged, or a difference that only the losses at w* show
@@ -454,416 +577,16 @@ def _find(cache: Path, fingerprint: dict[str, Any], run: "_Run") -> TraceStore:
     raise TraceMismatch(f"cache {str(cache)!r} has 99 unusable stores {named}*; remove them")
 
 
-def _record(
-    run: "_Run",
-    trace: TraceStore,
-    watch: _Watch,
-    draws: int,
-    burn_in: int,
-    thin: int,
-    progress: bool,
-) -> None:
-    """Advance the chains to the last draw, writing losses and states as they come."""
-    total = burn_in + draws * thin
-    losses: list[Tensor] = []
-    distances: list[Tensor] = []
-    sampling: list[Tensor] = []
-    wall_time, since = trace.attrs["wall_time"], time.perf_counter()
-
-    def flush(checkpoint: bool = True) -> None:
-        nonlocal wall_time, since
-        first_step = run.step - len(sampling)
-        first_draw = max(0, first_step - burn_in) // thin
-        steps = torch.stack(sampling, 1).float().cpu().numpy()
-        rows = np.empty((run.chains, 0, len(run.observed)), np.float32)
-        away = np.empty((run.chains, 0), np.float32)
-        if losses:
-            rows = torch.stack(losses, 1).float().cpu().numpy()
-            away = torch.stack(distances, 1).float().cpu().numpy()
-        diverged = _first_divergence(
-            steps, rows, away, first_step, lambda d: burn_in + (first_draw + d + 1) * thin
-        )
-        sound, chain, bad = rows.shape[1], *(diverged or (None, None))
-        if diverged:
-            sound = max(0, min(sound, (bad - burn_in - 1) // thin - first_draw))
-            steps = steps[:, : bad - first_step]
-        too_large = rows[:, :sound] > np.finfo(trace.loss_dtype).max
-        if too_large.any():
-            sound = int(np.flatnonzero(too_large.any((0, 2)))[0])
-        if sound:
-            trace.write_draws(first_draw, rows[:, :sound], away[:, :sound])
-        if steps.shape[1]:
-            trace.write_steps(first_step, steps)
-        now = time.perf_counter()
-        wall_time, since = wall_time + now - since, now
-        stopped = bool(diverged) or too_large.any()
-        trace.commit(
-            run.states() if checkpoint and not stopped else None,
-            # What an interruption left beyond the checkpoint is as good as what replaces it.
-            draws_done=max(first_draw + sound, 0 if stopped else trace.attrs["draws_done"]),
-            steps_done=max(
-                first_step + steps.shape[1], 0 if stopped else trace.attrs["steps_done"]
-            ),
-            wall_time=wall_time,
-            complete=not stopped and run.step == total,
-        )
-        losses.clear(), distances.clear(), sampling.clear()
-        if too_large.any():
-            raise OverflowError(
-                f"loss_dtype is {str(trace.loss_dtype)!r}, which cannot hold a loss of "
-                f"{rows[:, sound].max():.3g}; use loss_dtype='float32' (the {first_draw + sound} "
-                "draws before it are kept, marked incomplete)"
-            )
-        if diverged:
-            raise divergence(chain, bad, first_draw + sound)
-
-    def divergence(chain: int, step: int, kept: int) -> DivergenceError:
-        return DivergenceError(
-            f"chain {chain} diverged at step {step} with step_size {run.kernel.step_size:g}: its "
-            f"loss or its weights are no longer finite; lower step_size (the {kept} draws "
-            "before it are kept, marked incomplete)",
-            chain,
-            step,
-            trace.dataset(),
-        )
-
-    done = trace.attrs["draws_done"]
-    on_cpu = run.center.device.type == "cpu"
-    with tqdm(total=draws, initial=done, unit="draw", disable=not progress, mininterval=0.5) as bar:
-        while run.step < total:
-            try:
-                loss = run.advance()
-                sampling.append(loss)
-                if run.step > burn_in and (run.step - burn_in) % thin == 0:
-                    seen = run.observe(run.weights, run.step)
-                    distances.append(torch.linalg.vector_norm(run.weights - run.center, dim=1))
-                    losses.append(seen)
-                    if progress and bar.update():
-                        bar.set_postfix(loss=f"{float(seen.mean()):.4g}", refresh=False)
-                    if watch.saw(seen):
-                        total = run.step
-            except BaseException as error:
-                # Keep what is whole. The checkpoint stays behind: this step may be half done.
-                due = (
-                    max(0, run.step - burn_in) // thin
-                    - max(0, run.step - len(sampling) - burn_in) // thin
-                )
-                if len(losses) < due:  # the last step's draw was not observed
-                    run.step -= 1
-                    sampling.pop()
-                    del distances[len(losses) :]
-                if sampling:
-                    flush(checkpoint=False)
-                chain = run.lost_chain() if isinstance(error, Exception) else None
-                if chain is not None:
-                    raise divergence(chain, run.step, trace.attrs["draws_done"]) from error
-                raise
-            if (
-                run.step == total
-                or len(losses) == _FLUSH_DRAWS
-                or len(sampling) >= _FLUSH_STEPS
-                or time.perf_counter() - since > _FLUSH_SECONDS
-                # On an accelerator this look would stall the queue: there the next flush tells.
-                or (on_cpu and not sampling[-1].isfinite().all())
-            ):
-                flush()
-        if watch.enough and watch.enough < draws:
-            bar.total = watch.enough
-            trace.resize(draws=watch.enough, steps=total)
-            config = trace.attrs["config"] | {"draws": watch.enough}
-            trace.commit(None, complete=True, config=config)
-
-
-def _first_divergence(
-    steps: np.ndarray,
-    rows: np.ndarray,
-    away: np.ndarray,
-    first_step: int,
-    taken_at: Callable[[int], int],
-) -> tuple[int, int] | None:
-    """The chain that left the finite numbers first, and after how many steps."""
-    found = [(first_step + int(s), int(c)) for c, s in np.argwhere(~np.isfinite(steps))]
-    lost = ~np.isfinite(rows).all(-1) | ~np.isfinite(away)
-    found += [(taken_at(int(d)), int(c)) for c, d in np.argwhere(lost)]
-    return min(found)[::-1] if found else None
-
-
-class _Run:
-    """The chains of one device: weights, generators, and how they advance and observe."""
-
-    def __init__(
-        self,
-        posterior: LocalPosterior,
-        observed: Samples,
-        kernel: SGLD,
-        chains: int,
-        seed: int,
-        observe_batch_size: int | None,
-        observe_dtype: str,
-        first_chain: int,
-    ):
-        self.posterior, self.kernel = posterior, kernel
-        self.data, self.observed = posterior.data, observed
-        self.chains, self.center = chains, posterior.center
-        self.seed, self.observe_dtype = seed, observe_dtype
-        on_cpu = posterior.device.type == "cpu"
-        self.step = 0
-        self.weights = self.center.expand(chains, -1).clone()
-        self._noise = torch.empty_like(self.weights)
-        self._full_batch = kernel.batch_size in (None, posterior.n_samples)
-        self._seeds = np.random.SeedSequence(seed).spawn(first_chain + chains)[first_chain:]
-        self._batch_rng, self._noise_rng = [], []
-        for chain in self._seeds:
-            for_batch, for_noise = chain.spawn(2)
-            self._batch_rng.append(np.random.default_rng(for_batch))
-            generator = torch.Generator(posterior.device)
-            generator.manual_seed(int(for_noise.generate_state(1, np.uint64)[0]))
-            self._noise_rng.append(generator)
-        with keep_random_state(posterior.device):
-            # Convolutions with weights of their own for each chain are run as one of many groups:
-            # on a CPU slower than one chain after the other, and in many times the memory.
-            apart = any(isinstance(m, _ConvNd) for m in posterior._model.modules())
-            can = not apart and not posterior.train_mode and self._vmap_agrees()
-            self.together = can and chains > 1  # one chain alone would only pay for vmap
-            self._draws_at_random = not can  # as far as is known: vmap runs no model that does
-            self.cost = schedule.cost_of_pass(
-                lambda x, y: posterior.losses(self.center, x, y),
-                *observed.batch(np.arange(min(4, len(observed)))),
-            )
-        self._observe_together = self.together and not (on_cpu and self.center.numel() > _SMALL)
-        self._may_shrink = observe_batch_size is None
-        self.observe_batch_size = observe_batch_size or schedule.observe_batch(
-            self.cost.bytes, posterior.device, chains if self._observe_together else 1
-        )
-        self._anchor: Tensor | None = None
-        self._all_gradients: Callable[..., tuple[Tensor, Tensor]] | None = None
-
-    def stage(self) -> None:
-        """Read data sets once, before they are read at every draw."""
-        shared = self.observed is self.data
-        self.data = self.data.staged(_STAGED)
-        self.observed = self.data if shared else self.observed.staged(_STAGED)
-
-    def at_center(self) -> np.ndarray:
-        """l_i(w*) of all observed samples."""
-        return self.observe(self.center.unsqueeze(0))[0].cpu().numpy()
-
-    def some_at_center(self, batches: int = 4, samples: int = 64) -> tuple[np.ndarray, np.ndarray]:
-        """Positions and l_i(w*) of at least so many batches and samples, spread over all.
-
-        Whole batches with their own randomness: in train mode a loss depends on its batch.
-        """
-        batches = max(batches, -(-samples // self.observe_batch_size))
-        starts = np.arange(0, len(self.observed), self.observe_batch_size)
-        starts = starts[np.unique(np.linspace(0, len(starts) - 1, batches, dtype=int))]
-        index, losses = [], []
-        for start in starts:
-            stop = min(start + self.observe_batch_size, len(self.observed))
-            batch = self.observed.batch(slice(start, stop))
-            seen = self._observe_batch(self.center.unsqueeze(0), *batch, step=0, start=int(start))
-            losses.append(seen[0].float().cpu().numpy())
-            index.append(np.arange(start, stop))
-        return np.concatenate(index), np.concatenate(losses)
-
-    def lost_chain(self) -> int | None:
-        """The first chain whose model gives no finite output any more, or None."""
-        x, _ = self.observed.batch(np.arange(1))
-        with torch.no_grad():
-            for chain, w in enumerate(self.weights):
-                outputs = [w]
-                with suppress(Exception):  # it may be the model itself that fails
-                    outputs.append(self.posterior.outputs(w, x))
-                if not all(bool(o.isfinite().all()) for o in outputs):
-                    return chain
-        return None
-
-    def advance(self) -> Tensor:
-        """One step of every chain. Returns the minibatch losses before it, shape (chains,)."""
-        x, y = self._minibatches()
-        gradient, loss = self._gradients(x, y)
-        if self.kernel.control_variate and not self._full_batch:
-            anchored, _ = self._gradients(x, y, self.center.expand_as(self.weights))
-            gradient = gradient - anchored + self._full_gradient()
-        for row, generator in zip(self._noise, self._noise_rng, strict=True):
-            row.normal_(generator=generator)
-        self.kernel.step(
-            self.weights,
-            gradient,
-            self._noise,
-            center=self.center,
-            n_beta=self.posterior.n_beta,
-            localization=self.posterior.localization,
-        )
-        self.step += 1
-        return loss
-
-    def _full_gradient(self) -> Tensor:
-        """The gradient of L at w*, once."""
-        if self._anchor is None:
-            self._anchor = torch.zeros_like(self.center)
-            for x, y in self.data.batches(self.observe_batch_size):
-                gradient, _ = self._gradient(self.center, x, y)
-                self._anchor += gradient * (len(y) / len(self.data))
-        return self._anchor
-
-    def observe(self, weights: Tensor, step: int = 0) -> Tensor:
-        """Float32 losses of the observed samples at each row of ``weights``: (rows, n_observed)."""
-        while True:
-            try:
-                return self._observe(weights, step)
-            except torch.OutOfMemoryError:
-                if not self._may_shrink or self.observe_batch_size == 1:
-                    raise
-                self.observe_batch_size //= 2  # the largest batch that fits, found
-
-    @torch.no_grad()
-    def _observe(self, weights: Tensor, step: int) -> Tensor:
-        shape = len(weights), len(self.observed)
-        out = torch.empty(shape, dtype=torch.float32, device=weights.device)
-        start = 0
-        for x, y in self.observed.batches(self.observe_batch_size):
-            stop = start + len(y)
-            out[:, start:stop] = self._observe_batch(weights, x, y, step=step, start=start)
-            start = stop
-        return out
-
-    @torch.no_grad()
-    def _observe_batch(
-        self, weights: Tensor, x: Tensor, y: Tensor, *, step: int, start: int
-    ) -> Tensor:
-        """Losses of one batch, which begins at sample ``start``: (rows, batch)."""
-        if self._observe_together:
-            return vmap(self._losses, in_dims=(0, None, None))(weights, x, y)
-        rows = []
-        for c, w in enumerate(weights):
-            with self._own_randomness(c, step, start + 1):
-                rows.append(self._losses(w, x, y))
-        return torch.stack(rows)
-
-    def _losses(self, weights: Tensor, x: Tensor, y: Tensor) -> Tensor:
-        """Losses as they are observed; the loss itself always sees outputs in full precision."""
-        if self.observe_dtype != "bfloat16":
-            return self.posterior.losses(weights, x, y)
-        with torch.autocast(weights.device.type, dtype=torch.bfloat16):
-            output = self.posterior.outputs(weights, x)
-        return self.posterior.per_sample_loss(output.to(weights.dtype), y)
-
-    def states(self) -> list[ChainState]:
-        return [
-            ChainState(self.step, w, noise.get_state(), batch.bit_generator.state)
-            for w, noise, batch in zip(self.weights, self._noise_rng, self._batch_rng, strict=True)
-        ]
-
-    def restore(self, states: list[ChainState], path: Path | None) -> None:
-        for c, state in enumerate(states):
-            self.weights[c] = state.weights
-            try:
-                self._noise_rng[c].set_state(state.noise_rng)
-            except (RuntimeError, TypeError) as error:
-                raise TraceMismatch(
-                    f"store {str(path)!r} can be read but not continued on "
-                    f"{self.posterior.device}: its chains ran on another kind of device, whose "
-                    "random numbers this one does not have. Choose another store"
-                ) from error
-            self._batch_rng[c].bit_generator.state = state.batch_rng
-        self.step = states[0].step
-
-    def _minibatches(self) -> tuple[Tensor, Tensor]:
-        """Each chain's own minibatch, (chains, m, ...); for the full gradient one for all."""
-        data, m = self.data, self.kernel.batch_size
-        if self._full_batch:
-            return data.batch(slice(0, len(data)))
-        return data.batch(
-            np.stack(
-                [r.choice(len(data), m, replace=False, shuffle=False) for r in self._batch_rng]
-            )
-        )
-
-    def _gradients(
-        self, x: Tensor, y: Tensor, weights: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Gradients and values of the mean loss: at each chain's weights, or at others."""
-        weights = self.weights if weights is None else weights
-        shared = None if self._full_batch else 0
-        if self.together:
-            if self._all_gradients is None:
-                every = vmap(grad_and_value(self._mean_loss), in_dims=(0, shared, shared))
-                self._all_gradients = _recorded(every, weights, x, y)
-            return self._all_gradients(weights, x, y)
-        gradients, losses = [], []
-        for c, w in enumerate(weights):
-            with self._own_randomness(c, self.step, 0):
-                xc, yc = (x, y) if self._full_batch else (x[c], y[c])
-                gradient, loss = self._gradient(w, xc, yc)
-            gradients.append(gradient)
-            losses.append(loss)
-        return torch.stack(gradients), torch.stack(losses)
-
-    def _mean_loss(self, weights: Tensor, x: Tensor, y: Tensor) -> Tensor:
-        return self.posterior.losses(weights, x, y).mean()
-
-    @torch.enable_grad()
-    def _gradient(self, weights: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Gradient and value of the mean loss by plain autograd, which runs every model."""
-        weights = weights.detach().requires_grad_()
-        loss = self._mean_loss(weights, x, y)
-        if not loss.requires_grad:
-            raise ValueError(
-                "per_sample_loss has no gradient with respect to the weights; leave out what "
-                "detaches it, such as .detach(), .item() or argmax"
-            )
-        return torch.autograd.grad(loss, weights)[0], loss.detach()
-
-    @contextmanager
-    def _own_randomness(self, chain: int, step: int, part: int) -> Iterator[None]:
-        """Dropout and its like draw from a stream of this chain and step alone."""
-        if not self._draws_at_random:
-            yield
-            return
-        parent, device = self._seeds[chain], self.posterior.device
-        own = np.random.SeedSequence(parent.entropy, spawn_key=(*parent.spawn_key, 2, step, part))
-        seed = int(own.generate_state(1, np.uint64)[0] >> 1)
-        with keep_random_state(device):
-            if device.type == "cpu":
-                torch.default_generator.manual_seed(seed)
-            else:
-                torch.get_device_module(device).manual_seed(seed)
-            yield
-
-    def _vmap_agrees(self) -> bool:
-        """Whether torch.func can run this model for all chains at once, with the same result."""
-        x, y = self.posterior.data.batch(slice(0, min(2, self.posterior.n_samples)))
-        expected = self._gradient(self.center, x, y)
-        try:
-            with _ONE_AT_A_TIME, warnings.catch_warnings():
-                # An operation that vmap would run chain by chain anyway.
-                warnings.filterwarnings("error", ".*performance drop")
-                every = vmap(grad_and_value(self._mean_loss))
-                got = every(*(t.unsqueeze(0) for t in (self.center, x, y)))
-        except Exception:  # whatever vmap cannot do, plain autograd just did
-            return False
-        return all(
-            torch.allclose(g[0], e, rtol=1e-3, atol=1e-5)
-            for g, e in zip(got, expected, strict=True)
-        )
-
-
-def _recorded(function: Callable, *args: Tensor) -> Callable:
-    """The tensor operations of a function, without the Python around them (half of a small step).
-
-    Only for what vmap runs: it takes no branch and draws nothing that depends on its arguments.
-    """
-    try:
-        with _ONE_AT_A_TIME:
-            return make_fx(lambda *a: function(*a))(*args)
-    except Exception:  # what cannot be recorded runs all the same
-        return function
-
-
 def _versions() -> dict[str, str]:
     from probelib import __version__
 
     return {"probelib": __version__, "torch": torch.__version__, "numpy": np.__version__}
+
+
+def _at_a_prompt() -> bool:
+    """Whether somebody waits for a value: in a notebook, or at Python's own prompt."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return shell is not None or hasattr(sys, "ps1")
 
 
 def _is_int(value: Any) -> bool:

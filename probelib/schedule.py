@@ -203,8 +203,12 @@ def looks(draws: int) -> Iterator[int]:
 
 
 def median_mcse(losses: np.ndarray) -> float:
-    """Median Monte-Carlo standard error of the loss gains, nats; losses (chain, draw, sample)."""
-    return float(np.median(mcse_of_mean(losses.astype(np.float64))))
+    """Median Monte-Carlo standard error of the loss gains, nats; losses (chain, draw, sample).
+
+    Chains that have diverged, NaN from some draw on, count for nothing.
+    """
+    losses = losses[~np.isnan(losses).any((1, 2))].astype(np.float64)
+    return float(np.median(mcse_of_mean(losses))) if len(losses) else float("inf")
 
 
 def good_enough(losses: np.ndarray, until: float, draws: int) -> int | None:

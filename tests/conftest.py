@@ -18,4 +18,4 @@ def one_thread():
 @pytest.fixture
 def python_in_every_step(monkeypatch):
     """Gradients of several chains by the model's own code, as an interruption of it needs."""
-    monkeypatch.setattr(probelib.sampler, "_recorded", lambda function, *args: function)
+    monkeypatch.setattr(probelib.chains, "_recorded", lambda function, *args: function)

@@ -10,7 +10,7 @@ from torch import nn
 
 import probelib
 from probelib import SGLD, DivergenceError, LocalPosterior, cross_entropy, squared_error
-from probelib.sampler import _Run
+from probelib.chains import Chains
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -424,7 +424,7 @@ def test_models_that_vmap_cannot_run_go_one_by_one(kind, m):
 
 def test_one_by_one_gives_the_same_trace(monkeypatch):
     together = run(posterior_of(mlp()))
-    monkeypatch.setattr(_Run, "_vmap_agrees", lambda self: False)
+    monkeypatch.setattr(Chains, "_vmap_agrees", lambda self: False)
     alone = run(posterior_of(mlp()))
     assert (together.attrs["advance"], alone.attrs["advance"]) == ("together", "one by one")
     np.testing.assert_allclose(together.loss, alone.loss, rtol=1e-4, atol=1e-6)
@@ -432,7 +432,7 @@ def test_one_by_one_gives_the_same_trace(monkeypatch):
 
 def test_a_wide_model_is_observed_one_by_one_with_the_same_result(monkeypatch):
     base = run(posterior_of(mlp()))
-    monkeypatch.setattr(probelib.sampler, "_SMALL", 10)
+    monkeypatch.setattr(probelib.chains, "_SMALL", 10)
     np.testing.assert_allclose(run(posterior_of(mlp())).loss, base.loss, rtol=1e-5, atol=1e-7)
 
 
@@ -658,14 +658,111 @@ def test_divergence_between_observed_losses():
 
 
 def test_divergence_at_the_last_draw():
+    settings = {"kernel": SGLD(3.0), "chains": 1}
     with pytest.raises(DivergenceError) as info:
-        run(unstable(), kernel=SGLD(3.0), draws=200)
+        run(unstable(), draws=200, **settings)
     step = info.value.step
     with pytest.raises(DivergenceError) as info:
-        run(unstable(), kernel=SGLD(3.0), draws=step)
+        run(unstable(), draws=step, **settings)
     assert info.value.step == step
     assert info.value.trace.attrs["complete"] is False
-    assert run(unstable(), kernel=SGLD(3.0), draws=step - 1).attrs["complete"] is True
+    assert run(unstable(), draws=step - 1, **settings).attrs["complete"] is True
+
+
+def one_that_diverges(chains=3, raises=False):
+    """With noise of this size some chains climb over the edge of a well, and others do not."""
+
+    def loss(output, target):
+        far = output.abs() > 3.3
+        if raises and far.any():
+            raise ZeroDivisionError("over the edge")
+        return torch.where(far[:, 0], torch.nan, 0.5 * output[:, 0] ** 2)
+
+    model = nn.Linear(1, 1, bias=False)
+    nn.init.zeros_(model.weight)
+    return LocalPosterior(
+        model, loss, (torch.ones(4, 1), torch.zeros(4, 1)), n_beta=1.0, localization=0.1
+    )
+
+
+@pytest.mark.parametrize("stored", [False, True])
+@pytest.mark.parametrize("thin", [1, 3])
+def test_a_chain_that_diverges_leaves_the_others_alone(tmp_path, stored, thin):
+    store = tmp_path / "trace" if stored else None
+    settings = {"kernel": SGLD(1.2), "chains": 6, "draws": 120, "thin": thin, "burn_in": 2}
+    with pytest.warns(UserWarning, match=r"chain \d diverged at step \d+ with step_size 1.2: its "):
+        trace = run(one_that_diverges(), store=store, **settings)
+    lost = {int(c): at for c, at in trace.attrs["diverged"].items()}
+    assert 0 < len(lost) < 6, "the seed no longer shows the case"
+    assert trace.attrs["complete"] is True
+    assert trace.sizes["draw"] == 120
+    np.testing.assert_array_equal(trace.chain, np.arange(6))
+    for chain in range(6):
+        at = lost.get(chain, {"draws": 120, "step": 2 + 120 * thin})
+        assert np.isfinite(trace.loss[chain, : at["draws"]]).all()
+        assert np.isnan(trace.loss[chain, at["draws"] :]).all()
+        assert np.isnan(trace.distance[chain, at["draws"] :]).all()
+        assert np.isfinite(trace.sampling_loss[chain, : at["step"]]).all()
+        assert np.isnan(trace.sampling_loss[chain, at["step"] :]).all()
+        assert at["draws"] == max(0, at["step"] - (chain in lost) - 2) // thin
+        # A chain alone, where there is nobody to be left alone by.
+        if chain not in lost:
+            alone = run(one_that_diverges(), first_chain=chain, **settings | {"chains": 1})
+            np.testing.assert_allclose(alone.loss[0], trace.loss[chain], rtol=1e-5, atol=1e-6)
+    names = ", ".join(map(str, lost))
+    with pytest.raises(ValueError, match=r"trace has chain \d, which diverged at step \d+") as info:
+        probelib.loss_gain(trace)
+    assert f"trace.drop_sel(chain=[{names}])" in str(info.value)
+    for estimate in (probelib.loss_kernel, probelib.local_learning_coefficient):
+        with pytest.raises(ValueError, match="which diverged"):
+            estimate(trace)
+    sound = trace.drop_sel(chain=list(lost))
+    assert np.isfinite(probelib.loss_gain(sound)).all()
+    verdict = probelib.diagnostics(trace)
+    assert not verdict["diverged"].good
+    assert verdict["diverged"].value == len(lost)
+    assert f"{len(lost)} of 6 chains diverged" in str(verdict)
+    assert verdict.rhat_max == probelib.diagnostics(sound).rhat_max
+    # Up to where they all were sound there is nothing to refuse.
+    early = min(at["draws"] for at in lost.values())
+    if early >= 2:
+        probelib.loss_gain(trace.isel(draw=slice(early)))
+    if stored:
+        with pytest.warns(UserWarning, match="diverged at step"):
+            again = run(one_that_diverges(), store=store, **settings)
+        np.testing.assert_array_equal(again.loss, trace.loss)
+        assert again.attrs["diverged"] == trace.attrs["diverged"]
+        with pytest.warns(UserWarning, match="diverged at step"):
+            longer = run(one_that_diverges(), store=store, **settings | {"draws": 150})
+        with pytest.warns(UserWarning, match="diverged at step"):
+            whole = run(one_that_diverges(), **settings | {"draws": 150})
+        np.testing.assert_array_equal(longer.loss, whole.loss)
+
+
+def test_a_model_that_raises_for_one_chain_leaves_the_others_alone(tmp_path):
+    settings = {"kernel": SGLD(1.2), "chains": 6, "draws": 120}
+    with pytest.warns(UserWarning, match="diverged at step"):
+        quiet = run(one_that_diverges(), **settings)
+
+    class Edge(nn.Linear):
+        def forward(self, x):
+            out = super().forward(x)
+            return torch.where(out.abs() > 3.3, torch.inf, out)
+
+    def loss(output, target):
+        if not output.isfinite().all():
+            raise ZeroDivisionError("over the edge")
+        return 0.5 * output[:, 0] ** 2
+
+    model = Edge(1, 1, bias=False)
+    nn.init.zeros_(model.weight)
+    posterior = LocalPosterior(
+        model, loss, (torch.ones(4, 1), torch.zeros(4, 1)), n_beta=1.0, localization=0.1
+    )
+    with pytest.warns(UserWarning, match="diverged at step"):
+        raised = run(posterior, **settings)
+    assert set(raised.attrs["diverged"]) == set(quiet.attrs["diverged"])
+    np.testing.assert_allclose(raised.loss, quiet.loss, rtol=1e-5, atol=1e-6)
 
 
 def test_a_diverged_run_keeps_what_a_shorter_one_draws():

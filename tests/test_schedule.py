@@ -7,8 +7,8 @@ from torch import nn
 
 import probelib
 from probelib import SGLD, LocalPosterior, cross_entropy, schedule, squared_error
+from probelib.chains import Chains
 from probelib.posterior import Samples
-from probelib.sampler import _Run
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -126,7 +126,7 @@ def test_thin_auto_is_that_thinning_and_is_found_again(tmp_path, monkeypatch):
     by_hand = run(thin=thin)
     for name in ("loss", "distance", "sampling_loss"):
         np.testing.assert_array_equal(chosen[name], by_hand[name])
-    monkeypatch.setattr(_Run, "advance", None)  # nothing is sampled or measured a second time
+    monkeypatch.setattr(Chains, "advance", None)  # nothing is sampled or measured a second time
     assert_same(run(thin="auto", store=tmp_path / "a.zarr"), chosen)
 
 
@@ -145,7 +145,7 @@ def test_thin_auto_says_what_it_chose(capsys):
 
 
 def test_thin_auto_goes_on_after_an_interruption(tmp_path, monkeypatch):
-    store, calls, advance = tmp_path / "a.zarr", [0], _Run.advance
+    store, calls, advance = tmp_path / "a.zarr", [0], Chains.advance
     whole = run(thin="auto", draws=120)
 
     def interrupted(self):
@@ -154,7 +154,7 @@ def test_thin_auto_goes_on_after_an_interruption(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return advance(self)
 
-    monkeypatch.setattr(_Run, "advance", interrupted)
+    monkeypatch.setattr(Chains, "advance", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run(thin="auto", draws=120, store=store)
     assert 50 <= probelib.open_trace(store).sizes["draw"] < 120
@@ -185,7 +185,7 @@ def test_until_stops_at_its_target_and_no_sooner(tmp_path):
 
 @pytest.mark.parametrize("stop", [25, 70, 110])
 def test_until_decides_alike_after_an_interruption(tmp_path, monkeypatch, stop):
-    store, observe, seen = tmp_path / "a.zarr", _Run.observe, [0]
+    store, observe, seen = tmp_path / "a.zarr", Chains.observe, [0]
     losses = run(draws=400).loss.values[..., schedule.watched(400)]
     # Below every look that comes before 115 draws.
     until = 0.99 * min(schedule.median_mcse(losses[:, :at]) for at in schedule.looks(115))
@@ -198,7 +198,7 @@ def test_until_decides_alike_after_an_interruption(tmp_path, monkeypatch, stop):
             raise KeyboardInterrupt
         return observe(self, weights, step)
 
-    monkeypatch.setattr(_Run, "observe", interrupted)
+    monkeypatch.setattr(Chains, "observe", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run(draws=600, until=until, store=store)
     assert_same(run(draws=600, until=until, store=store), whole)
@@ -248,7 +248,7 @@ def test_precision_follows_the_device(monkeypatch):
 
 def test_recorded_gradients_are_those_of_the_model(monkeypatch):
     recorded = run()
-    monkeypatch.setattr(probelib.sampler, "_recorded", lambda function, *args: function)
+    monkeypatch.setattr(probelib.chains, "_recorded", lambda function, *args: function)
     np.testing.assert_array_equal(run().loss, recorded.loss)
 
 
@@ -313,7 +313,7 @@ def test_a_data_set_is_read_once_a_run_not_once_a_draw(monkeypatch):
     np.testing.assert_array_equal(trace.loss, run(posterior((x, y)), draws=30).loss)
     assert counted.reads < 5 * 60
     few = Counted(x, y)
-    monkeypatch.setattr(probelib.sampler, "_STAGED", 100)  # too large to keep
+    monkeypatch.setattr(probelib.chains, "_STAGED", 100)  # too large to keep
     np.testing.assert_array_equal(run(posterior(few), draws=30).loss, trace.loss)
     assert few.reads > 30 * 60
 
@@ -402,5 +402,5 @@ def test_a_control_variate_is_part_of_what_a_trace_is_of(tmp_path):
 def test_a_control_variate_one_by_one_gives_the_same_trace(monkeypatch):
     kernel = SGLD(2e-2, 8, control_variate=True)
     together = run(kernel=kernel)
-    monkeypatch.setattr(_Run, "_vmap_agrees", lambda self: False)
+    monkeypatch.setattr(Chains, "_vmap_agrees", lambda self: False)
     np.testing.assert_allclose(run(kernel=kernel).loss, together.loss, rtol=1e-3, atol=1e-5)

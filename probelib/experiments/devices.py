@@ -65,4 +65,7 @@ def sample_over(
     with ThreadPoolExecutor(len(shares)) as pool:
         traces = list(pool.map(run, devices[: len(shares)], shares))
     whole = xr.concat(traces, dim="chain", data_vars="minimal", coords="minimal", compat="override")
-    return whole.assign_attrs(config=traces[0].attrs["config"] | {"chains": chains})
+    diverged = {chain: at for trace in traces for chain, at in trace.attrs["diverged"].items()}
+    return whole.assign_attrs(
+        config=traces[0].attrs["config"] | {"chains": chains}, diverged=diverged
+    )

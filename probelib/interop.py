@@ -1,0 +1,175 @@
+"""Traces for devinterp 2, and its stores as traces.
+
+ArviZ and pandas need no code of ours, since a trace is an xarray data set: the book's page on
+traces elsewhere has a line for each.
+"""
+
+import os
+import shutil
+from pathlib import Path
+from uuid import uuid4
+
+import numpy as np
+import xarray as xr
+import zarr
+from numpy.typing import ArrayLike
+
+from probelib.trace import TraceMismatch
+
+_DRAWS_AT_ONCE = 50
+
+
+def to_devinterp(trace: xr.Dataset, path: str | os.PathLike, name: str = "observed") -> None:
+    """Write a trace as a store that devinterp 2.0.1 reads.
+
+    ``xarray.open_datatree(path, engine="zarr", consolidated=False)`` opens it there. The covariance
+    of its ``compute_bif(..., correlation_method="sequence", compute_covariance=True)`` is that of
+    :func:`probelib.loss_kernel`, and the LLC of its ``compute_llc`` that of
+    :func:`probelib.local_learning_coefficient`: it averages what it takes for the minibatch losses
+    of the steps, and is given the mean loss over the observed samples at the draws. A sample is a
+    sequence with one loss. l_i(w*) goes with it only as its mean, for which devinterp has a place.
+
+    Args:
+        trace: from :func:`probelib.sample` or :func:`probelib.open_trace`.
+        path: where nothing lies yet.
+        name: of the observed samples there: ``loss_<name>``.
+
+    Raises:
+        FileExistsError: something lies at ``path``.
+        ValueError: the trace has a loss that is not finite, or no draws.
+    """
+    place = Path(path)
+    if place.exists():
+        raise FileExistsError(f"path {str(path)!r} exists; choose another, or remove it")
+    chains, draws, n = (trace.sizes[dim] for dim in ("chain", "draw", "sample"))
+    if not chains or not draws:
+        raise ValueError(f"trace has {chains} chains of {draws} draws; it needs one of each")
+    config, batch = trace.attrs["config"], f"batch_{name}"
+    aside = place.with_name(f".{place.name}.{os.getpid()}-{uuid4().hex[:8]}")
+    try:
+        root = zarr.create_group(aside, zarr_format=3)
+
+        def array(key: str, sizes: dict[str, int], dtype: str = "float32") -> zarr.Array:
+            shape = tuple(sizes.values())
+            by_draw = {"chain": 1, "draw": min(draws, _DRAWS_AT_ONCE)} if "draw" in sizes else {}
+            return root.create_array(
+                key,
+                shape=shape,
+                chunks=tuple((sizes | by_draw).values()),
+                dtype=dtype,
+                dimension_names=list(sizes),
+                fill_value=np.nan if dtype == "float32" else 0,
+            )
+
+        each = array(f"loss_{name}", {"chain": chains, "draw": draws, batch: n, "token_pos": 1})
+        mean = np.empty((chains, draws))
+        for first in range(0, draws, _DRAWS_AT_ONCE):
+            part = slice(first, first + _DRAWS_AT_ONCE)
+            loss = trace.loss[:, part].values
+            if not np.isfinite(loss).all():
+                chain = trace["chain"].values[np.argwhere(~np.isfinite(loss))[0, 0]]
+                raise ValueError(
+                    f"trace has a non-finite loss in chain {chain}; leave it out: "
+                    f"trace.drop_sel(chain=[{chain}])"
+                )
+            each[:, part] = loss.astype(np.float32)[..., None]
+            mean[:, part] = loss.mean(-1, dtype=np.float64)
+        sampling = {"chain": chains, "step": draws, "batch_sampling": 1, "token_pos": 1}
+        array("sampling_loss_micro", sampling)[:] = mean.astype(np.float32)[:, :, None, None]
+        init = trace.init_loss.values.mean(dtype=np.float64)
+        array("init_loss", {"chain": chains, "token_pos": 1})[:] = init
+        tokens = np.repeat(trace.sample_id.values[:, None], 2, 1)
+        array(f"input_ids_{name}", {batch: n, "token": 2}, "int64")[:] = tokens
+        sampler = {
+            "lr": config["step_size"],
+            "n_beta": config["n_beta"],
+            "localization": config["localization"],
+            "batch_size": config["batch_size"] or config["n_samples"],
+            "num_chains": chains,
+            "num_draws": draws,
+            "num_burnin_steps": config["burn_in"],
+            "num_steps_bw_draws": config["thin"],
+            "init_seed": trace.attrs["seed"],
+        }
+        root.attrs.update({"metadata": {"config": {"sampler": sampler}}, "completed": 1})
+        os.rename(aside, place)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def from_devinterp(
+    path: str | os.PathLike, name: str | None = None, init_loss: ArrayLike | None = None
+) -> xr.Dataset:
+    """A store that devinterp 2.0.1's ``sample()`` wrote, as a trace.
+
+    The loss of a sample is its mean over positions, as devinterp's "sequence" has it. What it does
+    not keep is NaN here: ``distance``, and ``init_loss`` unless you give it. The kernel needs
+    neither; the gain and the LLC ask for ``init_loss``.
+
+    Args:
+        path: its ``output_path``.
+        name: of the observed samples; may be left out if there is one set only.
+        init_loss: l_i(w*), shape (sample,), nats.
+
+    Returns:
+        The data set described in :mod:`probelib.trace`, in memory.
+
+    Raises:
+        FileNotFoundError: nothing lies there.
+        TraceMismatch: what lies there is no store of devinterp, or an unfinished one.
+        ValueError: it has no samples of that name, several sets and no name was given, or
+            ``init_loss`` of another length.
+    """
+    if not Path(path).exists():
+        raise FileNotFoundError(f"path {str(path)!r} does not exist; check it")
+    try:
+        ds = xr.open_zarr(path, consolidated=False, chunks=None)
+        sampler = ds.attrs["metadata"]["config"]["sampler"]
+        steps = ds["sampling_loss_micro"].mean(["batch_sampling", "token_pos"]).values
+        names = [str(k).removeprefix("loss_") for k in ds.data_vars if str(k).startswith("loss_")]
+        config = {
+            "n_beta": float(sampler["n_beta"]),
+            "localization": float(sampler["localization"]),
+            "kernel": "devinterp",
+            "step_size": float(sampler["lr"]),
+            "batch_size": sampler["batch_size"],
+            "burn_in": int(sampler["num_burnin_steps"]),
+            "thin": int(sampler["num_steps_bw_draws"]),
+        }
+        seed, finished = sampler["init_seed"], ds.attrs.get("completed") == 1
+    except Exception as error:  # whatever else lies there
+        raise TraceMismatch(
+            f"path {str(path)!r} is not a store of devinterp 2 ({type(error).__name__}: {error})"
+        ) from error
+    if not finished:
+        raise TraceMismatch(
+            f"path {str(path)!r} is not finished: devinterp has not marked it completed; sample it "
+            "again"
+        )
+    if name not in names and (name is not None or len(names) != 1):
+        raise ValueError(f"name is {name!r}; choose one of {', '.join(map(repr, names))}")
+    loss = ds[f"loss_{name or names[0]}"].mean("token_pos").values.astype(np.float32)
+    chains, draws, n = loss.shape
+    init = np.full(n, np.nan) if init_loss is None else np.asarray(init_loss, np.float64)
+    if init.shape != (n,):
+        raise ValueError(f"init_loss has shape {init.shape}; give one loss a sample, shape ({n},)")
+    return xr.Dataset(
+        {
+            "loss": (("chain", "draw", "sample"), loss),
+            "init_loss": (("sample",), init.astype(np.float32)),
+            "sampling_loss": (("chain", "step"), steps.astype(np.float32)),
+            "distance": (("chain", "draw"), np.full((chains, draws), np.nan, np.float32)),
+        },
+        coords={"chain": np.arange(chains), "sample_id": ("sample", np.arange(n))},
+        attrs={
+            "config": config | {"chains": chains, "draws": draws},
+            "seed": seed,
+            "draws_done": draws,
+            "steps_done": steps.shape[1],
+            "complete": True,
+            "diverged": {},
+        },
+    )
+
+
+__all__ = ["from_devinterp", "to_devinterp"]
