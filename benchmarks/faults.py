@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
+import multiprocessing.pool
 import os
 import random
 import shutil
@@ -312,7 +313,7 @@ def malformed(times: int = 10_000) -> dict[str, int]:
     return malformed_input.run(times)
 
 
-# --- the price -------------------------------------------------------------------------------------
+# --- the price ---
 
 
 def overhead(draws: int = 100, rounds: int = 3) -> dict[str, float]:
