@@ -57,13 +57,16 @@ def observed(n: int = 20_000) -> tuple[torch.Tensor, torch.Tensor]:
 
 def probe(store: str | Path | None, draws: int = DRAWS, **options: Any) -> xr.Dataset:
     """The call that everything is done to; it writes after every tenth draw."""
+    threads, often = torch.get_num_threads(), probelib.record._FLUSH_DRAWS
     torch.set_num_threads(1)
     probelib.record._FLUSH_DRAWS = 10
     settings = {"kernel": probelib.SGLD(1e-2, 16), "chains": CHAINS, "burn_in": 5, "thin": 2}
-    return probelib.sample(
-        posterior(), observed(), store=store, draws=draws, seed=3, progress=False,
-        **settings | options,
-    )  # fmt: skip
+    settings |= {"store": store, "draws": draws, "seed": 3, "progress": False}
+    try:
+        return probelib.sample(posterior(), observed(), **settings | options)
+    finally:
+        torch.set_num_threads(threads)
+        probelib.record._FLUSH_DRAWS = often
 
 
 def same(a: xr.Dataset, b: xr.Dataset) -> bool:
@@ -189,12 +192,20 @@ def disks() -> dict[str, int]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@contextmanager
+def _small_disk(place: Path) -> Iterator[Path]:
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=26m", "tmpfs", place], check=True)
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", place], check=True)
+
+
 def _on_a_small_disk() -> dict[str, int]:
     found = Counter(times=3)
     reference = probe(None).load()
-    with folder() as here:
-        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", here], check=True)
-        (here / "filler").write_bytes(bytes(9 * 2**20))
+    with folder() as above, _small_disk(above) as here:
+        (here / "filler").write_bytes(bytes(13 * 2**20))
         store = here / "trace"
 
         def refused(words: str) -> int:
@@ -232,7 +243,6 @@ def _on_a_small_disk() -> dict[str, int]:
         os.rename(gone, store)
         found["gone_draws_kept"] = probelib.open_trace(store).sizes["draw"]
         found["gone_went_on_identical"] = int(same(probe(store).load(), reference))
-        subprocess.run(["umount", here], check=True)
     return {k: int(v) for k, v in found.items()}
 
 

@@ -11,7 +11,6 @@ import hashlib
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils.data import Dataset, TensorDataset, default_collate
 
+from probelib.arguments import require_kind, require_positive
 from probelib.fingerprint import describe, hash_array
 from probelib.losses import cross_entropy
 
@@ -202,7 +202,8 @@ class LocalPosterior:
     Raises:
         ValueError: a non-positive ``n_beta`` or ``localization``, non-finite data or weights,
             labels out of range, a loss that is not one finite number a sample.
-        TypeError: data of a kind that cannot be indexed.
+        TypeError: data of a kind that cannot be indexed, a model that is no module, a loss that is
+            no function.
     """
 
     def __init__(
@@ -215,10 +216,10 @@ class LocalPosterior:
         localization: float,
         train_mode: bool = False,
     ):
-        for name, value in (("n_beta", n_beta), ("localization", localization)):
-            require_positive(name, value)
-        self.n_beta = float(n_beta)
-        self.localization = float(localization)
+        require_kind("model", model, nn.Module, "an nn.Module")
+        require_kind("per_sample_loss", per_sample_loss, callable, "a function of (output, target)")
+        self.n_beta = require_positive("n_beta", n_beta)
+        self.localization = require_positive("localization", localization)
         self.per_sample_loss = per_sample_loss
         self.train_mode = train_mode
 
@@ -394,11 +395,6 @@ def keep_random_state(device: torch.device) -> AbstractContextManager:
     return torch.random.fork_rng(devices=[device], device_type=device.type)
 
 
-def require_positive(name: str, value: Any) -> None:
-    if not isinstance(value, Real) or not (np.isfinite(value) and value > 0):
-        raise ValueError(f"{name} is {value!r}; it must be a positive, finite number")
-
-
 def _are_labels(y: Tensor) -> bool:
     return y.ndim == 1 and not (y.is_floating_point() or y.is_complex())
 
@@ -457,5 +453,4 @@ __all__ = [
     "PerSampleLoss",
     "Samples",
     "keep_random_state",
-    "require_positive",
 ]

@@ -111,6 +111,7 @@ def record(
 
     def flush(checkpoint: bool = True) -> None:
         nonlocal wall_time, since, buffer
+        trace.require_there()
         kept, buffer = buffer, _Buffer()
         first_step = run.step - len(kept.sampling)
         first_draw = max(0, first_step - burn_in) // thin
@@ -137,14 +138,17 @@ def record(
         too_large = rows > np.finfo(trace.loss_dtype).max
         if too_large.any():
             sound = int(np.flatnonzero(too_large.any((0, 2)))[0])
-        if sound:
-            trace.write_draws(group, first_draw, rows[:, :sound], away[:, :sound])
-        if steps.shape[1]:
-            trace.write_steps(group, first_step, steps)
+        # What an interruption left beyond the checkpoint is what comes again now.
+        before = trace.progress(group)
+        old_draws = max(0, before.draws_done - first_draw)
+        old_steps = max(0, before.steps_done - first_step)
+        if old_draws < sound:
+            at = slice(old_draws, sound)
+            trace.write_draws(group, first_draw + old_draws, rows[:, at], away[:, at])
+        if old_steps < steps.shape[1]:
+            trace.write_steps(group, first_step + old_steps, steps[:, old_steps:])
         now = time.perf_counter()
         wall_time, since = wall_time + now - since, now
-        # What an interruption left beyond the checkpoint is as good as what replaces it.
-        before = trace.progress(group)
         done = Progress(
             draws_done=max(first_draw + sound, before.draws_done),
             steps_done=max(first_step + steps.shape[1], before.steps_done),

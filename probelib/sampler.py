@@ -28,8 +28,15 @@ from torch import Tensor
 from tqdm import tqdm
 
 from probelib import schedule
+from probelib.arguments import (
+    require_choice,
+    require_kind,
+    require_positive,
+    require_whole,
+    shown,
+)
 from probelib.chains import Chains
-from probelib.posterior import Data, LocalPosterior, Samples, require_positive
+from probelib.posterior import Data, LocalPosterior, Samples
 from probelib.record import Watch
 from probelib.trace import FORMAT, TraceMismatch, TraceStore, check_fingerprint, check_losses
 from probelib.workers import Job, run_elsewhere
@@ -71,15 +78,15 @@ class SGLD:
     control_variate: bool = False
 
     def __post_init__(self) -> None:
-        require_positive("step_size", self.step_size)
+        step_size = require_positive("step_size", self.step_size)
+        object.__setattr__(self, "step_size", step_size)
         if self.batch_size is not None:
-            _positive("batch_size", self.batch_size)
-            object.__setattr__(self, "batch_size", int(self.batch_size))
+            batch_size = require_whole("batch_size", self.batch_size)
+            object.__setattr__(self, "batch_size", batch_size)
         elif self.control_variate:
             raise ValueError(
                 "control_variate is for minibatches, but batch_size is None; give a batch_size"
             )
-        object.__setattr__(self, "step_size", float(self.step_size))
 
     def __repr__(self) -> str:  # a part of a trace's fingerprint: names what differs from plain
         more = ", control_variate=True" if self.control_variate else ""
@@ -202,56 +209,46 @@ def sample(
         DivergenceError: every chain's loss or weights became non-finite; earlier draws stay.
         OverflowError: a loss along the chain is too large for float16; earlier draws stay readable.
     """
-    for name, value in (("chains", chains), ("draws", draws)):
-        _positive(name, value)
-    if isinstance(thin, str) and thin != "auto":
-        raise ValueError(f"thin is {thin!r}; it must be a whole number, 1 or more, or 'auto'")
-    if thin != "auto":
-        _positive("thin", thin)
-    elif _is_int(burn_in) and burn_in < schedule.BURN_IN:
-        raise ValueError(
-            f"thin is 'auto', which looks at the losses during burn-in, but burn_in is {burn_in}; "
-            f"make it {schedule.BURN_IN} or more"
-        )
+    require_kind("posterior", posterior, LocalPosterior, "a probelib.LocalPosterior")
+    require_kind("kernel", kernel, SGLD, "a probelib.SGLD")
+    chains, draws = require_whole("chains", chains), require_whole("draws", draws)
+    burn_in, seed = require_whole("burn_in", burn_in, 0), require_whole("seed", seed, 0)
+    first_chain = require_whole("first_chain", first_chain, 0)
+    if isinstance(thin, str):
+        if thin != "auto":
+            raise ValueError(
+                f"thin is {shown(thin)}; it must be a whole number, 1 or more, or 'auto'"
+            )
+        if burn_in < schedule.BURN_IN:
+            raise ValueError(
+                "thin is 'auto', which looks at the losses during burn-in, but burn_in is "
+                f"{burn_in}; make it {schedule.BURN_IN} or more"
+            )
+    else:
+        thin = require_whole("thin", thin)
     if until is not None:
-        require_positive("until", until)
-    if not _is_int(burn_in) or burn_in < 0:
-        raise ValueError(f"burn_in is {burn_in}; it must be a whole number, 0 or more")
-    if not _is_int(seed) or seed < 0:
-        raise ValueError(f"seed is {seed}; it must be a whole number, 0 or more")
-    if not _is_int(first_chain) or first_chain < 0:
-        raise ValueError(f"first_chain is {first_chain}; it must be a whole number, 0 or more")
+        until = require_positive("until", until)
     if observe_batch_size is not None:
-        _positive("observe_batch_size", observe_batch_size)
+        observe_batch_size = require_whole("observe_batch_size", observe_batch_size)
+    require_choice("loss_dtype", loss_dtype, "float32", "float16")
+    require_choice("observe_dtype", observe_dtype, "float32", "bfloat16", "auto")
+    for name, path in (("store", store), ("cache", cache)):
+        if path is not None:
+            require_kind(name, path, _is_path, "a path, or None")
     if cache is not None and (store is not None or overwrite):
         raise ValueError(
             f"cache is {os.fspath(cache)!r} beside store or overwrite; a cache names its stores "
             "itself and keeps them all, so give one or the other"
         )
-    _positive("chains_per_task", chains_per_task)
-    if executor is None and chains_per_task != 1:
-        raise ValueError(
-            f"chains_per_task is {chains_per_task} without an executor; give one, or leave it out"
-        )
-    if executor is not None and not isinstance(executor, Executor):
-        raise ValueError(
-            f"executor is a {type(executor).__name__}; give a concurrent.futures.Executor (for a "
-            "client of Dask, client.get_executor())"
-        )
-    if executor is not None and store is None and cache is None:
-        raise ValueError(
-            "executor runs chains in processes that meet in a store; give store or cache as well"
-        )
-    if executor is not None and until is not None:
-        raise ValueError(
-            "until looks at all chains at once, but an executor runs each on its own; give draws"
-        )
-    if loss_dtype not in ("float32", "float16"):
-        raise ValueError(f"loss_dtype is {loss_dtype!r}; choose 'float32' or 'float16'")
-    if observe_dtype not in ("float32", "bfloat16", "auto"):
-        raise ValueError(
-            f"observe_dtype is {observe_dtype!r}; choose 'float32', 'bfloat16' or 'auto'"
-        )
+    chains_per_task = require_whole("chains_per_task", chains_per_task)
+    if executor is None:
+        if chains_per_task != 1:
+            raise ValueError(
+                f"chains_per_task is {chains_per_task} without an executor; give one, or leave it "
+                "out"
+            )
+    else:
+        _check_executor(executor, store if cache is None else cache, until)
     fast = schedule.has_fast_bfloat16(posterior.device)
     if observe_dtype == "auto":
         observe_dtype = "bfloat16" if fast else "float32"
@@ -272,8 +269,7 @@ def sample(
     else:
         observed = Samples(observe, posterior.device, "observe")
         posterior.check(observed)
-    chains, draws, burn_in, seed = (int(i) for i in (chains, draws, burn_in, seed))
-    asked = thin if thin == "auto" else int(thin)
+    asked = thin
 
     config = {
         "n_beta": posterior.n_beta,
@@ -301,7 +297,7 @@ def sample(
     if observe_dtype != "float32":  # named only where it differs, as in stores older than it
         fingerprint["observe_dtype"] = observe_dtype
     if first_chain:
-        fingerprint["first_chain"] = int(first_chain)
+        fingerprint["first_chain"] = first_chain
     for samples in (posterior.data, observed):
         if not samples.in_memory:  # its labels are known only now that it was read whole
             posterior.check(samples)
@@ -353,7 +349,7 @@ def sample(
                 labels=observed.labels(),
                 loss_dtype=loss_dtype,
                 groups=[min(together, chains - first) for first in range(0, chains, together)],
-                first_chain=int(first_chain),
+                first_chain=first_chain,
                 attrs={
                     "config": config,
                     "fingerprint": fingerprint,
@@ -373,7 +369,7 @@ def sample(
             observed=observed,
             kernel=kernel,
             seed=seed,
-            first_chain=int(first_chain),
+            first_chain=first_chain,
             draws=draws,
             burn_in=burn_in,
             thin=thin,
@@ -589,13 +585,25 @@ def _at_a_prompt() -> bool:
     return shell is not None or hasattr(sys, "ps1")
 
 
-def _is_int(value: Any) -> bool:
-    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+def _check_executor(executor: Any, store: Any, until: float | None) -> None:
+    require_kind(
+        "executor",
+        executor,
+        Executor,
+        "a concurrent.futures.Executor (for a client of Dask, client.get_executor())",
+    )
+    if store is None:
+        raise ValueError(
+            "executor runs chains in processes that meet in a store; give store or cache as well"
+        )
+    if until is not None:
+        raise ValueError(
+            "until looks at all chains at once, but an executor runs each on its own; give draws"
+        )
 
 
-def _positive(name: str, value: Any) -> None:
-    if not _is_int(value) or value < 1:
-        raise ValueError(f"{name} is {value}; it must be a whole number, 1 or more")
+def _is_path(value: Any) -> bool:
+    return isinstance(value, str | os.PathLike) and str(value) != ""
 
 
 __all__ = ["SGLD", "DivergenceError", "sample"]

@@ -90,6 +90,8 @@ class Progress:
         wall_time: seconds of work.
         diverged: by position in the trace: the chain's last ``step`` and the ``draws`` before it.
         checkpoint: the file of the states, and its SHA-256.
+        chunks: files of draws and steps, with the checksum (CRC-32C) that each ends in, so that no
+            other sound chunk is taken for one of them.
     """
 
     step: int = 0
@@ -98,6 +100,7 @@ class Progress:
     wall_time: float = 0.0
     diverged: dict[int, dict[str, int]] = field(default_factory=dict)
     checkpoint: tuple[str, str] | None = None
+    chunks: dict[str, str] = field(default_factory=dict)
 
 
 class TraceStore:
@@ -258,7 +261,11 @@ class TraceStore:
         self._group = group
         begun = {"draws_done": 0, "steps_done": 0, "complete": False}
         first = {"probelib_format": FORMAT, "coordinates": " ".join(["chain", *coords])}
-        self.put(**first, **attrs, **begun)
+        ends = {}
+        if self.path is not None:
+            files = (Path(store) / name / "c" / "0" for name in ("init_loss", "chain", *coords))
+            ends = {f"{f.parent.parent.name}/c/0": _checksum_of(f) for f in files}
+        self.put(**first, **attrs, **begun, chunks=ends)
         for part in self.groups:
             self._keep(part, Progress(), None if self.path is None else Path(store))
 
@@ -303,6 +310,7 @@ class TraceStore:
         )
 
     def _write(self, name: str, at: tuple[slice, ...], values: np.ndarray) -> None:
+        self.require_there()
         array = self._group[name]
         with self.told():
             try:
@@ -337,16 +345,18 @@ class TraceStore:
 
         Args:
             group: the chains.
-            progress: with ``states`` its step and checkpoint are theirs.
+            progress: but for its step and checkpoint, which are those of ``states``, and chunks.
             states: None where the chains stand in the middle of a step: the last ones stay.
         """
         if self.path is None:
             self._in_memory[group.start] = progress
             return
         with self.told():
-            self.synchronise()
             old = self.progress(group)
-            progress = replace(progress, step=old.step, checkpoint=old.checkpoint)
+            ends = {str(f.relative_to(self.path)): _checksum_of(f) for f in self._unsynced}
+            chunks = old.chunks | {name: end for name, end in ends.items() if end}
+            self.synchronise()
+            progress = replace(progress, step=old.step, checkpoint=old.checkpoint, chunks=chunks)
             if states is not None:
                 step, content = states[0].step, _pack(states)
                 file = self.path / "checkpoint" / f"chains-{group.start}-step-{step}.safetensors"
@@ -443,7 +453,8 @@ class TraceStore:
         ds = xr.open_zarr(self._store, consolidated=False, chunks=None, zarr_format=3)
         draws, steps = self.done(draws)
         ds = ds.isel(draw=slice(draws), step=slice(steps))
-        ds.attrs.pop("checksum", None)
+        for internal in ("checksum", "chunks"):
+            ds.attrs.pop(internal, None)
         number = ds.chain.values
         wall_time = ds.attrs["wall_time"] + sum(self.progress(g).wall_time for g in self.groups)
         return ds.assign_attrs(
@@ -537,6 +548,7 @@ class TraceStore:
     def _check_chunks(self, group: slice, progress: Progress) -> None:
         """Whether the files of all draws and steps that are done are there, in full length."""
         wanted: list[tuple[str, tuple[slice, ...]]] = []
+        attrs = self.attrs
         if group.start == 0:
             for name in ("init_loss", "chain", "sample_id", "label"):
                 if name in self._group:
@@ -553,15 +565,29 @@ class TraceStore:
             if any(s.stop > size for s, size in zip(at, array.shape, strict=False)):
                 raise self._damaged(f"{name} has no room for the draws that are done")
             length = int(np.prod(array.chunks)) * array.dtype.itemsize + 4
+            # The last chunk may have been begun again by a writer who did not live to say so.
+            whole = len(at) < 2 or at[1].stop // array.chunks[1]
             for file in self._chunks(name, at) if at[-1].stop else ():
+                key = str(file.relative_to(self.path))
                 if not file.is_file() or file.stat().st_size != length:
-                    raise self._damaged(f"{file.relative_to(self.path)} is missing or truncated")
+                    raise self._damaged(f"{key} is missing or truncated")
+                known = attrs["chunks"] if len(at) < 2 else progress.chunks
+                if (len(at) < 2 or int(key.split("/")[3]) < whole) and known.get(
+                    key
+                ) != _checksum_of(file):
+                    raise self._damaged(f"{key} is not the chunk that was written there")
 
     def _damaged(self, what: str) -> TraceMismatch:
         return TraceMismatch(
             f"store {str(self.path)!r} is damaged: {what}. Restore it from a copy, choose another "
             "store, or pass overwrite=True to sample it again"
         )
+
+    def require_there(self) -> None:
+        """Raise StoreError if the store was taken away: Zarr would begin another in its place."""
+        with self.told():
+            if self.path is not None and not (self.path / "zarr.json").exists():
+                raise FileNotFoundError(errno.ENOENT, "its zarr.json is gone")
 
     @contextmanager
     def told(self, kept: str = "") -> Iterator[None]:
@@ -573,8 +599,6 @@ class TraceStore:
         kept = kept or "the draws before are kept"
         again = "the same call then goes on from there"
         try:
-            if self._group is not None and not (self.path / "zarr.json").exists():
-                raise FileNotFoundError(errno.ENOENT, "gone")
             yield
         except OSError as error:
             if isinstance(error, StoreError):
@@ -584,12 +608,14 @@ class TraceStore:
                     f"{where} is on a full disk ({error.strerror}): {kept}; make room, and {again}"
                 )
             elif error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-                why = error.strerror
-                text = f"{where} cannot be written ({why}): {kept}; make it writable: {again}"
+                text = (
+                    f"{where} cannot be written ({error.strerror}): {kept}; make it writable, and "
+                    + again
+                )
             elif error.errno == errno.ENOENT and not self.path.exists():
-                text = f"{where} is gone, while it was written; bring it back or choose another"
+                text = f"{where} is gone while it was written; bring it back or choose another"
             else:
-                text = f"{where} cannot be written ({error}): {kept}; see to it: {again}"
+                text = f"{where} cannot be written ({error}): {kept}; see to it, and {again}"
             told = StoreError(text)
             told.errno = error.errno
             raise told from error
@@ -674,6 +700,16 @@ def _short(value: Any) -> str:
 
 def _checksum(content: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _checksum_of(chunk: Path) -> str | None:
+    """The CRC-32C that a chunk's file ends in; None where there is no such file."""
+    try:
+        with chunk.open("rb") as file:
+            file.seek(-4, os.SEEK_END)
+            return file.read().hex()
+    except OSError:  # a chunk of nothing but NaN is not kept
+        return None
 
 
 def _pack(states: list[ChainState]) -> bytes:

@@ -1,0 +1,151 @@
+"""Traces elsewhere: devinterp reads ours, we read devinterp's; ArviZ and pandas."""
+
+import arviz as az
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from torch import nn
+
+import probelib
+from probelib import SGLD, LocalPosterior, TraceMismatch, cross_entropy
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def trace():
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randn(40, 3, generator=generator), torch.arange(40) % 4
+    torch.manual_seed(0)
+    posterior = LocalPosterior(
+        nn.Linear(3, 4), cross_entropy, (x, y), n_beta=10.0, localization=5.0
+    )
+    return probelib.sample(
+        posterior, kernel=SGLD(1e-2, 8), chains=3, draws=120, burn_in=10, thin=2, progress=False
+    ).load()
+
+
+def test_devinterp_finds_our_covariance_and_our_llc(trace, tmp_path):
+    bif, llc = pytest.importorskip("devinterp.slt.bif"), pytest.importorskip("devinterp.slt.llc")
+    probelib.to_devinterp(trace, tmp_path / "store")
+    samples = xr.open_datatree(tmp_path / "store", engine="zarr", consolidated=False)
+    theirs = bif.compute_bif(
+        samples, correlation_method="sequence", compute_covariance=True, device="cpu"
+    ).influences.values
+    kernel = probelib.loss_kernel(trace)
+    ours = kernel.covariance().values if hasattr(kernel.covariance(), "values") else None
+    ours = kernel.covariance() if ours is None else ours
+    assert theirs.shape == (40, 40)
+    assert np.abs(theirs - ours).max() < 1e-6 * np.abs(ours).max()
+    correlation = bif.compute_bif(samples, correlation_method="sequence", device="cpu")
+    np.testing.assert_allclose(correlation.influences, kernel.correlation(), atol=1e-5)
+    np.testing.assert_array_equal(correlation.input_ids[:, 0], trace.sample_id)
+    their_llc = llc.compute_llc(samples)
+    our_llc = probelib.local_learning_coefficient(trace)
+    np.testing.assert_allclose(float(their_llc.llc_mean), our_llc.value, rtol=1e-5)
+    change = trace.loss.mean("sample") - trace.init_loss.mean()
+    np.testing.assert_allclose(their_llc.llc_per_chain, 10 * change.mean("draw"), rtol=1e-4)
+
+
+def test_there_and_back(trace, tmp_path):
+    probelib.to_devinterp(trace, tmp_path / "store", name="digits")
+    back = probelib.from_devinterp(tmp_path / "store", init_loss=trace.init_loss)
+    np.testing.assert_array_equal(back.loss, trace.loss)
+    assert back.loss.dims == trace.loss.dims
+    np.testing.assert_array_equal(probelib.loss_gain(back), probelib.loss_gain(trace))
+    assert (
+        probelib.local_learning_coefficient(back).value
+        == probelib.local_learning_coefficient(trace).value
+    )
+    with pytest.raises(ValueError, match="name is 'mist'; choose one of 'digits'"):
+        probelib.from_devinterp(tmp_path / "store", name="mist")
+    with pytest.raises(ValueError, match=r"init_loss has shape \(3,\); give one loss a sample"):
+        probelib.from_devinterp(tmp_path / "store", init_loss=np.zeros(3))
+
+
+def test_a_store_of_devinterps_own_opens_as_a_trace(tmp_path):
+    sampling = pytest.importorskip("devinterp.slt.sampling")
+    datasets = pytest.importorskip("datasets")
+    torch.manual_seed(0)
+    tokens = torch.randint(0, 7, (24, 5))
+    model = nn.Sequential(nn.Embedding(7, 4), nn.Linear(4, 7))
+
+    def loss(model, input_ids):
+        logits = model(input_ids)[:, :-1]
+        target = input_ids[:, 1:]
+        return nn.functional.cross_entropy(logits.transpose(1, 2), target, reduction="none")
+
+    data = datasets.Dataset.from_dict({"input_ids": tokens.tolist()}).with_format("torch")
+    theirs = sampling.sample(
+        model=model, dataset=data, observables={"all": data}, lr=1e-3, n_beta=5.0,
+        localization=2.0, num_chains=2, num_draws=12, num_burnin_steps=3, num_steps_bw_draws=2,
+        batch_size=8, batches_per_draw=3, loss_fn=loss, output_path=tmp_path / "theirs",
+        device="cpu",
+    )  # fmt: skip
+    trace = probelib.from_devinterp(tmp_path / "theirs")
+    assert trace.loss.dims == ("chain", "draw", "sample")
+    assert trace.loss.shape == (2, 12, 24)
+    np.testing.assert_allclose(trace.loss, theirs.dataset.loss_all.mean("token_pos"), rtol=1e-6)
+    config = trace.attrs["config"]
+    assert (config["n_beta"], config["step_size"], config["localization"]) == (5.0, 1e-3, 2.0)
+    assert (config["burn_in"], config["thin"], config["draws"]) == (3, 2, 12)
+    from devinterp.slt.bif import compute_bif
+
+    kernel = probelib.loss_kernel(trace)
+    covariance = compute_bif(
+        theirs, correlation_method="sequence", compute_covariance=True, device="cpu"
+    ).influences
+    np.testing.assert_allclose(kernel.covariance(), covariance, atol=1e-6)
+    # It does not keep l_i(w*): what needs it says so.
+    for estimate in (probelib.loss_gain, probelib.local_learning_coefficient):
+        with pytest.raises(ValueError, match=r"trace has no l_i\(w\*\) of sample 0, .* init_loss"):
+            estimate(trace)
+    with torch.no_grad():
+        init = loss(model, tokens).mean(1)
+    gain = probelib.loss_gain(probelib.from_devinterp(tmp_path / "theirs", init_loss=init))
+    np.testing.assert_allclose(gain, trace.loss.mean(("chain", "draw")) - init.numpy(), atol=1e-5)
+    back = probelib.from_devinterp(tmp_path / "theirs", init_loss=init)
+    assert back.sizes["step"] == 3 + 2 * 12
+
+
+def test_what_cannot_be_written_or_read(trace, tmp_path):
+    (tmp_path / "there").mkdir()
+    with pytest.raises(FileExistsError, match="exists; choose another, or remove it"):
+        probelib.to_devinterp(trace, tmp_path / "there")
+    lost = trace.copy(deep=True)
+    lost.loss[1, 100:] = np.nan
+    with pytest.raises(ValueError, match=r"non-finite loss in chain 1; .*drop_sel\(chain=\[1\]\)"):
+        probelib.to_devinterp(lost, tmp_path / "store")
+    assert [p.name for p in tmp_path.iterdir()] == ["there"]
+    with pytest.raises(ValueError, match="trace has 3 chains of 0 draws"):
+        probelib.to_devinterp(trace.isel(draw=slice(0)), tmp_path / "store")
+    with pytest.raises(FileNotFoundError, match="does not exist; check it"):
+        probelib.from_devinterp(tmp_path / "nowhere")
+    with pytest.raises(TraceMismatch, match="is not a store of devinterp 2"):
+        probelib.from_devinterp(tmp_path / "there")
+    probelib.to_devinterp(trace, tmp_path / "store")
+    import zarr
+
+    zarr.open_group(tmp_path / "store").attrs["completed"] = 0
+    with pytest.raises(TraceMismatch, match="is not finished"):
+        probelib.from_devinterp(tmp_path / "store")
+
+
+def test_the_recipes_for_arviz_and_pandas(trace):
+    """As the book's page on traces elsewhere has them."""
+    data = az.InferenceData(posterior=trace[["loss", "distance"]])
+    summary = az.summary(data, var_names=["distance"], kind="diagnostics")
+    assert summary.loc["distance", "r_hat"] > 0.9
+    assert set(az.ess(data.posterior.loss).data_vars) == {"loss"}
+    tree = xr.DataTree.from_dict({"posterior": trace[["loss", "distance"]]})
+    assert tree["posterior"].sizes == {"chain": 3, "draw": 120, "sample": 40}
+    frame = trace.loss.to_dataframe()
+    assert len(frame) == 3 * 120 * 40
+    assert frame.index.names == ["chain", "draw", "sample"]
+    gains = probelib.loss_gain(trace).to_dataframe()
+    assert list(gains.columns) == ["sample_id", "label", "mcse", "loss_gain"]
+    by_label = gains.groupby("label").loss_gain.mean()
+    np.testing.assert_allclose(
+        by_label, probelib.loss_gain(trace).groupby("label").mean(), rtol=1e-12
+    )
