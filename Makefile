@@ -13,7 +13,7 @@ GIVEN := $(filter command environment,$(firstword $(origin PYTHON)))
 MINOR := -c 'import sys; print("%d.%d" % sys.version_info[:2])'
 
 .DEFAULT_GOAL := help
-.PHONY: help env interpreter lab book test lint format sync bench clean
+.PHONY: help env interpreter lab book test lint format sync bench faults clean
 
 help: ## show the targets
 	@echo "Bayesian Probes"
@@ -70,6 +70,9 @@ sync: env ## write the chapters' notebooks from their .py sources
 bench: env ## measure speed against the alternatives (hours; PARTS="mnist small" for a part)
 	$(BIN)/python -m pip install --progress-bar off -q -e ".[bench]" -c constraints.txt
 	$(BIN)/python -W ignore benchmarks/run.py $(PARTS)
+
+faults: env ## kill, fill, damage and mislead a run, and count what is lost (PARTS="kills" for a part)
+	$(BIN)/python -W ignore benchmarks/faults.py $(PARTS)
 
 clean: ## remove what was built (the environment and the cache stay)
 	rm -rf book/notebooks book/_build book/_generated results/smoke results/live .pytest_cache .ruff_cache .hypothesis

@@ -13,7 +13,6 @@ The first failure ends the run with a non-zero exit status and keeps the failed 
 from __future__ import annotations
 
 import argparse
-import ast
 import contextlib
 import json
 import logging
@@ -309,24 +308,9 @@ def shown_paths(chapter: Chapter) -> dict[str, Any]:
     return {"results_dir": f"results/{chapter.parameters['profile']}"}
 
 
-def defaults(source: nbformat.NotebookNode) -> dict[str, Any]:
-    """The parameters of a chapter with the values that its own cell gives them."""
-    position = prepare.tagged(source, "parameters")
-    if position is None:
-        return {}
-    found = {}
-    for node in ast.parse(source.cells[position].source).body:
-        if isinstance(node, ast.AnnAssign | ast.Assign) and node.value is not None:
-            target = node.target if isinstance(node, ast.AnnAssign) else node.targets[0]
-            if isinstance(target, ast.Name):
-                with contextlib.suppress(ValueError):
-                    found[target.id] = ast.literal_eval(node.value)
-    return found
-
-
 def shown_parameters(source: nbformat.NotebookNode, chapter: Chapter) -> dict[str, Any]:
     """Every parameter of the chapter with the value it ran with, defaults included."""
-    return defaults(source) | chapter.parameters | shown_paths(chapter)
+    return prepare.defaults(source) | chapter.parameters | shown_paths(chapter)
 
 
 def failure(error: BaseException) -> str:

@@ -17,6 +17,7 @@ from typing import Any
 
 import nbformat
 import prepare
+import yaml
 from nbformat import NotebookNode
 
 
@@ -116,14 +117,35 @@ def glue_findings(stem: str, nb: NotebookNode, results: dict[str, Any]) -> list[
     return findings
 
 
-def check(executed: Path, results: Path, sources: Path) -> list[str]:
+def parameter_findings(
+    provenance: dict[str, Any], source: NotebookNode, stem: str, params: Path
+) -> list[str]:
+    """Parameters that the chapter would run with now and that it did not run with."""
+    file = params / f"{provenance['profile']}.yaml"
+    try:
+        own = (yaml.safe_load(file.read_text(encoding="utf-8")) or {}).get(stem) or {}
+    except (OSError, yaml.YAMLError) as error:
+        return [f"its profile's params/{file.name} cannot be read ({type(error).__name__})"]
+    ran = provenance["parameters"]
+    set_by_the_driver = {"profile", "results_dir", "live"}
+    return [
+        f"older than params/{file.name}: {name} was {ran.get(name)!r} and is {value!r}; run it "
+        "again"
+        for name, value in (prepare.defaults(source) | own).items()
+        if name not in set_by_the_driver and ran.get(name) != value
+    ]
+
+
+def check(executed: Path, results: Path, sources: Path, params: Path | None = None) -> list[str]:
     """Every finding about the executed chapters; an empty list lets the book be built.
 
     Args:
         executed: the folder of executed copies.
         results: the folder that holds one folder of results files a profile.
         sources: the folder of the chapters' sources.
+        params: the folder of the profiles; default: beside the sources.
     """
+    params = sources.parent / "params" if params is None else params
     findings: list[str] = []
     profiles: dict[str, list[str]] = {}
     for source in sorted(sources.glob("[0-9][0-9]_*.py")):
@@ -138,8 +160,12 @@ def check(executed: Path, results: Path, sources: Path) -> list[str]:
         if not provenance:
             findings.append(f"{name}: no provenance; run it with book/driver.py")
             continue
-        if provenance["source_sha256"] != prepare.source_hash(prepare.read_source(source)):
+        now = prepare.read_source(source)
+        if provenance["source_sha256"] != prepare.source_hash(now):
             findings.append(f"{name}: older than its source notebooks/{source.name}; run it again")
+        else:
+            stale = parameter_findings(provenance, now, source.stem, params)
+            findings += [f"{name}: {finding}" for finding in stale]
         profile = provenance["profile"]
         profiles.setdefault(profile, []).append(source.stem)
         file = results / profile / f"{source.stem}.json"

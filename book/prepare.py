@@ -9,6 +9,7 @@ No path of the machine that ran it stays in the copy.
 from __future__ import annotations
 
 import ast
+import contextlib
 import copy
 import datetime
 import hashlib
@@ -84,6 +85,21 @@ def tags(cell: NotebookNode) -> list[str]:
 def tagged(nb: NotebookNode, tag: str) -> int | None:
     """The position of the first cell with `tag`, or None."""
     return next((i for i, cell in enumerate(nb.cells) if tag in tags(cell)), None)
+
+
+def defaults(source: NotebookNode) -> dict[str, Any]:
+    """The parameters of a chapter with the values that its own cell gives them."""
+    position = tagged(source, "parameters")
+    if position is None:
+        return {}
+    found = {}
+    for node in ast.parse(source.cells[position].source).body:
+        if isinstance(node, ast.AnnAssign | ast.Assign) and node.value is not None:
+            target = node.target if isinstance(node, ast.AnnAssign) else node.targets[0]
+            if isinstance(target, ast.Name):
+                with contextlib.suppress(ValueError):
+                    found[target.id] = ast.literal_eval(node.value)
+    return found
 
 
 # -- the run -----------------------------------------------------------------------------------

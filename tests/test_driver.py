@@ -93,6 +93,25 @@ def test_chapters_run_in_order_with_their_parameters(layout, capsys) -> None:
     assert findings(layout) == []
 
 
+def test_a_chapter_older_than_its_parameters_is_refused(layout) -> None:
+    add(layout, "00_first")
+    (layout.params / "laptop.yaml").write_text("00_first: {n: 3}\n")
+    go(layout)
+    assert findings(layout) == []
+    (layout.params / "laptop.yaml").write_text("00_first: {n: 4}\n")
+    assert findings(layout) == [
+        "00_first.ipynb: older than params/laptop.yaml: n was 3 and is 4; run it again"
+    ]
+    (layout.params / "laptop.yaml").write_text("{}\n")  # now the chapter's own value counts
+    (finding,) = findings(layout)
+    assert "older than params/laptop.yaml: n was 3 and is" in finding
+    go(layout)
+    assert findings(layout) == []
+    (layout.params / "laptop.yaml").unlink()
+    (finding,) = findings(layout)
+    assert "params/laptop.yaml cannot be read" in finding
+
+
 def test_the_kernel_is_this_interpreter_whatever_is_installed(
     layout, tmp_path, monkeypatch
 ) -> None:
@@ -392,6 +411,7 @@ def test_the_gate_finds_a_chapter_older_than_its_source(change) -> None:
 
 def test_the_gate_finds_mixed_profiles(change) -> None:
     layout = change.layout
+    (layout.params / "smoke.yaml").write_text("{}\n")
     (layout.results / "smoke").mkdir()
     (layout.results / "laptop" / "00_first.json").rename(layout.results / "smoke/00_first.json")
 
