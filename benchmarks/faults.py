@@ -84,46 +84,58 @@ def folder() -> Iterator[Path]:
 
 
 def kills(times: int = 50, seed: int = 0) -> dict[str, int]:
-    """Kill a process that samples, at random moments, and make the same call again and again."""
-    rng, found = random.Random(seed), Counter(times=times)
+    """Kill a process that samples, and make the same call again, until it ends by itself.
+
+    Every other kill comes at a random moment, the rest as soon as a half written file is seen.
+    """
+    rng, found = random.Random(seed), Counter(times=times, killed=0, mid_write=0, lost=0, wrong=0)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["probelib", "faults"])
-    reference, store = probe(None).load(), None
+    reference = probe(None).load()
+
+    def start(store: Path) -> multiprocessing.process.BaseProcess:
+        child = context.Process(target=probe, args=(store,))
+        child.start()
+        return child
+
     with folder() as here:
-        started = time.perf_counter()
-        whole = context.Process(target=probe, args=(here / "whole",))
-        whole.start()
-        whole.join()
-        length = time.perf_counter() - started
+        start(here / "first").join()  # the server that forks has everything imported now
+        since = time.perf_counter()
+        start(here / "whole").join()
+        length = time.perf_counter() - since
         while found["killed"] < times:
-            store = here / f"trace-{found['traces']}"
-            durable = 0
+            store, durable = here / f"trace-{found['traces']}", 0
             while True:
-                child = context.Process(target=probe, args=(store,))
-                child.start()
-                child.join(rng.uniform(0.0, 0.8 * length))
-                if child.exitcode is not None or found["killed"] == times:
+                child = start(store)
+                child.join(rng.uniform(0.0, 0.7 * length))
+                if found["killed"] % 2:
+                    while child.is_alive() and not _half_written(store):
+                        pass
+                if not child.is_alive() or found["killed"] == times:
                     child.join()
                     break
                 child.kill()
                 child.join()
                 found["killed"] += 1
-                found["mid_write"] += any(store.rglob("*.partial")) or any(
-                    store.glob("checkpoint/.*")
-                )
+                found["mid_write"] += _half_written(store)
                 if store.exists():
                     left = probelib.open_trace(store)
                     found["lost"] += max(0, durable - left.sizes["draw"])
                     durable = left.sizes["draw"]
-                    if not same(left.loss.to_dataset(), reference.loss[:, :durable].to_dataset()):
-                        found["wrong"] += 1
+                    found["wrong"] += not np.array_equal(left.loss, reference.loss[:, :durable])
                     found["resumed"] += 0 < durable < DRAWS
             found["traces"] += 1
             found["identical"] += child.exitcode == 0 and same(
                 probelib.open_trace(store), reference
             )
             shutil.rmtree(store)
-    return dict(found)
+    return {k: int(v) for k, v in found.items()}
+
+
+def _half_written(store: Path) -> bool:
+    """Whether a file is there that was not renamed into its place yet."""
+    aside = [*store.parent.glob(f".{store.name}.*-*"), *store.glob("checkpoint/.*")]
+    return bool(aside) or any(True for _ in store.rglob("*.partial"))
 
 
 # --- workers lost ---------------------------------------------------------------------------------
@@ -134,7 +146,7 @@ def worker_losses(times: int = 10, seed: int = 0) -> dict[str, int]:
     import dask
     from distributed import Client, LocalCluster
 
-    rng, found = random.Random(seed), Counter(times=times)
+    rng, found = random.Random(seed), Counter(times=times, killed=0)
     chains, draws = 3, 150
     # A task whose workers die more often than this is given up by Dask.
     dask.config.set({"distributed.scheduler.allowed-failures": times + 1})
@@ -161,7 +173,6 @@ def worker_losses(times: int = 10, seed: int = 0) -> dict[str, int]:
             found["identical"] += same(call.get(), reference)
             found["traces"] += 1
             pool.close()
-    found["lost"] = 0
     return dict(found)
 
 
@@ -275,7 +286,7 @@ def damage(store: Path, rng: random.Random) -> str:
 
 def corrupted(times: int = 200, seed: int = 0) -> dict[str, int]:
     """Damage a finished store in a random place, then open, read and extend it."""
-    rng, found = random.Random(seed), Counter(times=times)
+    rng, found = random.Random(seed), Counter(times=times, silently_wrong=0)
     with folder() as here:
         whole = here / "whole"
         reference = probe(whole, 20).load()

@@ -53,6 +53,7 @@ def test_killed_at_random_moments():
     assert found["killed"] == 6
     assert found["identical"] == found["traces"] >= 1
     assert found["resumed"] >= 1
+    assert found["mid_write"] >= 1
     assert not found.get("lost")
     assert not found.get("wrong")
 

@@ -6,6 +6,7 @@ import sys
 import arviz as az
 import numpy as np
 import pytest
+import torch
 import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -455,3 +456,91 @@ def test_importing_the_library_says_nothing():
     command = [sys.executable, "-W", "default", "-c", "import probelib"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "ArviZ" not in done.stderr
+
+
+def quadratic_trace(step_size=0.01, localization=20.0, n_beta=10.0, draws=400, data=None, **kwargs):
+    """A linear regression, whose spread and LLC are known, sampled for real."""
+    rng = np.random.default_rng(7)
+    x = torch.tensor(rng.normal(size=(50, 4)), dtype=torch.float32)
+    model = torch.nn.Linear(4, 1, bias=False)
+    with torch.no_grad():
+        model.weight.copy_(torch.linalg.lstsq(x, x.sum(1, keepdim=True)).solution.T)
+    posterior = probelib.LocalPosterior(
+        model,
+        probelib.squared_error,
+        (x, x.sum(1, keepdim=True)) if data is None else data,
+        n_beta=n_beta,
+        localization=localization,
+    )
+    settings = {"kernel": probelib.SGLD(step_size), "chains": 4, "draws": draws, "burn_in": 100}
+    trace = probelib.sample(posterior, progress=False, **settings | {"thin": 4} | kwargs)
+    return trace, x.numpy().astype(np.float64)
+
+
+def test_a_sound_trace_has_nothing_against_it_and_the_numbers_are_those_of_theory():
+    trace, x = quadratic_trace()
+    found = probelib.diagnostics(trace)
+    assert found.good, str(found)
+    assert str(found).startswith("Nothing here speaks against this trace.\n")
+    assert [f.name for f in found.findings] == [
+        "diverged", "mixed", "draws", "step", "spread", "basin",
+    ]  # fmt: skip
+    # Where only gamma = 20 holds: 1 / (1 - 0.01 * 20 / 4) - 1.
+    assert probelib.diagnostics(trace)["step"].value == pytest.approx(1 / 0.95 - 1)
+    # Eq. 7's stationary variance in every direction, against 1 / gamma.
+    curvature = 10 * np.linalg.eigvalsh(x.T @ x / 50) + 20
+    spread = 20 * np.mean(1 / (curvature * (1 - 0.01 * curvature / 4)))
+    assert probelib.diagnostics(trace)["spread"].value == pytest.approx(spread, rel=0.1)
+
+
+def test_each_point_can_speak_against_a_trace():
+    large = probelib.diagnostics(quadratic_trace(step_size=0.1)[0])
+    assert not large["step"].good
+    assert "step_size 0.1 widens the posterior by 100.0%" in large["step"].sentence
+    assert "lower step_size" in large["step"].sentence
+    assert not large.good
+    assert str(large).startswith("Do not trust this trace yet: ")
+    few = probelib.diagnostics(quadratic_trace(step_size=1e-4, draws=20, burn_in=0)[0])
+    assert not few["draws"].good
+    assert not few["mixed"].good
+    assert f"the largest R-hat is {few.rhat_max:.3f}, above 1.1" in str(few)
+    # A loss that falls away from w*: a maximum of it, held by the localization alone.
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(30, 2, generator=generator)
+    model = torch.nn.Linear(2, 1, bias=False)
+    torch.nn.init.zeros_(model.weight)
+    hill = probelib.LocalPosterior(
+        model, lambda o, t: 4 - o[:, 0] ** 2 / 2, (x, x), n_beta=10.0, localization=25.0
+    )
+    away = probelib.sample(
+        hill, kernel=probelib.SGLD(1e-3), chains=4, draws=400, burn_in=200, thin=5, progress=False
+    )
+    found = probelib.diagnostics(away)["spread"]
+    assert not found.good
+    assert "the loss falls away from w*" in found.sentence
+
+
+def test_a_probe_that_left_the_basin_is_told_so():
+    noise = np.random.default_rng(8).normal(size=(2, 200, 6)) * 0.1
+    label = np.arange(6) % 3
+    near = probelib.diagnostics(make_trace(0.5 + noise, np.full(6, 0.2), label))["basin"]
+    assert near.good
+    assert "guessing among 3 labels costs 1.1" in near.sentence
+    far = probelib.diagnostics(make_trace(1.2 + noise, np.full(6, 0.2), label))["basin"]
+    assert not far.good
+    assert "they have left w*'s basin; raise localization or n_beta" in far.sentence
+    assert far.limit == pytest.approx(np.log(3))
+    # Without labels: more than a regular model of so many weights can have.
+    trace = make_trace(3.0 + noise, np.zeros(6))
+    trace.attrs["config"]["n_parameters"] = 10
+    assert not probelib.diagnostics(trace)["basin"].good
+    assert probelib.diagnostics(trace)["basin"].value == pytest.approx(N_BETA * 3, rel=1e-2)
+    trace.attrs["config"]["n_parameters"] = 1000
+    assert probelib.diagnostics(trace)["basin"].good
+
+
+def test_no_chain_left_to_look_at():
+    trace = make_trace(np.full((2, 20, 3), np.nan))
+    trace.attrs["diverged"] = {"0": {"step": 3, "draws": 2}, "1": {"step": 5, "draws": 4}}
+    with pytest.raises(ValueError, match="has no chain that did not diverge, the first at step 3"):
+        probelib.diagnostics(trace)
