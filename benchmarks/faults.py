@@ -148,8 +148,9 @@ def worker_losses(times: int = 10, seed: int = 0) -> dict[str, int]:
 
     rng, found = random.Random(seed), Counter(times=times, killed=0)
     chains, draws = 3, 150
-    # A task whose workers die more often than this is given up by Dask.
-    dask.config.set({"distributed.scheduler.allowed-failures": times + 1})
+    # Dask gives up a task whose workers die too often, and a worker that dies as it starts again.
+    patience = {"scheduler.allowed-failures": times, "deploy.lost-worker-timeout": "1 hour"}
+    dask.config.set({f"distributed.{key}": value for key, value in patience.items()})
     with (
         folder() as here,
         LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
@@ -164,7 +165,7 @@ def worker_losses(times: int = 10, seed: int = 0) -> dict[str, int]:
             pool = multiprocessing.pool.ThreadPool(1)
             call = pool.apply_async(probe, (store, draws), {"chains": chains, "executor": executor})
             while not call.ready() and found["killed"] < times:
-                time.sleep(rng.uniform(1.0, 4.0))
+                call.wait(rng.uniform(1.0, 4.0))
                 holders = _holders(store)
                 if holders and not call.ready():
                     with suppress(ProcessLookupError):
