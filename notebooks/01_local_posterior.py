@@ -609,8 +609,8 @@ chapter.table(
 #
 # ### A step that fails loudly
 #
-# Long enough steps leave the finite numbers altogether. `probelib` stops there, names the chain and
-# the step, and keeps what was drawn before.
+# Long enough steps leave the finite numbers altogether. A chain that does ends there and the others go
+# on; where none is left, `probelib` names the first and its step, and keeps what was drawn before.
 
 # %%
 try:

@@ -55,7 +55,7 @@ def committed(tmp_path):
     return tmp_path
 
 
-@pytest.mark.parametrize("page", ["README.md", "book/benchmarks.md"])
+@pytest.mark.parametrize("page", ["README.md", "book/benchmarks.md", "book/faults.md"])
 def test_pages_quote_the_results(committed, page):
     text = (ROOT / page).read_text()
     assert len(quote.QUOTE.findall(text)) >= 10
@@ -68,6 +68,7 @@ def test_pages_quote_the_results(committed, page):
 def test_benchmarks_hold_what_was_promised(committed):
     folder = committed / "benchmarks"
     found = {path.stem: json.loads(path.read_text()) for path in folder.glob("*.json")}
+    found.pop("faults")
     assert {"accuracy", "mnist", "small", "memory", "scaling", "topk", "precision"} <= set(found)
     for numbers in found.values():
         assert all(isinstance(v, int | float | str) for v in numbers.values())
@@ -77,6 +78,21 @@ def test_benchmarks_hold_what_was_promised(committed):
     assert found["topk"]["peak_mib"] < 4096
     assert found["topk"]["n"] * found["topk"]["draws"] == 10**9
     assert found["precision"]["bfloat16_gain_correlation"] > 0.999
+
+
+def test_nothing_was_lost(committed):
+    found = json.loads((committed / "benchmarks" / "faults.json").read_text())
+    assert found["kills_killed"] >= 50
+    assert found["kills_mid_write"] >= 10
+    assert found["kills_lost"] == found["kills_wrong"] == 0
+    assert found["kills_identical"] == found["kills_traces"]
+    assert found["worker_losses_killed"] >= 10
+    assert found["worker_losses_identical"] == found["worker_losses_traces"]
+    assert found["disks_went_on_identical"] == found["disks_gone_went_on_identical"] == 1
+    assert found["corrupted_times"] >= 200
+    assert found["corrupted_silently_wrong"] == 0
+    assert found["malformed_refused"] == found["malformed_times"] >= 10_000
+    assert found["overhead_share_in_writing"] <= 0.03
 
 
 @pytest.mark.parametrize("chapter", REQUIRED)
