@@ -78,7 +78,7 @@ def test_the_parameters_that_the_driver_sets_exist(source: Path) -> None:
     nb = prepare.read_source(source)
     position = prepare.tagged(nb, "parameters")
     assert position is not None
-    names = driver.defaults(nb)
+    names = prepare.defaults(nb)
     assert {"profile", "seed", "results_dir", "live"} <= names.keys()
     assert names["live"] is True
     assert names["profile"] == "laptop"
@@ -86,7 +86,7 @@ def test_the_parameters_that_the_driver_sets_exist(source: Path) -> None:
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda p: p.stem)
 def test_a_chapter_that_is_opened_leaves_the_committed_results_alone(source: Path) -> None:
-    results = driver.defaults(prepare.read_source(source))["results_dir"]
+    results = prepare.defaults(prepare.read_source(source))["results_dir"]
     assert (NOTEBOOKS / results).resolve() == NOTEBOOKS.parent / "results" / "live"
     if not (NOTEBOOKS.parent / ".git").exists():
         pytest.skip("not a git checkout")
