@@ -101,7 +101,7 @@ def record(
     progress = trace.progress(group)
     diverged = dict(progress.diverged)
     wall_time, since = progress.wall_time, time.perf_counter()
-    buffer = _Buffer()
+    begun, buffer = run.step, _Buffer()  # the step up to which all is written, and what came since
     raised: dict[int, int] = {}  # chains whose model failed, and the step after which it did
     for chain in diverged:
         run.park(chain - group.start)
@@ -110,10 +110,9 @@ def record(
         return burn_in + (draw + 1) * thin
 
     def flush(checkpoint: bool = True) -> None:
-        nonlocal wall_time, since, buffer
+        nonlocal wall_time, since, begun, buffer
         trace.require_there()
-        kept, buffer = buffer, _Buffer()
-        first_step = run.step - len(kept.sampling)
+        kept, buffer, first_step, begun = buffer, _Buffer(), begun, run.step
         first_draw = max(0, first_step - burn_in) // thin
         steps = torch.stack(kept.sampling, 1).float().cpu().numpy()
         rows = np.empty((run.chains, 0, len(run.observed)), np.float32)
@@ -125,8 +124,7 @@ def record(
         for c in range(run.chains):
             chain, step = group.start + c, min(found.get(c, run.step + 1), raised.get(c, total + 1))
             if chain not in diverged and step <= run.step:
-                before = max(0, step - 1 - burn_in) // thin
-                diverged[chain] = {"step": step, "draws": before}
+                diverged[chain] = {"step": step, "draws": max(0, step - 1 - burn_in) // thin}
                 run.park(c)
             if chain in diverged:
                 at = diverged[chain]
@@ -202,8 +200,8 @@ def record(
                     total = run.step
         except BaseException as error:
             # Keep what is whole. The checkpoint stays behind: this step may be half done.
-            due = max(0, run.step - burn_in) // thin
-            due -= max(0, run.step - len(buffer.sampling) - burn_in) // thin
+            run.step = begun + len(buffer.sampling)
+            due = max(0, run.step - burn_in) // thin - max(0, begun - burn_in) // thin
             if len(buffer.losses) < due:  # the last step's draw was not observed
                 run.step -= 1
                 buffer.sampling.pop()

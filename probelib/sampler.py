@@ -39,7 +39,7 @@ from probelib.chains import Chains
 from probelib.posterior import Data, LocalPosterior, Samples
 from probelib.record import Watch
 from probelib.trace import FORMAT, TraceMismatch, TraceStore, check_fingerprint, check_losses
-from probelib.workers import Job, run_elsewhere
+from probelib.workers import Job, dismiss, run_elsewhere
 
 
 class DivergenceError(RuntimeError):
@@ -315,6 +315,7 @@ def sample(
             served = _served(trace, fingerprint, run, until, draws)  # much may have happened since
             if served is not None:
                 return served
+            dismiss(trace)
             trace.clean()
             config["thin"] = thin = trace.attrs["config"]["thin"]
             for group in trace.groups:

@@ -14,7 +14,7 @@ import time
 import traceback
 from collections.abc import Callable
 from concurrent import futures
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -75,24 +75,44 @@ class Job:
         saw: Callable[[int, Tensor], None] = lambda draws, losses: None,
         check: Callable[[], None] = lambda: None,
     ) -> None:
-        """Take a group of chains from where the trace has them to the last draw."""
+        """Take a group of chains from where the trace has them to the last draw.
+
+        Raises:
+            StoreBusy: a worker of an earlier call is still at it, and does not stop.
+        """
         chains = chains or self.chains(group)
-        if trace.progress(group).checkpoint is not None:
-            chains.restore(trace.states(group), trace.path)
-        chains.stage()
-        if watch is not None:
-            watch.rewind(max(0, chains.step - self.burn_in) // self.thin)
-        record(
-            chains,
-            trace,
-            group,
-            draws=self.draws,
-            burn_in=self.burn_in,
-            thin=self.thin,
-            watch=watch,
-            saw=saw,
-            check=check,
-        )
+        with ExitStack() as stack:
+            if trace.path is not None:
+                what = f"{named(group)} of store {str(trace.path)!r}"
+                stack.enter_context(hold(trace.lock_file(group), what, wait=_PATIENCE))
+            if trace.progress(group).checkpoint is not None:
+                chains.restore(trace.states(group), trace.path)
+            chains.stage()
+            if watch is not None:
+                watch.rewind(max(0, chains.step - self.burn_in) // self.thin)
+            record(
+                chains,
+                trace,
+                group,
+                draws=self.draws,
+                burn_in=self.burn_in,
+                thin=self.thin,
+                watch=watch,
+                saw=saw,
+                check=check,
+            )
+
+
+def named(group: slice) -> str:
+    """A group of chains in words."""
+    last = group.stop - 1
+    return f"chain {group.start}" if last == group.start else f"chains {group.start} to {last}"
+
+
+def dismiss(trace: TraceStore) -> None:
+    """Have the workers of an earlier call stop: they write what they have and let go."""
+    if trace.path is not None:
+        (trace.path / "checkpoint" / _CALL).unlink(missing_ok=True)
 
 
 def run_elsewhere(
@@ -206,14 +226,11 @@ def _work(path: str, digest: str, token: str, start: int, caller: tuple[str, int
         job: Job = cloudpickle.loads(content)
         trace.open()
         group = next(g for g in trace.groups if g.start == start)
-        last = group.stop - 1
-        what = f"chain {start}" if last == start else f"chains {start} to {last}"
-        bar = _bar_file(trace, group)
-        with hold(trace.lock_file(group), f"{what} of store {path!r}", wait=_PATIENCE):
-            try:
-                job.run(trace, group, saw=saw, check=check)
-            finally:
-                bar.unlink(missing_ok=True)
+        what, bar = named(group), _bar_file(trace, group)
+        try:
+            job.run(trace, group, saw=saw, check=check)
+        finally:
+            bar.unlink(missing_ok=True)
     except Stopped:
         return
     except Exception as error:
@@ -235,4 +252,4 @@ def _portable(error: Exception) -> Exception:
     return told
 
 
-__all__ = ["Job", "run_elsewhere"]
+__all__ = ["Job", "dismiss", "run_elsewhere"]

@@ -8,6 +8,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+import threading
 import time
 
 import faults
@@ -176,6 +177,22 @@ def test_a_dead_holder_blocks_nobody(store):
     assert file.exists()  # it had no time to remove it
     assert_same(run(store), run())
     assert not file.exists()
+
+
+def test_a_worker_left_by_a_caller_that_died_is_waited_for(store):
+    run(store, draws=50)
+    (store / "checkpoint" / "call").write_text("the dead one's")
+    group = slice(0, 2)
+    other, go = _held_elsewhere(trace_module.TraceStore(store).lock_file(group))
+    later = threading.Timer(1.0, go.set)
+    later.start()
+    since = time.monotonic()
+    assert_same(run(store), run())
+    assert time.monotonic() - since > 0.9
+    other.join()
+    assert {p.name for p in (store / "checkpoint").iterdir()} == {
+        "zarr.json", "chains-0.json", "chains-0-step-120.safetensors",
+    }  # fmt: skip
 
 
 def test_a_lock_is_one_threads_too(tmp_path):
