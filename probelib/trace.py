@@ -353,7 +353,8 @@ class TraceStore:
             return
         with self.told():
             old = self.progress(group)
-            ends = {str(f.relative_to(self.path)): _checksum_of(f) for f in self._unsynced}
+            written = (f for f in self._unsynced if f.name != "zarr.json")
+            ends = {str(f.relative_to(self.path)): _checksum_of(f) for f in written}
             chunks = old.chunks | {name: end for name, end in ends.items() if end}
             self.synchronise()
             progress = replace(progress, step=old.step, checkpoint=old.checkpoint, chunks=chunks)
