@@ -14,6 +14,7 @@ import multiprocessing.pool
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -86,15 +87,17 @@ def folder() -> Iterator[Path]:
 def kills(times: int = 50, seed: int = 0) -> dict[str, int]:
     """Kill a process that samples, and make the same call again, until it ends by itself.
 
-    Every other kill comes at a random moment, the rest as soon as a half written file is seen.
+    Every other kill comes at a random moment, the rest when a file is written but not yet renamed
+    into its place, one of those of the whole run at random.
     """
-    rng, found = random.Random(seed), Counter(times=times, killed=0, mid_write=0, lost=0, wrong=0)
+    rng, found = random.Random(seed), Counter(times=times)
+    found.update(killed=0, mid_write=0, lost=0, wrong=0, resumed=0)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["probelib", "faults"])
     reference = probe(None).load()
 
-    def start(store: Path) -> multiprocessing.process.BaseProcess:
-        child = context.Process(target=probe, args=(store,))
+    def start(store: Path, file: int = 0) -> multiprocessing.process.BaseProcess:
+        child = context.Process(target=_probe_that_dies, args=(store, file))
         child.start()
         return child
 
@@ -107,16 +110,19 @@ def kills(times: int = 50, seed: int = 0) -> dict[str, int]:
             store, durable, here_killed = here / f"trace-{found['traces']}", 0, 0
             while True:
                 left_before = _half_written(store)
-                child = start(store)
-                child.join(rng.uniform(0.0, 0.7 * length))
-                if found["killed"] % 2:
-                    while child.is_alive() and not _half_written(store) - left_before:
-                        pass
-                if not child.is_alive() or found["killed"] == times or here_killed == 8:
-                    child.join()
-                    break
-                child.kill()
+                at_rest = found["killed"] == times or here_killed == 8  # let this one end
+                if found["killed"] % 2 and not at_rest:
+                    # The first twenty make the store; then a dozen come with each checkpoint.
+                    child = start(store, rng.randint(40 if found["killed"] % 4 == 1 else 1, 60))
+                else:
+                    child = start(store)
+                    child.join(None if at_rest else rng.uniform(0.0, 0.7 * length))
+                    child.kill()
                 child.join()
+                if child.exitcode == 0:
+                    break
+                if child.exitcode != -signal.SIGKILL:
+                    raise RuntimeError(f"the call failed by itself, with status {child.exitcode}")
                 found["killed"] += 1
                 here_killed += 1
                 found["mid_write"] += bool(_half_written(store) - left_before)
@@ -127,11 +133,24 @@ def kills(times: int = 50, seed: int = 0) -> dict[str, int]:
                     found["wrong"] += not np.array_equal(left.loss, reference.loss[:, :durable])
                     found["resumed"] += 0 < durable < DRAWS
             found["traces"] += 1
-            found["identical"] += child.exitcode == 0 and same(
-                probelib.open_trace(store), reference
-            )
+            found["identical"] += same(probelib.open_trace(store), reference)
             shutil.rmtree(store)
     return {k: int(v) for k, v in found.items()}
+
+
+def _probe_that_dies(store: Path, file: int) -> None:
+    """The call, killed when its file of this number is about to be renamed; 0: of none."""
+    rename, left = os.replace, file
+
+    def dies(*args: Any, **kwargs: Any) -> None:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        rename(*args, **kwargs)
+
+    os.replace = dies
+    probe(store)
 
 
 def _half_written(store: Path) -> set[Path]:

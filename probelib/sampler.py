@@ -581,9 +581,13 @@ def _versions() -> dict[str, str]:
 
 
 def _at_a_prompt() -> bool:
-    """Whether somebody waits for a value: in a notebook, or at Python's own prompt."""
-    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
-    return shell is not None or hasattr(sys, "ps1")
+    """Whether somebody waits for a value: in a cell of IPython's, or at Python's own prompt."""
+    frame = sys._getframe()
+    while frame is not None:
+        if frame.f_globals.get("__name__") == "IPython.core.interactiveshell":
+            return True
+        frame = frame.f_back
+    return hasattr(sys, "ps1")
 
 
 def _check_executor(executor: Any, store: Any, until: float | None) -> None:
