@@ -248,7 +248,7 @@ def test_a_pool_whose_caller_is_gone_stops_for_the_next_one(workers, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"executor": "dask"}, r"executor is a str; give a concurrent.futures.Executor \(for"),
+        ({"executor": "dask"}, r"executor is 'dask'; give a concurrent.futures.Executor \(for"),
         ({"store": None}, "executor runs chains in processes that meet in a store; give store"),
         ({"until": 0.1}, "until looks at all chains at once, but an executor runs each on its own"),
         ({"chains_per_task": 0}, "chains_per_task is 0; it must be a whole number, 1 or more"),
