@@ -85,6 +85,7 @@ def _take(file: Path, what: str) -> int | None:
                 ) from error
             except OSError as error:
                 os.close(descriptor)
+                file.unlink(missing_ok=True)
                 warnings.warn(
                     f"{what} lies where files cannot be locked ({error.strerror}); see to it that "
                     "only one process writes it",

@@ -202,9 +202,9 @@ def sample(
         The trace: see :mod:`probelib.trace`. ``loss`` has shape (chains, draws, n_observed).
 
     Raises:
-        ValueError: a bad argument, named in the message; nothing has been written then.
+        ValueError, TypeError: a bad argument, named in the message; nothing has been written.
         TraceMismatch: ``store`` holds a trace of something else, or a damaged one.
-        StoreBusy: another call is writing ``store``; the message says whose.
+        StoreBusy: another call is writing ``store``, or took it over; the message says whose.
         StoreError: the disk is full, or ``store`` is read-only or gone; earlier draws stay.
         DivergenceError: every chain's loss or weights became non-finite; earlier draws stay.
         OverflowError: a loss along the chain is too large for float16; earlier draws stay readable.
@@ -324,6 +324,7 @@ def sample(
             if draws != trace.attrs["config"]["draws"] or draws > trace.shape[1]:
                 trace.resize(draws=draws, steps=burn_in + draws * thin)
                 trace.put(config=config)
+                trace.synchronise()
         else:
             run.stage()
             init_loss = run.at_center()
@@ -481,7 +482,7 @@ def _sound(trace: TraceStore, draws: int, step_size: float) -> xr.Dataset:
         DivergenceError: that is all of them.
     """
     ds = trace.dataset(draws)
-    first = trace.attrs["fingerprint"].get("first_chain", 0)
+    number = ds["chain"].values
     lost = {c: at for c, at in trace.diverged.items() if at["draws"] < draws}
     told = (
         f"at step {{step}} with step_size {step_size:g}: its loss or its weights are no longer "
@@ -491,15 +492,15 @@ def _sound(trace: TraceStore, draws: int, step_size: float) -> xr.Dataset:
         chain = min(lost, key=lambda c: (lost[c]["step"], c))
         step = lost[chain]["step"]
         raise DivergenceError(
-            f"chain {chain + first} diverged {told.format(step=step)} (the {ds.sizes['draw']} "
+            f"chain {number[chain]} diverged {told.format(step=step)} (the {ds.sizes['draw']} "
             "draws before it are kept, marked incomplete)",
-            chain + first,
+            int(number[chain]),
             step,
             ds.assign_attrs(complete=False),
         )
     for chain, at in lost.items():
         warnings.warn(
-            f"chain {chain + first} diverged {told.format(step=at['step'])}. Its {at['draws']} "
+            f"chain {number[chain]} diverged {told.format(step=at['step'])}. Its {at['draws']} "
             "draws before are kept, and the other chains went on; estimators ask you to leave it "
             "out",
             UserWarning,

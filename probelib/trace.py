@@ -25,6 +25,7 @@ import hashlib
 import json
 import os
 import shutil
+import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -287,6 +288,8 @@ class TraceStore:
                 array = self._group[name]
                 if array.shape[1] != size:
                     array.resize((array.shape[0], size, *array.shape[2:]))
+                    if self.path is not None:
+                        self._unsynced.add(self.path / name / "zarr.json")
 
     def write_draws(
         self, chains: slice, first: int, loss: np.ndarray, distance: np.ndarray
@@ -434,8 +437,8 @@ class TraceStore:
 
     def finish(self, **attrs: Any) -> None:
         """Repeat in the root attributes what the groups' files say, for readers of plain Zarr."""
-        draws, steps = self.done()
         config = attrs.get("config", self.attrs["config"])
+        draws, steps = self.done(config["draws"])
         now = {"draws_done": draws, "steps_done": steps, "complete": self._complete(config, draws)}
         with self.told("all draws are kept"):
             self.put(**now, **attrs)
@@ -451,7 +454,9 @@ class TraceStore:
 
     def dataset(self, draws: int | None = None) -> xr.Dataset:
         """The trace up to its last complete draw, read lazily; see :meth:`done`."""
-        ds = xr.open_zarr(self._store, consolidated=False, chunks=None, zarr_format=3)
+        with warnings.catch_warnings():  # of a file that is being written beside ours
+            warnings.filterwarnings("ignore", "Object at .*partial")
+            ds = xr.open_zarr(self._store, consolidated=False, chunks=None, zarr_format=3)
         draws, steps = self.done(draws)
         ds = ds.isel(draw=slice(draws), step=slice(steps))
         for internal in ("checksum", "chunks"):

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from probelib.chains import Chains
-from probelib.lock import hold
+from probelib.lock import StoreBusy, hold
 from probelib.posterior import LocalPosterior, Samples
 from probelib.record import Stopped, Watch, record
 from probelib.trace import TraceStore, write_atomically
@@ -132,6 +132,7 @@ def run_elsewhere(
         saw: told now and then how many draws each group has, and a mean loss.
 
     Raises:
+        StoreBusy: the workers stopped before their chains were done, for another call.
         Exception: what a worker raised, with its chains and its traceback in a note. The other
             workers stop then, and what all of them had is kept.
     """
@@ -152,7 +153,11 @@ def run_elsewhere(
             done, waiting = futures.wait(waiting, 0.5, futures.FIRST_COMPLETED)
             saw(*_seen(trace, groups))
             for task in done:
-                task.result()
+                if not task.result():
+                    raise StoreBusy(
+                        f"{named(tasks[task])} of store {str(trace.path)!r} stopped for another "
+                        "call, which writes the store now; wait for it to end"
+                    )
     except BaseException as error:
         (folder / _CALL).unlink(missing_ok=True)  # which stops the others
         for task in tasks:
@@ -185,8 +190,8 @@ def _bar_file(trace: TraceStore, group: slice) -> Path:
     return trace.path / "checkpoint" / f"chains-{group.start}.bar"
 
 
-def _work(path: str, digest: str, token: str, start: int, caller: tuple[str, int]) -> None:
-    """A task: one group of chains, in a worker."""
+def _work(path: str, digest: str, token: str, start: int, caller: tuple[str, int]) -> bool:
+    """A task: one group of chains, in a worker. Whether it was wanted to the end."""
     here = socket.gethostname(), os.getpid()
     if here != tuple(caller):
         # Workers share a machine; and a forked one would wait for threads that it does not have.
@@ -222,7 +227,7 @@ def _work(path: str, digest: str, token: str, start: int, caller: tuple[str, int
     try:
         content = (folder / _JOB).read_bytes()
         if hashlib.sha256(content).hexdigest() != digest:  # before it is unpickled
-            return  # another call's
+            return False  # another call's
         job: Job = cloudpickle.loads(content)
         trace.open()
         group = next(g for g in trace.groups if g.start == start)
@@ -231,8 +236,9 @@ def _work(path: str, digest: str, token: str, start: int, caller: tuple[str, int
             job.run(trace, group, saw=saw, check=check)
         finally:
             bar.unlink(missing_ok=True)
+        return True
     except Stopped:
-        return
+        return False
     except Exception as error:
         error.add_note(f"in {what}, process {here[1]} on {here[0]}:\n{traceback.format_exc()}")
         raise _portable(error) from None

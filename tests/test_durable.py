@@ -208,6 +208,16 @@ def test_a_lock_is_one_threads_too(tmp_path):
     assert not file.exists()
 
 
+def test_where_nothing_can_be_locked_a_warning_says_so(store, monkeypatch):
+    def cannot(*args):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("fcntl.lockf", cannot)
+    with pytest.warns(UserWarning, match="lies where files cannot be locked .No locks available"):
+        assert_same(run(store), run())
+    assert [p.name for p in store.parent.iterdir()] == [store.name]
+
+
 def test_a_lock_may_be_waited_for(tmp_path):
     file = tmp_path / "lock"
     other, go = _held_elsewhere(file)
