@@ -582,13 +582,19 @@ def _versions() -> dict[str, str]:
 
 
 def _at_a_prompt() -> bool:
-    """Whether somebody waits for a value: in a cell of IPython's, or at Python's own prompt."""
+    """Whether somebody waits for a value: in a cell of IPython's, or at Python's own prompt.
+
+    That a shell exists says nothing (widgets make one, which sets sys.ps1): it must run this call.
+    """
     frame = sys._getframe()
     while frame is not None:
         if frame.f_globals.get("__name__") == "IPython.core.interactiveshell":
             return True
+        typed = frame.f_code.co_filename.startswith(("<stdin>", "<python-input"))
+        if typed and hasattr(sys, "ps1"):  # without one it is a script that was piped in
+            return True
         frame = frame.f_back
-    return hasattr(sys, "ps1")
+    return False
 
 
 def _check_executor(executor: Any, store: Any, until: float | None) -> None:

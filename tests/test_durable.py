@@ -274,11 +274,26 @@ def test_an_interrupted_notebook_has_the_trace_so_far(store, stored):
         assert probelib.open_trace(store).sizes["draw"] == 69
 
 
-def test_an_interrupted_script_stops(store):
+def python(*arguments, **settings):
+    return subprocess.run(
+        [sys.executable, *arguments],
+        capture_output=True, text=True, timeout=120, check=False, **settings,
+    )  # fmt: skip
+
+
+def test_an_interrupted_prompt_has_the_trace_so_far(tmp_path):
+    (tmp_path / "typed.py").write_text(INTERRUPTED.format(store=None))
+    done = python("-i", "-q", input="exec(open('typed.py').read())\n", cwd=tmp_path)
+    assert "complete False draws 69" in done.stdout
+    assert "KeyboardInterrupt" not in done.stderr
+
+
+@pytest.mark.parametrize("kind", ["script", "piped in", "beside a shell"])
+def test_an_interrupted_script_stops(store, kind):
     code = INTERRUPTED.format(store=repr(str(store)))
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False
-    )
+    if kind == "beside a shell":
+        code = f"from IPython import InteractiveShell\nInteractiveShell.instance()\n{code}"
+    done = python("-", input=code) if kind == "piped in" else python("-c", code)
     assert "KeyboardInterrupt" in done.stderr
     assert "complete" not in done.stdout
     assert probelib.open_trace(store).sizes["draw"] == 69
