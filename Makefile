@@ -43,7 +43,7 @@ endif
 $(STAMP): pyproject.toml constraints.txt | interpreter
 	@test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV) || { \
 	  echo "error: $(PYTHON) could not make an environment (on Debian and Ubuntu, install python3-venv)" >&2; rm -rf $(VENV); exit 1; }
-	$(BIN)/python -m pip install --progress-bar off -e ".[book,test]" -c constraints.txt
+	$(BIN)/python -m pip install --progress-bar off -e ".[book,test]" -e book -c constraints.txt
 	@touch $@
 
 lab: env ## open the chapters in JupyterLab

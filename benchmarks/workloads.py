@@ -8,11 +8,11 @@ import torch
 from competitors import Probe
 from torch import Tensor, nn
 
+from probebook.classifiers import load_classifier
+from probebook.imagenet import choose, decode, find_images
+from probebook.mnist import load_mnist
+from probebook.training import RECIPES, prepare_pixels, trained_network
 from probelib import cross_entropy
-from probelib.experiments.classifiers import load_classifier
-from probelib.experiments.imagenet import choose, decode, find_images
-from probelib.experiments.mnist import load_mnist
-from probelib.experiments.training import RECIPES, prepare_pixels, trained_network
 
 TABLE_1 = {"n_beta": 10.0, "localization": 30.0, "step_size": 5e-3, "batch_size": 64}
 

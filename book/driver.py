@@ -27,12 +27,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-import gate
 import nbformat
 import papermill
+import yaml
+
+import gate
 import prepare
 import render
-import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
-import prepare
 import yaml
 from nbformat import NotebookNode
+
+import prepare
 
 
 def results_findings(path: Path) -> list[str]:

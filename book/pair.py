@@ -16,8 +16,9 @@ from typing import Any
 
 import jupytext
 import nbformat
-import prepare
 from nbformat import NotebookNode
+
+import prepare
 
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
 

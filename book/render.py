@@ -16,8 +16,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import prepare
 import yaml
+
+import prepare
 
 BANNER = (
     "<strong>A smoke run: not a result.</strong> Its networks and chains are far too small; "

@@ -34,9 +34,9 @@ import numpy as np
 import torch
 
 import probelib
+from probebook.chapter import Chapter
+from probebook.toys import Witness, exact_claim, integrate, loss_surface, two_classes
 from probelib import plotting
-from probelib.experiments.chapter import Chapter
-from probelib.experiments.toys import Witness, exact_claim, integrate, loss_surface, two_classes
 
 torch.set_num_threads(1)  # the models are so small that a second thread only gets in the way
 

@@ -37,9 +37,9 @@ from IPython.display import Markdown
 from scipy.stats import chi2
 
 import probelib
+from probebook import toys
+from probebook.chapter import Chapter, Claim
 from probelib import plotting
-from probelib.experiments import toys
-from probelib.experiments.chapter import Chapter, Claim
 
 torch.set_num_threads(1)  # the models are so small that a second thread only gets in the way
 

@@ -37,17 +37,17 @@ from IPython.display import HTML, display
 from scipy.stats import pearsonr, spearmanr
 
 import probelib
-from probelib import plotting
-from probelib.experiments.cache import cache_dir
-from probelib.experiments.chapter import Chapter, Claim
-from probelib.experiments.explorer import Digits, explorer_html, explorer_widget, gain_text
-from probelib.experiments.mnist import load_mnist
-from probelib.experiments.training import (
+from probebook.cache import cache_dir
+from probebook.chapter import Chapter, Claim
+from probebook.explorer import Digits, explorer_html, explorer_widget, gain_text
+from probebook.mnist import load_mnist
+from probebook.training import (
     RECIPES,
     prepare_pixels,
     trained_network,
     trained_networks,
 )
+from probelib import plotting
 
 # %% tags=["parameters"]
 profile: str = "laptop"  # smoke, laptop or paper

@@ -39,13 +39,13 @@ from sklearn.manifold import TSNE
 from sklearn.metrics import silhouette_score
 
 import probelib
+from probebook.cache import cache_dir
+from probebook.chapter import Chapter, Claim
+from probebook.explorer import Digits, explorer_html, explorer_widget
+from probebook.memorization import detection, neighbour_auroc, unit_traces
+from probebook.mnist import corrupt_labels, load_mnist
+from probebook.training import RECIPES, evaluate, prepare_pixels, trained_networks
 from probelib import plotting
-from probelib.experiments.cache import cache_dir
-from probelib.experiments.chapter import Chapter, Claim
-from probelib.experiments.explorer import Digits, explorer_html, explorer_widget
-from probelib.experiments.memorization import detection, neighbour_auroc, unit_traces
-from probelib.experiments.mnist import corrupt_labels, load_mnist
-from probelib.experiments.training import RECIPES, evaluate, prepare_pixels, trained_networks
 
 # %% tags=["parameters"]
 profile: str = "laptop"  # smoke, laptop or paper

@@ -40,16 +40,16 @@ import torch
 from IPython.display import HTML, display
 
 import probelib
+from probebook import alignment as al
+from probebook.cache import cache_dir, write_atomically
+from probebook.chapter import Chapter, Claim
+from probebook.classifiers import first_classifier
+from probebook.devices import available_devices, sample_over
+from probebook.imagenet import choose, decode, find_images
+from probebook.neighbours import NeighbourTable, neighbours_html
+from probebook.prerun import kept_pairs, kept_trace, long_step
+from probebook.wordnet import imagenet_classes, wu_palmer
 from probelib import plotting
-from probelib.experiments import alignment as al
-from probelib.experiments.cache import cache_dir, write_atomically
-from probelib.experiments.chapter import Chapter, Claim
-from probelib.experiments.classifiers import first_classifier
-from probelib.experiments.devices import available_devices, sample_over
-from probelib.experiments.imagenet import choose, decode, find_images
-from probelib.experiments.neighbours import NeighbourTable, neighbours_html
-from probelib.experiments.prerun import kept_pairs, kept_trace, long_step
-from probelib.experiments.wordnet import imagenet_classes, wu_palmer
 
 # %% tags=["parameters"]
 profile: str = "laptop"  # smoke, laptop or paper

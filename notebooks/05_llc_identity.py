@@ -33,11 +33,11 @@
 import numpy as np
 
 import probelib
+from probebook import known_llc
+from probebook.chapter import Chapter, Claim
+from probebook.probes import mnist_probe
+from probebook.toys import exact_claim
 from probelib import plotting
-from probelib.experiments import known_llc
-from probelib.experiments.chapter import Chapter, Claim
-from probelib.experiments.probes import mnist_probe
-from probelib.experiments.toys import exact_claim
 
 # %% tags=["parameters"]
 profile: str = "laptop"  # smoke, laptop or paper

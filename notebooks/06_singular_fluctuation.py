@@ -36,12 +36,12 @@ import torch
 import xarray as xr
 
 import probelib
+from probebook import gibbs
+from probebook.chapter import Chapter, Claim
+from probebook.probes import mnist_probe
+from probebook.toys import exact_claim
 from probelib import plotting
 from probelib.estimators import az
-from probelib.experiments import gibbs
-from probelib.experiments.chapter import Chapter, Claim
-from probelib.experiments.probes import mnist_probe
-from probelib.experiments.toys import exact_claim
 
 # %% tags=["parameters"]
 profile: str = "laptop"  # smoke, laptop or paper
@@ -201,7 +201,7 @@ chapter.say(
 #
 # The posterior sees the data through one number, their mean, and it is a density of one number, $u$.
 # Moments by quadrature are then exact to rounding, in microseconds, and so are expectations over data
-# sets, because $\sqrt n\, \bar y$ is a standard normal. `probelib.experiments.gibbs` has the formulas.
+# sets, because $\sqrt n\, \bar y$ is a standard normal. `probebook.gibbs` has the formulas.
 #
 # **The regular model by hand.** Its posterior is normal with precision $A = n\beta + \gamma$, so
 #

@@ -36,10 +36,10 @@ import torch
 from torch.nn.utils import parameters_to_vector
 
 import probelib
+from probebook import retraining, toys
+from probebook.chapter import Chapter, Claim
+from probebook.probes import mnist_probe
 from probelib import plotting
-from probelib.experiments import retraining, toys
-from probelib.experiments.chapter import Chapter, Claim
-from probelib.experiments.probes import mnist_probe
 
 # %% tags=["parameters"]
 profile: str = "laptop"  # smoke, laptop or paper

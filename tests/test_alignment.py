@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import probelib
-from probelib.experiments.alignment import (
+from probebook.alignment import (
     alignment,
     cosine,
     cross_label_top,
@@ -19,7 +19,7 @@ from probelib.experiments.alignment import (
     top,
     without_common_part,
 )
-from probelib.experiments.wordnet import imagenet_classes, wu_palmer
+from probebook.wordnet import imagenet_classes, wu_palmer
 
 
 def test_top_leaves_an_image_itself_out():

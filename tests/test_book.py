@@ -8,13 +8,14 @@ import json
 import re
 import sys
 
-import driver
-import gate
 import nbformat
-import prepare
 import pytest
 import yaml
 from book_run import ROOT, Book, smoke_book
+
+import driver
+import gate
+import prepare
 
 pytestmark = pytest.mark.book
 

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
+from probebook.chapter import Chapter, Claim
 from probelib import plotting
-from probelib.experiments.chapter import Chapter, Claim
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def test_a_claim_holds_inside_its_range(low, high, value, holds):
 
 def test_a_miss_is_counted_and_shown(chapter, monkeypatch):
     pages = []
-    monkeypatch.setattr("probelib.experiments.chapter._show_html", pages.append)
+    monkeypatch.setattr("probebook.chapter._show_html", pages.append)
     chapter.record(a=1.0, b=5.0, c=0.1)
     chapter.compare([Claim("A", "a", "1", 0, 2), Claim("B", "b", "1", 0, 2), Claim("C", "c")])
     assert (chapter.numbers["claims_agree"], chapter.numbers["claims_differ"]) == (1, 1)
@@ -68,7 +68,7 @@ def test_a_miss_is_counted_and_shown(chapter, monkeypatch):
 
 def test_a_broken_claim_is_recorded_by_name_if_it_must_hold(chapter, monkeypatch):
     pages = []
-    monkeypatch.setattr("probelib.experiments.chapter._show_html", pages.append)
+    monkeypatch.setattr("probebook.chapter._show_html", pages.append)
     chapter.record(a=1.0, b=5.0)
     held = [Claim("A", "a", "1", 0, 2, must=True), Claim("B", "b", "1", 0, 2)]
     chapter.compare(held)
@@ -82,7 +82,7 @@ def test_a_broken_claim_is_recorded_by_name_if_it_must_hold(chapter, monkeypatch
 
 def test_tables_escape_what_they_show(chapter, monkeypatch):
     pages = []
-    monkeypatch.setattr("probelib.experiments.chapter._show_html", pages.append)
+    monkeypatch.setattr("probebook.chapter._show_html", pages.append)
     chapter.table([{"a<b": "<script>"}], "x & y")
     assert "<script>" not in pages[0]
     assert "a&lt;b" in pages[0]

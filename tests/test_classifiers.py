@@ -16,17 +16,17 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from probelib.experiments import classifiers, wheels
-from probelib.experiments.classifiers import (
+from probebook import classifiers, wheels
+from probebook.classifiers import (
     ClassifierUnavailable,
     efficientnet_lite0,
     freeze_before,
     googlenet_stages,
     load_classifier,
 )
-from probelib.experiments.imagenet import decode, find_images
-from probelib.experiments.inception import LocalResponseNorm, Prepare, inception_v1
-from probelib.experiments.models import count_parameters
+from probebook.imagenet import decode, find_images
+from probebook.inception import LocalResponseNorm, Prepare, inception_v1
+from probebook.models import count_parameters
 
 SHARED = Path(os.environ.get("PROBELIB_DATA") or "-") / "imagenet"
 needs_weights = pytest.mark.skipif(

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 import probelib
-from probelib.experiments.devices import available_devices, sample_over
+from probebook.devices import available_devices, sample_over
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

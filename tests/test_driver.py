@@ -9,11 +9,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nbformat
+import pytest
+
 import driver
 import gate
-import nbformat
 import prepare
-import pytest
 import render
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 import probelib
-from probelib.experiments.explorer import Digits, explorer_html, explorer_widget, gain_text
+from probebook.explorer import Digits, explorer_html, explorer_widget, gain_text
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,9 @@ import torch
 import xarray as xr
 
 import probelib
+from probebook import gibbs
+from probebook.gibbs import PRODUCT, REGULAR, SQUARE
 from probelib.estimators import az
-from probelib.experiments import gibbs
-from probelib.experiments.gibbs import PRODUCT, REGULAR, SQUARE
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -16,8 +16,8 @@ import pytest
 from PIL import Image, ImageFile
 from torchvision import transforms
 
-from probelib.experiments import imagenet
-from probelib.experiments.imagenet import (
+from probebook import imagenet
+from probebook.imagenet import (
     ImageFiles,
     ImageNetUnavailable,
     NotEnoughImages,

@@ -8,15 +8,15 @@ import pytest
 import torch
 
 import probelib
-from probelib.experiments import classifiers
-from probelib.experiments.alignment import cross_label_top, top
-from probelib.experiments.classifiers import (
+from probebook import classifiers
+from probebook.alignment import cross_label_top, top
+from probebook.classifiers import (
     ClassifierUnavailable,
     first_classifier,
     freeze_before,
     load_classifier,
 )
-from probelib.experiments.imagenet import decode, find_images
+from probebook.imagenet import decode, find_images
 
 SHARED = Path(os.environ.get("PROBELIB_DATA") or "-") / "imagenet"
 needs_data = pytest.mark.skipif(

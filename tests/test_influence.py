@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 import probelib
-from probelib.experiments import toys
+from probebook import toys
 
 N_BETA, LOCALIZATION = 6.0, 2.0
 

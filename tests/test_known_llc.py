@@ -10,7 +10,7 @@ from scipy.integrate import dblquad, quad
 from scipy.stats import norm
 
 import probelib
-from probelib.experiments import known_llc as known
+from probebook import known_llc as known
 
 N_BETA, LOCALIZATION, STEP_SIZE = 40.0, 3.0, 0.01
 

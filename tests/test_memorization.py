@@ -5,7 +5,7 @@ import pytest
 import xarray as xr
 
 import probelib
-from probelib.experiments.memorization import detection, neighbour_auroc, unit_traces
+from probebook.memorization import detection, neighbour_auroc, unit_traces
 
 
 def test_auroc_is_the_share_of_pairs_in_order():

@@ -26,8 +26,8 @@ from hypothesis import strategies as st
 from scipy import stats
 from torchvision.datasets import MNIST as TorchvisionMNIST
 
-from probelib.experiments import mnist, wheels
-from probelib.experiments.mnist import (
+from probebook import mnist, wheels
+from probebook.mnist import (
     FILES,
     MnistUnavailable,
     Patience,

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from probelib.experiments.neighbours import NeighbourTable, neighbours_html
+from probebook.neighbours import NeighbourTable, neighbours_html
 
 N, K, SIZE = 60, 16, 16
 EVIL = "</script><b>evil</b> & “co”"

@@ -6,12 +6,13 @@ import re
 import subprocess
 from pathlib import Path
 
-import driver
 import jupytext
 import nbformat
+import pytest
+
+import driver
 import pair
 import prepare
-import pytest
 
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
 SOURCES = driver.chapters(NOTEBOOKS)

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 import probelib
-from probelib.experiments import prerun
+from probebook import prerun
 
 
 @pytest.fixture(autouse=True)

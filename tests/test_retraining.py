@@ -6,7 +6,7 @@ import torch
 from scipy.stats import spearmanr
 
 import probelib
-from probelib.experiments import retraining, toys
+from probebook import retraining, toys
 
 
 @pytest.fixture(scope="module")

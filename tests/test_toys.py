@@ -8,8 +8,8 @@ import torch
 from scipy.stats import sem
 
 import probelib
-from probelib.experiments import toys
-from probelib.experiments.chapter import Chapter
+from probebook import toys
+from probebook.chapter import Chapter
 
 N_BETA, LOCALIZATION, STEP_SIZE = 6.0, 2.0, 0.05
 

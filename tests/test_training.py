@@ -13,11 +13,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch.nn import functional
 
-from probelib.experiments import cache as cache_module
-from probelib.experiments import training
-from probelib.experiments.cache import cache_dir, write_atomically
-from probelib.experiments.models import MLP, count_parameters
-from probelib.experiments.training import (
+from probebook import cache as cache_module
+from probebook import training
+from probebook.cache import cache_dir, write_atomically
+from probebook.models import MLP, count_parameters
+from probebook.training import (
     RECIPES,
     Recipe,
     evaluate,

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from probelib.experiments.wordnet import imagenet_classes, wu_palmer
+from probebook.wordnet import imagenet_classes, wu_palmer
 
 PATHS = st.lists(
     st.lists(st.sampled_from("abc"), max_size=5).map(lambda below: ["root", *below]),
@@ -61,7 +61,7 @@ def test_the_hypernyms_form_a_tree():
 
 
 def test_the_notice_comes_with_the_table():
-    notice = (files("probelib.experiments") / "data" / "NOTICE").read_text(encoding="utf-8")
+    notice = (files("probebook") / "data" / "NOTICE").read_text(encoding="utf-8")
     assert "WordNet 3.0 Copyright 2006 by Princeton University.  All rights reserved." in notice
     assert "THIS SOFTWARE AND DATABASE IS PROVIDED" in notice
     assert "LICENSEE agrees to preserve same." in notice

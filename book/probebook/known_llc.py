@@ -27,10 +27,10 @@ from scipy.stats import norm
 from torch import Tensor, nn
 
 import probelib
+from probebook import toys
+from probebook.chapter import Claim
 from probelib import LocalPosterior
 from probelib.estimators import Estimate, share
-from probelib.experiments import toys
-from probelib.experiments.chapter import Claim
 
 # -- the models --------------------------------------------------------------------------------
 

@@ -48,7 +48,7 @@ def imagenet_classes() -> list[ImageNetClass]:
 
 @cache
 def _classes() -> tuple[ImageNetClass, ...]:
-    table = files("probelib.experiments") / "data" / "imagenet_classes.csv"
+    table = files("probebook") / "data" / "imagenet_classes.csv"
     with table.open(encoding="utf-8", newline="") as file:
         return tuple(
             ImageNetClass(

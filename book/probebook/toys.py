@@ -17,9 +17,9 @@ from sklearn.datasets import make_moons
 from torch import Tensor, nn
 from torch.func import grad, jacrev, vmap
 
+from probebook.chapter import Chapter, Claim
+from probebook.models import MLP
 from probelib import SGLD, LocalPosterior, cross_entropy, loss_kernel
-from probelib.experiments.chapter import Chapter, Claim
-from probelib.experiments.models import MLP
 
 
 class Witness(SGLD):

@@ -1,7 +1,7 @@
 """Long runs of chapter 04, kept small enough to travel with the repository.
 
-    python -m probelib.experiments.prerun pairs --localization 1e4
-    python -m probelib.experiments.prerun sgld --localization 1e3 --photographs 250
+    python -m probebook.prerun pairs --localization 1e4
+    python -m probebook.prerun sgld --localization 1e3 --photographs 250
 
 A run ends in one safetensors file under ``results/prerun/``: half-precision numbers, and in the
 file's metadata everything that made them. The chapter draws from these files and computes a part of
@@ -24,9 +24,9 @@ from safetensors import safe_open
 from safetensors.numpy import save
 
 import probelib
-from probelib.experiments.cache import cache_dir, write_atomically
-from probelib.experiments.classifiers import load_classifier
-from probelib.experiments.imagenet import choose, decode, find_images
+from probebook.cache import cache_dir, write_atomically
+from probebook.classifiers import load_classifier
+from probebook.imagenet import choose, decode, find_images
 from probelib.posterior import Samples
 
 FORMAT = 1

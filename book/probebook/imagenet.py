@@ -48,8 +48,8 @@ import torch
 from PIL import Image, ImageFile, UnidentifiedImageError, features
 from PIL import __version__ as pillow_version
 
-from probelib.experiments.cache import write_atomically
-from probelib.experiments.wordnet import imagenet_classes
+from probebook.cache import write_atomically
+from probebook.wordnet import imagenet_classes
 
 __all__ = [
     "Decoded",

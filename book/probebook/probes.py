@@ -10,9 +10,9 @@ import torch
 import xarray as xr
 
 import probelib
-from probelib.experiments.cache import cache_dir
-from probelib.experiments.mnist import corrupt_labels, load_mnist
-from probelib.experiments.training import (
+from probebook.cache import cache_dir
+from probebook.mnist import corrupt_labels, load_mnist
+from probebook.training import (
     RECIPES,
     TrainedNetwork,
     prepare_pixels,

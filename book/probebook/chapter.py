@@ -14,7 +14,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from probelib.experiments.cache import write_atomically
+from probebook.cache import write_atomically
 
 
 @dataclass(frozen=True)
