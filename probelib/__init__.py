@@ -17,6 +17,7 @@ from probelib.estimators import (
     tilt,
 )
 from probelib.gradient_pairs import gradient_pairs
+from probelib.gradients import ControlVariate, FullGradient, GradientEstimator, Minibatch
 from probelib.influence import (
     classical_influence,
     gradient_gram,
@@ -29,18 +30,23 @@ from probelib.influence import (
     per_sample_hessians,
 )
 from probelib.interop import from_devinterp, to_devinterp
-from probelib.lock import StoreBusy
 from probelib.losses import cross_entropy, squared_error
 from probelib.posterior import LocalPosterior
-from probelib.sampler import SGLD, DivergenceError, sample
-from probelib.trace import StoreError, TraceMismatch, open_trace
+from probelib.run import DivergenceError, sample
+from probelib.samplers import SGLD, Sampler
+from probelib.store import StoreBusy, StoreError, TraceMismatch, open_trace
 
 __all__ = [
     "SGLD",
+    "ControlVariate",
     "DivergenceError",
+    "FullGradient",
+    "GradientEstimator",
     "LocalPosterior",
     "LossKernel",
     "MatrixKernel",
+    "Minibatch",
+    "Sampler",
     "StoreBusy",
     "StoreError",
     "TraceMismatch",

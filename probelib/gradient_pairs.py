@@ -36,8 +36,9 @@ from torch import Tensor, nn
 from torch.func import grad_and_value, vmap
 from tqdm import tqdm
 
-from probelib.posterior import Data, LocalPosterior, Samples, keep_random_state
-from probelib.trace import write_atomically
+from probelib.data import Data, Samples
+from probelib.posterior import LocalPosterior, keep_random_state
+from probelib.store import write_atomically
 
 _MEMORY = 4 * 2**30  # bytes that the gradients of one side of a pair may take on a CPU
 _FORMAT = 1
@@ -178,7 +179,7 @@ class SampleGradients:
 
     def __init__(self, posterior: LocalPosterior):
         self.posterior = posterior
-        model = posterior._model
+        model = posterior.model
         self.layers = [
             module
             for module in model.modules()

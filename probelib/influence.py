@@ -24,7 +24,8 @@ from scipy.sparse.linalg import LinearOperator, cg
 from torch import Tensor
 from torch.func import grad, jacrev, jvp, vjp, vmap
 
-from probelib.posterior import Data, LocalPosterior, Samples
+from probelib.data import Data, Samples
+from probelib.posterior import LocalPosterior
 
 _LARGEST = 10_000  # a Hessian of this width takes 0.8 GB
 _LARGEST_TENSOR = 64  # third derivatives grow with the cube of the width

@@ -14,7 +14,7 @@ import xarray as xr
 import zarr
 from numpy.typing import ArrayLike
 
-from probelib.trace import TraceMismatch
+from probelib.store import TraceMismatch
 
 _DRAWS_AT_ONCE = 50
 

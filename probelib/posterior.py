@@ -8,9 +8,7 @@ r"""The local posterior around trained weights (Eq. 1).
 
 import copy
 import hashlib
-import random
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -18,167 +16,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.utils.data import Dataset, TensorDataset, default_collate
 
 from probelib.arguments import require_kind, require_positive
+from probelib.data import Data, Samples
 from probelib.fingerprint import describe, hash_array
 from probelib.losses import cross_entropy
+from probelib.randomness import keep_random_state
 
 PerSampleLoss = Callable[[Tensor, Tensor], Tensor]
-Data = tuple[Tensor, Tensor] | Dataset | Sequence
 
 _CHECKED = 64  # samples, of as many labels, that are looked at before anything runs
-
-
-class Samples:
-    """Inputs and targets behind one face, whether they are tensors or a map-style data set.
-
-    Tensors are moved to the device once; the items of a data set are collated when asked for.
-    """
-
-    def __init__(self, data: Data, device: torch.device, name: str = "data"):
-        self.name = name
-        self.device = device
-        self._dataset = None
-        self._labels: np.ndarray | None = None
-        if isinstance(data, TensorDataset):
-            data = data.tensors
-        if isinstance(data, tuple | list) and len(data) == 2 and all(map(_is_array, data)):
-            try:
-                x, y = (torch.as_tensor(a) for a in data)
-            except TypeError as error:
-                raise ValueError(f"{name} cannot become tensors: {error}") from error
-            if x.ndim == 0 or y.ndim == 0:
-                raise ValueError(
-                    f"{name} has inputs of shape {tuple(x.shape)} and targets of shape "
-                    f"{tuple(y.shape)}; the first dimension of both must count the samples"
-                )
-            if len(x) != len(y):
-                raise ValueError(
-                    f"{name} has {len(x)} inputs and {len(y)} targets; give one target an input"
-                )
-            self._require_finite(x, y, np.arange(len(x)))
-            self._x, self._y = x.to(device), y.to(device)
-            self.n = len(x)
-            if _are_labels(y):
-                self._labels = y.cpu().numpy()
-        elif hasattr(data, "__getitem__") and hasattr(data, "__len__"):
-            self._dataset = data
-            self.n = len(data)
-            self._require_repeatable()
-        else:
-            raise TypeError(
-                f"{name} is a {type(data).__name__}; give a pair of tensors (inputs, targets) or "
-                "a map-style data set of (input, target)"
-            )
-        if self.n == 0:
-            raise ValueError(f"{name} is empty; give at least one sample")
-
-    def __len__(self) -> int:
-        return self.n
-
-    @property
-    def in_memory(self) -> bool:
-        return self._dataset is None
-
-    def batch(self, index: np.ndarray | slice) -> tuple[Tensor, Tensor]:
-        """The samples at ``index`` (any shape), as tensors of shape (*index.shape, ...)."""
-        if self.in_memory:
-            if isinstance(index, slice):
-                return self._x[index], self._y[index]
-            index = torch.from_numpy(index).to(self.device)
-            return self._x[index], self._y[index]
-        if isinstance(index, slice):
-            index = np.arange(*index.indices(self.n))
-        x, y = self._read(index.ravel())
-        return (
-            x.to(self.device).reshape(*index.shape, *x.shape[1:]),
-            y.to(self.device).reshape(*index.shape, *y.shape[1:]),
-        )
-
-    def _read(self, index: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Items of the data set, collated and found finite; the caller's generators stay put."""
-        with _keep_host_random_state():
-            items = [self._dataset[int(i)] for i in index]
-        if not isinstance(items[0], tuple | list) or len(items[0]) != 2:
-            raise ValueError(
-                f"{self.name} has a {type(items[0]).__name__} as sample {int(index[0])}; "
-                "each must be a pair (input, target)"
-            )
-        x, y = default_collate(items)
-        self._require_finite(x, y, index)
-        return x, y
-
-    def _require_repeatable(self) -> None:
-        if self.n == 0:
-            return
-        index = np.unique(np.linspace(0, self.n - 1, 8, dtype=int))
-        with _keep_host_random_state():
-            once = [self._dataset[int(i)] for i in index]
-            again = [self._dataset[int(i)] for i in index]
-        for i, a, b in zip(index, once, again, strict=True):
-            if not _same(a, b):
-                raise ValueError(
-                    f"{self.name} gives another sample {i} at each read; take random transforms "
-                    "out of it, so that a loss belongs to a sample"
-                )
-
-    def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """All samples in order, ``size`` at a time."""
-        for start in range(0, self.n, size):
-            yield self.batch(slice(start, min(start + size, self.n)))
-
-    def staged(self, most: int) -> "Samples":
-        """These samples as tensors on the device, read once; or as they are.
-
-        Args:
-            most: bytes that they may take; a larger data set is read item by item as before.
-        """
-        if self.in_memory:
-            return self
-        x, y = self._read(np.arange(1))
-        if self.n * (x.nbytes + y.nbytes) > most:
-            return self
-        whole = [t.new_empty((self.n, *t.shape[1:]), device=self.device) for t in (x, y)]
-        for start, batch in enumerate(self.batches(64)):
-            for into, part in zip(whole, batch, strict=True):
-                into[64 * start : 64 * start + len(part)] = part
-        return Samples(tuple(whole), self.device, self.name)
-
-    def labels(self) -> np.ndarray | None:
-        """Integer targets of shape (n,), else None. A data set's are known once it was read."""
-        return self._labels
-
-    def fingerprint(self) -> str:
-        """SHA-256 of the content: equal for equal samples, whatever object holds them.
-
-        A data set is read whole; one whose items are dear to load may carry its own
-        ``fingerprint`` string instead.
-
-        Raises:
-            ValueError: a data set has a sample that is not finite.
-        """
-        own = getattr(self._dataset, "fingerprint", None)
-        if isinstance(own, str):
-            return own
-        inputs, targets, labels = hashlib.sha256(), hashlib.sha256(), []
-        for start, (x, y) in enumerate(self.batches(64 if self._dataset is not None else self.n)):
-            if self._dataset is not None:
-                labels.append(y.cpu())
-            hash_array(inputs, x, header=start == 0)
-            hash_array(targets, y, header=start == 0)
-        if labels and _are_labels(labels[0]):
-            self._labels = torch.cat(labels).numpy()
-        return hashlib.sha256(inputs.digest() + targets.digest()).hexdigest()
-
-    def _require_finite(self, x: Tensor, y: Tensor, index: np.ndarray) -> None:
-        for what, a in (("inputs", x), ("targets", y)):
-            if a.is_floating_point() and not a.isfinite().all():
-                bad = int(index[int((~a.isfinite().reshape(len(a), -1).all(-1)).nonzero()[0, 0])])
-                raise ValueError(
-                    f"{self.name} has non-finite {what}, first in sample {bad}; "
-                    "remove or repair these samples"
-                )
 
 
 class LocalPosterior:
@@ -223,8 +70,9 @@ class LocalPosterior:
         self.per_sample_loss = per_sample_loss
         self.train_mode = train_mode
 
-        self._model = copy.deepcopy(model).train(train_mode)
-        trainable = {k: p.detach() for k, p in self._model.named_parameters() if p.requires_grad}
+        #: The copy that is run, in the mode it runs in.
+        self.model: nn.Module = copy.deepcopy(model).train(train_mode)
+        trainable = {k: p.detach() for k, p in self.model.named_parameters() if p.requires_grad}
         if not trainable:
             raise ValueError(
                 "model has no parameter with requires_grad=True; leave at least one free"
@@ -247,10 +95,10 @@ class LocalPosterior:
         self._sizes = [p.numel() for p in trainable.values()]
         self._constants = {
             k: t.detach()
-            for k, t in (*self._model.named_parameters(), *self._model.named_buffers())
+            for k, t in (*self.model.named_parameters(), *self.model.named_buffers())
             if k not in trainable
         }
-        self._buffers = {k for k, _ in self._model.named_buffers()}
+        self._buffers = {k for k, _ in self.model.named_buffers()}
         #: w*, the trained weights, flattened: shape (n_parameters,).
         self.center: Tensor = torch.cat([p.reshape(-1) for p in trainable.values()])
         if not self.center.isfinite().all():
@@ -292,7 +140,7 @@ class LocalPosterior:
         moving = {k: w.reshape(s) for k, w, s in zip(self._names, parts, self._shapes, strict=True)}
         # A model may write to its buffers, as batch normalisation does: give it its own.
         fixed = {k: t.clone() if k in self._buffers else t for k, t in self._constants.items()}
-        return functional_call(self._model, (moving, fixed), x)
+        return functional_call(self.model, (moving, fixed), x)
 
     def mean_loss(self, weights: Tensor) -> Tensor:
         """L(w) over all samples, in nats (a scalar; differentiable, so keep the data small)."""
@@ -311,7 +159,7 @@ class LocalPosterior:
             ValueError: a label is out of range, or the loss is not one finite number a sample
                 that depends on this sample alone.
         """
-        labels = samples.labels()
+        labels = samples.labels(read=False)
         if labels is None:
             index = np.arange(min(3, len(samples)))
         else:
@@ -378,7 +226,7 @@ class LocalPosterior:
             hash_array(weights, tensor)
         return {
             "weights": weights.hexdigest(),
-            "model": describe(self._model, tensors=False),
+            "model": describe(self.model, tensors=False),
             "per_sample_loss": describe(self.per_sample_loss),
             "sampling_data": self.data.fingerprint(),
             "n_beta": self.n_beta,
@@ -388,37 +236,8 @@ class LocalPosterior:
         }
 
 
-def keep_random_state(device: torch.device) -> AbstractContextManager:
-    """Puts the global torch generators of the CPU and of ``device`` back at the end."""
-    if device.type == "cpu":
-        return torch.random.fork_rng(devices=[])
-    return torch.random.fork_rng(devices=[device], device_type=device.type)
-
-
-def _are_labels(y: Tensor) -> bool:
-    return y.ndim == 1 and not (y.is_floating_point() or y.is_complex())
-
-
-def _is_array(a: Any) -> bool:
-    return isinstance(a, Tensor | np.ndarray)
-
-
 def _range(labels: np.ndarray | None) -> str:
     return "" if labels is None else f", labels from {labels.min()} to {labels.max()}"
-
-
-def _same(a: Any, b: Any) -> bool:
-    if isinstance(a, tuple | list) and isinstance(b, tuple | list):
-        return len(a) == len(b) and all(map(_same, a, b))
-    if isinstance(a, dict) and isinstance(b, dict):
-        return a.keys() == b.keys() and all(_same(a[k], b[k]) for k in a)
-    if _is_array(a) and _is_array(b):
-        a, b = (np.asarray(t.detach().cpu() if isinstance(t, Tensor) else t) for t in (a, b))
-        return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
-    try:
-        return bool(a == b) or (a != a and b != b)
-    except (TypeError, ValueError, RuntimeError):  # a type without a plain comparison
-        return True
 
 
 def _takes_classes(loss: PerSampleLoss) -> bool:
@@ -436,21 +255,7 @@ def _require_one_a_sample(loss: Any, batch: int) -> None:
         )
 
 
-@contextmanager
-def _keep_host_random_state() -> Iterator[None]:
-    """Puts the global generators of Python, NumPy and torch's CPU back at the end."""
-    ours, numpys = random.getstate(), np.random.get_state()  # noqa: NPY002
-    try:
-        with torch.random.fork_rng(devices=[]):
-            yield
-    finally:
-        random.setstate(ours)
-        np.random.set_state(numpys)  # noqa: NPY002
-
-
 __all__ = [
     "LocalPosterior",
     "PerSampleLoss",
-    "Samples",
-    "keep_random_state",
 ]

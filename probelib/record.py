@@ -1,5 +1,7 @@
 """Chains into a trace: every draw's losses, kept durably as they come, until there are enough."""
 
+from __future__ import annotations
+
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -10,7 +12,8 @@ from torch import Tensor
 
 from probelib import schedule
 from probelib.chains import Chains
-from probelib.trace import Progress, TraceStore
+from probelib.plan import Plan
+from probelib.store import Progress, TraceStore
 
 # Draws, steps and seconds after which what was recorded is written.
 _FLUSH_DRAWS, _FLUSH_STEPS, _FLUSH_SECONDS = 50, 1000, 60.0
@@ -20,19 +23,25 @@ class Stopped(Exception):
     """Somebody else wants the recording to end here."""
 
 
-class Watch:
-    """Decides for ``until`` when a trace is good enough, in a run as in a trace read again."""
+class StoppingRule:
+    """Decides for ``until`` when a trace is good enough, in a run as in a trace read again.
 
-    def __init__(self, until: float | None, draws: int, trace: TraceStore):
-        self.until, self.draws, self._trace = until, draws, trace
+    Args:
+        until: target for the median standard error of a gain, nats; None for no early end.
+        draws: the cap.
+        store: open; the draws that it has count.
+    """
+
+    def __init__(self, until: float | None, draws: int, store: TraceStore):
+        self.until, self.draws, self._dtype = until, draws, None
         self._rows: list[Tensor] = []
         #: Draws at which the trace was good enough, or None.
         self.enough: int | None = None
         if until is None:
             return
-        done, _ = trace.done()
-        self._index = schedule.watched(trace.shape[2])
-        before = trace.losses(done, self._index).astype(np.float32)
+        done, _ = store.done()
+        self._dtype, self._index = store.loss_dtype, schedule.watched(store.sizes.sample)
+        before = store.losses(done, self._index).astype(np.float32)
         self._rows = list(torch.from_numpy(before).unbind(1))
         self.enough = schedule.good_enough(before, until, draws)
         self.rewind(done)
@@ -43,7 +52,7 @@ class Watch:
         self._looks = (at for at in schedule.looks(self.draws) if at > done)
         self._next = next(self._looks, None)
 
-    def saw(self, losses: Tensor) -> bool:
+    def on_draw(self, losses: Tensor) -> bool:
         """Take the losses (chains, n_observed) of the next draw; whether this is enough."""
         if self.until is None:
             return False
@@ -52,7 +61,7 @@ class Watch:
             return False
         self._next = next(self._looks, None)
         kept = torch.stack([row.cpu() for row in self._rows], 1).numpy()
-        error = schedule.median_mcse(kept.astype(self._trace.loss_dtype))
+        error = schedule.median_mcse(kept.astype(self._dtype))
         self.enough = len(self._rows) if error <= self.until else None
         return self.enough is not None
 
@@ -66,178 +75,239 @@ class _Buffer:
     sampling: list[Tensor] = field(default_factory=list)
 
 
-def record(
-    run: Chains,
-    trace: TraceStore,
-    group: slice,
-    *,
-    draws: int,
-    burn_in: int,
-    thin: int,
-    watch: Watch | None = None,
-    saw: Callable[[int, Tensor], None] = lambda draws, losses: None,
-    check: Callable[[], None] = lambda: None,
-) -> None:
-    """Advance a group of chains to its last draw, writing losses and states as they come.
+@dataclass
+class _Block:
+    """The same as arrays, ready to be written.
+
+    Attributes:
+        first_step, first_draw: where they begin.
+        steps: minibatch losses, shape (chains, k).
+        losses: shape (chains, m, n_observed).
+        distance: shape (chains, m).
+    """
+
+    first_step: int
+    first_draw: int
+    steps: np.ndarray
+    losses: np.ndarray
+    distance: np.ndarray
+
+    def not_finite(self, plan: Plan) -> dict[int, int]:
+        """The chains (rows) that left the finite numbers, and after how many steps."""
+        found = [
+            (int(c), self.first_step + int(s)) for c, s in np.argwhere(~np.isfinite(self.steps))
+        ]
+        lost = ~np.isfinite(self.losses).all(-1) | ~np.isfinite(self.distance)
+        for c, d in np.argwhere(lost):
+            found.append((int(c), plan.steps_until(self.first_draw + int(d) + 1)))
+        first: dict[int, int] = {}
+        for chain, step in found:
+            first[chain] = min(step, first.get(chain, step))
+        return first
+
+    def blank(self, row: int, step: int, draws: int) -> None:
+        """Make a chain NaN from its divergence on."""
+        self.losses[row, max(0, draws - self.first_draw) :] = np.nan
+        self.distance[row, max(0, draws - self.first_draw) :] = np.nan
+        self.steps[row, max(0, step - self.first_step) :] = np.nan
+
+
+class Recorder:
+    """Advances a group of chains to its last draw, writing losses and states as they come.
 
     A chain that diverges is left at w* and its losses are NaN from there on; the others go on.
 
     Args:
-        run: the chains, where the trace has them.
-        trace: open.
+        chains: where the store has them.
+        store: open.
         group: which chains of the trace these are.
-        draws: how many each is to have.
-        burn_in, thin: as in :func:`probelib.sample`.
-        watch: ends the recording early.
-        saw: told after each draw how many there are, and its losses: for a bar.
+        plan: of the run, its thinning chosen.
+        stopping: ends the recording early.
+        on_draw: is given the number of draws after each, and its losses: for a bar.
         check: called at each step; ends the recording by raising.
-
-    Raises:
-        OverflowError: a loss too large for the trace's type; the draws before it are kept.
-        StoreError: the trace cannot be written; what was written before is kept.
     """
-    total = burn_in + draws * thin
-    on_cpu = run.center.device.type == "cpu"
-    progress = trace.progress(group)
-    diverged = dict(progress.diverged)
-    wall_time, since = progress.wall_time, time.perf_counter()
-    begun, buffer = run.step, _Buffer()  # the step up to which all is written, and what came since
-    raised: dict[int, int] = {}  # chains whose model failed, and the step after which it did
-    for chain in diverged:
-        run.park(chain - group.start)
 
-    def taken_at(draw: int) -> int:
-        return burn_in + (draw + 1) * thin
+    def __init__(
+        self,
+        chains: Chains,
+        store: TraceStore,
+        group: slice,
+        plan: Plan,
+        *,
+        stopping: StoppingRule | None = None,
+        on_draw: Callable[[int, Tensor], None] = lambda draws, losses: None,
+        check: Callable[[], None] = lambda: None,
+    ):
+        self.chains, self.store, self.group, self.plan = chains, store, group, plan
+        self._stopping, self._on_draw, self._check = stopping, on_draw, check
+        progress = store.progress(group)
+        self._diverged = dict(progress.diverged)
+        self._wall_time, self._since = progress.wall_time, time.perf_counter()
+        self._total = plan.steps
+        self._begun = chains.step  # the step up to which all is written
+        self._buffer = _Buffer()  # what came since
+        self._failed: dict[int, int] = {}  # chains whose model raised, and the step after which
+        for chain in self._diverged:
+            chains.freeze(chain - group.start)
 
-    def flush(checkpoint: bool = True) -> None:
-        nonlocal wall_time, since, begun, buffer
-        trace.require_there()
-        kept, buffer, first_step, begun = buffer, _Buffer(), begun, run.step
-        first_draw = max(0, first_step - burn_in) // thin
-        steps = torch.stack(kept.sampling, 1).float().cpu().numpy()
-        rows = np.empty((run.chains, 0, len(run.observed)), np.float32)
-        away = np.empty((run.chains, 0), np.float32)
-        if kept.losses:
-            rows = torch.stack(kept.losses, 1).float().cpu().numpy()
-            away = torch.stack(kept.distances, 1).float().cpu().numpy()
-        found = _first_not_finite(steps, rows, away, first_step, first_draw, taken_at)
-        for c in range(run.chains):
-            chain, step = group.start + c, min(found.get(c, run.step + 1), raised.get(c, total + 1))
-            if chain not in diverged and step <= run.step:
-                diverged[chain] = {"step": step, "draws": max(0, step - 1 - burn_in) // thin}
-                run.park(c)
-            if chain in diverged:
-                at = diverged[chain]
-                for of_draws in (rows, away):
-                    of_draws[c, max(0, at["draws"] - first_draw) :] = np.nan
-                steps[c, max(0, at["step"] - first_step) :] = np.nan
-        raised.clear()
-        sound = rows.shape[1]
-        too_large = rows > np.finfo(trace.loss_dtype).max
-        if too_large.any():
-            sound = int(np.flatnonzero(too_large.any((0, 2)))[0])
-        # What an interruption left beyond the checkpoint is what comes again now.
-        before = trace.progress(group)
-        old_draws = max(0, before.draws_done - first_draw)
-        old_steps = max(0, before.steps_done - first_step)
-        if old_draws < sound:
-            at = slice(old_draws, sound)
-            trace.write_draws(group, first_draw + old_draws, rows[:, at], away[:, at])
-        if old_steps < steps.shape[1]:
-            trace.write_steps(group, first_step + old_steps, steps[:, old_steps:])
-        now = time.perf_counter()
-        wall_time, since = wall_time + now - since, now
-        done = Progress(
-            draws_done=max(first_draw + sound, before.draws_done),
-            steps_done=max(first_step + steps.shape[1], before.steps_done),
-            wall_time=wall_time,
-            diverged=diverged,
-        )
-        states = run.states() if checkpoint and not too_large.any() else None
-        trace.commit(group, done, states)
-        if too_large.any():
-            raise OverflowError(
-                f"loss_dtype is {str(trace.loss_dtype)!r}, which cannot hold a loss of "
-                f"{np.nanmax(rows[:, sound]):.3g}; use loss_dtype='float32' (the "
-                f"{first_draw + sound} draws before it are kept, marked incomplete)"
-            )
+    def run(self) -> None:
+        """Record until the last draw.
 
-    def lost(error: Exception) -> None:
-        """Park the chains on which the model failed; if it was not they, the error stands."""
-        chains = [c for c in run.lost() if c not in run.parked]
-        if not chains:
-            raise error
-        for c in chains:
-            raised[c] = run.step
-            run.park(c)
+        Raises:
+            OverflowError: a loss too large for the trace's type; the draws before it are kept.
+            StoreError: the trace cannot be written; what was written before is kept.
+        """
+        chains = self.chains
+        while chains.step < self._total and len(chains.frozen) < chains.chains:
+            try:
+                self._check()
+                loss = self._step()
+            except BaseException as error:
+                self._keep_what_is_whole(error)
+                raise
+            if loss is not None and self._is_due(loss):
+                self._flush()
+        if self._buffer.sampling or self._failed:
+            self._flush()
 
-    def observe() -> Tensor:
+    def _step(self) -> Tensor | None:
+        """A step, and the draw that follows it, if one does. None: a chain was lost instead."""
+        chains, plan = self.chains, self.plan
+        try:
+            loss = chains.advance()
+        except Exception as error:
+            self._freeze_failed(error)
+            return None
+        self._buffer.sampling.append(loss)
+        if chains.step > plan.burn_in and plan.draws_after(chains.step) > plan.draws_after(
+            chains.step - 1
+        ):
+            distance = torch.linalg.vector_norm(chains.weights - chains.center, dim=1)
+            losses = self._observe()
+            self._buffer.distances.append(distance)
+            self._buffer.losses.append(losses)
+            self._on_draw(plan.draws_after(chains.step), losses)
+            if self._stopping is not None and self._stopping.on_draw(losses):
+                self._total = chains.step
+        return loss
+
+    def _observe(self) -> Tensor:
         while True:
             try:
-                seen = run.observe(run.weights, run.step)
+                return self.chains.observe()
             except Exception as error:
-                lost(error)
-            else:
-                seen[run.parked] = torch.nan
-                return seen
+                self._freeze_failed(error)
 
-    while run.step < total and len(run.parked) < run.chains:
-        try:
-            check()
-            try:
-                loss = run.advance()
-            except Exception as error:
-                lost(error)
-                continue
-            buffer.sampling.append(loss)
-            if run.step > burn_in and (run.step - burn_in) % thin == 0:
-                away = torch.linalg.vector_norm(run.weights - run.center, dim=1)
-                seen = observe()
-                buffer.distances.append(away)
-                buffer.losses.append(seen)
-                saw((run.step - burn_in) // thin, seen)
-                if watch is not None and watch.saw(seen):
-                    total = run.step
-        except BaseException as error:
-            # Keep what is whole. The checkpoint stays behind: this step may be half done.
-            run.step = begun + len(buffer.sampling)
-            due = max(0, run.step - burn_in) // thin - max(0, begun - burn_in) // thin
-            if len(buffer.losses) < due:  # the last step's draw was not observed
-                run.step -= 1
-                buffer.sampling.pop()
-                del buffer.distances[len(buffer.losses) :]
-            if buffer.sampling:
-                flush(checkpoint=isinstance(error, Stopped))  # that comes between steps
-            raise
-        if (
-            run.step == total
-            or len(buffer.losses) == _FLUSH_DRAWS
-            or len(buffer.sampling) >= _FLUSH_STEPS
-            or time.perf_counter() - since > _FLUSH_SECONDS
+    def _freeze_failed(self, error: Exception) -> None:
+        """Freeze the chains on which the model failed; if it was not they, the error stands."""
+        failed = [c for c in self.chains.not_finite() if c not in self.chains.frozen]
+        if not failed:
+            raise error
+        for chain in failed:
+            self._failed[chain] = self.chains.step
+            self.chains.freeze(chain)
+
+    def _is_due(self, loss: Tensor) -> bool:
+        """Whether it is time to write."""
+        return (
+            self.chains.step == self._total
+            or len(self._buffer.losses) == _FLUSH_DRAWS
+            or len(self._buffer.sampling) >= _FLUSH_STEPS
+            or time.perf_counter() - self._since > _FLUSH_SECONDS
             # On an accelerator this look would stall the queue: there the next flush tells.
-            or (on_cpu and not loss.isfinite().all())
-        ):
-            flush()
-    if buffer.sampling or raised:
-        flush()
+            or (loss.device.type == "cpu" and not bool(loss.isfinite().all()))
+        )
+
+    def _keep_what_is_whole(self, error: BaseException) -> None:
+        """Write the steps and draws before an error; a step that is half done is taken again."""
+        chains, plan, buffer = self.chains, self.plan, self._buffer
+        chains.step = self._begun + len(buffer.sampling)
+        due = plan.draws_after(chains.step) - plan.draws_after(self._begun)
+        if len(buffer.losses) < due:  # the last step's draw was not observed
+            chains.step -= 1
+            buffer.sampling.pop()
+            del buffer.distances[len(buffer.losses) :]
+        if buffer.sampling:
+            # The checkpoint stays behind, but for an end that was asked for between two steps.
+            self._flush(checkpoint=isinstance(error, Stopped))
+
+    def _flush(self, checkpoint: bool = True) -> None:
+        """Write what was recorded, and how far the chains are."""
+        self.store.require_there()
+        block = self._take_buffer()
+        self._mark_diverged(block)
+        largest = np.finfo(self.store.loss_dtype).max
+        too_large = block.losses > largest
+        sound = block.losses.shape[1]
+        if too_large.any():
+            sound = int(np.flatnonzero(too_large.any((0, 2)))[0])
+        self._write(block, sound)
+        now = time.perf_counter()
+        self._wall_time, self._since = self._wall_time + now - self._since, now
+        before = self.store.progress(self.group)
+        done = Progress(
+            draws_done=max(block.first_draw + sound, before.draws_done),
+            steps_done=max(block.first_step + block.steps.shape[1], before.steps_done),
+            wall_time=self._wall_time,
+            diverged=dict(self._diverged),
+        )
+        states = self.chains.checkpoint() if checkpoint and not too_large.any() else None
+        self.store.commit(self.group, done, states)
+        if too_large.any():
+            raise OverflowError(
+                f"loss_dtype is {str(self.store.loss_dtype)!r}, which cannot hold a loss of "
+                f"{np.nanmax(block.losses[:, sound]):.3g}; use loss_dtype='float32' (the "
+                f"{block.first_draw + sound} draws before it are kept, marked incomplete)"
+            )
+
+    def _take_buffer(self) -> _Block:
+        kept, self._buffer = self._buffer, _Buffer()
+        first_step, self._begun = self._begun, self.chains.step
+        block = _Block(
+            first_step=first_step,
+            first_draw=self.plan.draws_after(first_step),
+            steps=np.empty((self.chains.chains, 0), np.float32),
+            losses=np.empty((self.chains.chains, 0, len(self.chains.observed)), np.float32),
+            distance=np.empty((self.chains.chains, 0), np.float32),
+        )
+        if kept.sampling:
+            block.steps = torch.stack(kept.sampling, 1).float().cpu().numpy()
+        if kept.losses:
+            block.losses = torch.stack(kept.losses, 1).float().cpu().numpy()
+            block.distance = torch.stack(kept.distances, 1).float().cpu().numpy()
+        return block
+
+    def _mark_diverged(self, block: _Block) -> None:
+        """Freeze the chains that left the finite numbers in a block, and blank them from there."""
+        chains, found = self.chains, block.not_finite(self.plan)
+        never = self._total + 1
+        for row in range(chains.chains):
+            chain = self.group.start + row
+            step = min(found.get(row, chains.step + 1), self._failed.get(row, never))
+            if chain not in self._diverged and step <= chains.step:
+                draws = self.plan.draws_after(max(0, step - 1))
+                self._diverged[chain] = {"step": step, "draws": draws}
+                chains.freeze(row)
+            if chain in self._diverged:
+                block.blank(row, **self._diverged[chain])
+        self._failed.clear()
+
+    def _write(self, block: _Block, sound: int) -> None:
+        """Write a block's first ``sound`` draws and its steps, but for those that are there.
+
+        After an interruption a run takes the steps since the checkpoint again, to the same values.
+        """
+        before = self.store.progress(self.group)
+        old_draws = max(0, before.draws_done - block.first_draw)
+        old_steps = max(0, before.steps_done - block.first_step)
+        if old_draws < sound:
+            at = slice(old_draws, sound)
+            self.store.write_draws(
+                self.group, block.first_draw + old_draws, block.losses[:, at], block.distance[:, at]
+            )
+        if old_steps < block.steps.shape[1]:
+            first = block.first_step + old_steps
+            self.store.write_steps(self.group, first, block.steps[:, old_steps:])
 
 
-def _first_not_finite(
-    steps: np.ndarray,
-    rows: np.ndarray,
-    away: np.ndarray,
-    first_step: int,
-    first_draw: int,
-    taken_at: Callable[[int], int],
-) -> dict[int, int]:
-    """The chains (rows) that left the finite numbers, and after how many steps."""
-    found = [(int(c), first_step + int(s)) for c, s in np.argwhere(~np.isfinite(steps))]
-    lost = ~np.isfinite(rows).all(-1) | ~np.isfinite(away)
-    found += [(int(c), taken_at(first_draw + int(d))) for c, d in np.argwhere(lost)]
-    first: dict[int, int] = {}
-    for chain, step in found:
-        first[chain] = min(step, first.get(chain, step))
-    return first
-
-
-__all__ = ["Stopped", "Watch", "record"]
+__all__ = ["Recorder", "Stopped", "StoppingRule"]

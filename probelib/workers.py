@@ -1,10 +1,12 @@
 """Groups of chains in other processes, on this machine or on others, through any executor.
 
-What a worker needs lies in the store's ``checkpoint/`` while it runs: the job, pickled, whose
+What a worker needs lies in the store's ``checkpoint/`` while it runs: the run, pickled, whose
 SHA-256 comes with the task; the token of the call that the workers work for, without which they
 stop; and how many draws each has, for the bar. A worker writes its own chains, and holds a lock on
 them.
 """
+
+from __future__ import annotations
 
 import hashlib
 import json
@@ -17,7 +19,6 @@ from concurrent import futures
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 from uuid import uuid4
 
 import cloudpickle
@@ -25,143 +26,110 @@ import torch
 from torch import Tensor
 
 from probelib.chains import Chains
-from probelib.lock import StoreBusy, hold
-from probelib.posterior import LocalPosterior, Samples
-from probelib.record import Stopped, Watch, record
-from probelib.trace import TraceStore, write_atomically
+from probelib.plan import Run
+from probelib.record import Recorder, Stopped, StoppingRule
+from probelib.store import DiskStore, StoreBusy, TraceStore, write_atomically
+from probelib.store.disk import CALL, JOB
+from probelib.store.integrity import disk_errors, read_file
+from probelib.store.locks import hold
 
-if TYPE_CHECKING:
-    from probelib.sampler import SGLD
-
-_JOB, _CALL = "job.pickle", "call"
 # How long a task waits for a worker that is about to notice that it is not wanted any more.
 _PATIENCE = 120.0
+# How often a worker looks whether it is wanted, and says how far it is.
+_SECONDS = 1.0
 
 
-@dataclass
-class Job:
-    """All that a group of chains needs, beside the store."""
+def run_group(
+    run: Run,
+    store: TraceStore,
+    group: slice,
+    chains: Chains | None = None,
+    *,
+    stopping: StoppingRule | None = None,
+    on_draw: Callable[[int, Tensor], None] = lambda draws, losses: None,
+    check: Callable[[], None] = lambda: None,
+) -> None:
+    """Take a group of chains from where the store has them to the last draw.
 
-    posterior: LocalPosterior
-    observed: Samples
-    kernel: "SGLD"
-    seed: int
-    first_chain: int
-    draws: int
-    burn_in: int
-    thin: int
-    observe_batch_size: int | None
-    observe_dtype: str
+    Args:
+        run: with its thinning chosen.
+        store: open.
+        group: which chains.
+        chains: these chains at w*, where the caller has made them already.
+        stopping, on_draw, check: see :class:`probelib.record.Recorder`.
 
-    def chains(self, group: slice) -> Chains:
-        """A group of the chains, at w*."""
-        return Chains(
-            self.posterior,
-            self.observed,
-            self.kernel,
-            group.stop - group.start,
-            self.seed,
-            self.observe_batch_size,
-            self.observe_dtype,
-            self.first_chain + group.start,
+    Raises:
+        StoreBusy: a worker of an earlier call is still at it, and does not stop.
+    """
+    chains = chains or Chains(run, group.start, group.stop - group.start)
+    with ExitStack() as stack:
+        if isinstance(store, DiskStore):
+            what = f"{group_name(group)} of store {str(store.path)!r}"
+            stack.enter_context(hold(store.lock_file(group), what, wait=_PATIENCE))
+            store.refresh(group)  # a worker of an earlier call may have written until now
+        if store.progress(group).checkpoint is not None:
+            chains.restore(store.checkpoint(group), store.path)
+        chains.stage()
+        if stopping is not None:
+            stopping.rewind(run.plan.draws_after(chains.step))
+        recorder = Recorder(
+            chains, store, group, run.plan, stopping=stopping, on_draw=on_draw, check=check
         )
-
-    def run(
-        self,
-        trace: TraceStore,
-        group: slice,
-        chains: Chains | None = None,
-        watch: Watch | None = None,
-        saw: Callable[[int, Tensor], None] = lambda draws, losses: None,
-        check: Callable[[], None] = lambda: None,
-    ) -> None:
-        """Take a group of chains from where the trace has them to the last draw.
-
-        Raises:
-            StoreBusy: a worker of an earlier call is still at it, and does not stop.
-        """
-        chains = chains or self.chains(group)
-        with ExitStack() as stack:
-            if trace.path is not None:
-                what = f"{named(group)} of store {str(trace.path)!r}"
-                stack.enter_context(hold(trace.lock_file(group), what, wait=_PATIENCE))
-            if trace.progress(group).checkpoint is not None:
-                chains.restore(trace.states(group), trace.path)
-            chains.stage()
-            if watch is not None:
-                watch.rewind(max(0, chains.step - self.burn_in) // self.thin)
-            record(
-                chains,
-                trace,
-                group,
-                draws=self.draws,
-                burn_in=self.burn_in,
-                thin=self.thin,
-                watch=watch,
-                saw=saw,
-                check=check,
-            )
+        recorder.run()
 
 
-def named(group: slice) -> str:
+def group_name(group: slice) -> str:
     """A group of chains in words."""
     last = group.stop - 1
     return f"chain {group.start}" if last == group.start else f"chains {group.start} to {last}"
 
 
-def dismiss(trace: TraceStore) -> None:
-    """Have the workers of an earlier call stop: they write what they have and let go."""
-    if trace.path is not None:
-        (trace.path / "checkpoint" / _CALL).unlink(missing_ok=True)
-
-
-def run_elsewhere(
+def run_in_executor(
     executor: futures.Executor,
-    trace: TraceStore,
-    job: Job,
+    store: DiskStore,
+    run: Run,
     groups: list[slice],
-    saw: Callable[[dict[int, int], float | None], None],
+    on_progress: Callable[[dict[int, int], float | None], None],
 ) -> None:
     """Have an executor's workers take groups of chains to their last draw, a task each.
 
     Args:
         executor: any.
-        trace: on a file system that all workers see under the same path.
-        job: what the chains need.
+        store: on a file system that all workers see under the same path.
+        run: what the chains need.
         groups: those that are not done.
-        saw: told now and then how many draws each group has, and a mean loss.
+        on_progress: is given, now and then, how many draws each group has, and a mean loss.
 
     Raises:
         StoreBusy: the workers stopped before their chains were done, for another call.
         Exception: what a worker raised, with its chains and its traceback in a note. The other
             workers stop then, and what all of them had is kept.
     """
-    folder = trace.path.resolve() / "checkpoint"
-    content, token = cloudpickle.dumps(job), uuid4().hex
+    folder = store.path.resolve() / "checkpoint"
+    content, token = cloudpickle.dumps(run), uuid4().hex
     digest = hashlib.sha256(content).hexdigest()
-    here = socket.gethostname(), os.getpid()
-    tasks: dict[futures.Future, slice] = {}
+    tasks: dict[futures.Future[bool], slice] = {}
     try:
-        with trace.told():
-            write_atomically(folder / _JOB, content)
-            write_atomically(folder / _CALL, token.encode())
+        with disk_errors(store.path):
+            write_atomically(folder / JOB, content)
+            write_atomically(folder / CALL, token.encode())
         for group in groups:
-            call = str(trace.path.resolve()), digest, token, group.start, here
-            tasks[executor.submit(_work, *call)] = group
+            task = _Task(str(store.path.resolve()), digest, token, group.start, _this_process())
+            tasks[executor.submit(_work, task)] = group
         waiting = set(tasks)
         while waiting:
             done, waiting = futures.wait(waiting, 0.5, futures.FIRST_COMPLETED)
-            saw(*_seen(trace, groups))
-            for task in done:
-                if not task.result():
+            on_progress(*_progress(store, groups))
+            for future in done:
+                if not future.result():
                     raise StoreBusy(
-                        f"{named(tasks[task])} of store {str(trace.path)!r} stopped for another "
-                        "call, which writes the store now; wait for it to end"
+                        f"{group_name(tasks[future])} of store {str(store.path)!r} stopped for "
+                        "another call, which writes the store now; wait for it to end"
                     )
     except BaseException as error:
-        (folder / _CALL).unlink(missing_ok=True)  # which stops the others
-        for task in tasks:
-            task.cancel()
+        (folder / CALL).unlink(missing_ok=True)  # which stops the others
+        for future in tasks:
+            future.cancel()
         if isinstance(error, futures.BrokenExecutor) or type(error).__name__ == "KilledWorker":
             error.add_note(
                 "a worker died; what its chains had is kept. The same call, with an executor that "
@@ -171,76 +139,110 @@ def run_elsewhere(
             futures.wait(tasks, _PATIENCE)
         raise
     finally:
-        for name in (_CALL, _JOB):
+        for name in (CALL, JOB):
             (folder / name).unlink(missing_ok=True)
+        with suppress(ValueError):  # damaged meanwhile: whoever opens it is told
+            store.refresh()
 
 
-def _seen(trace: TraceStore, groups: list[slice]) -> tuple[dict[int, int], float | None]:
+def _progress(store: DiskStore, groups: list[slice]) -> tuple[dict[int, int], float | None]:
     draws, losses = {}, []
+    with suppress(ValueError):
+        store.refresh()
     for group in groups:
-        draws[group.start] = trace.progress(group).draws_done
+        draws[group.start] = store.progress(group).draws_done
         with suppress(OSError, ValueError, KeyError):
-            now = json.loads(_bar_file(trace, group).read_bytes())
+            now = json.loads(read_file(_bar_file(store, group)))
             draws[group.start] = max(now["draws"], draws[group.start])
             losses.append(now["loss"])
     return draws, sum(losses) / len(losses) if losses else None
 
 
-def _bar_file(trace: TraceStore, group: slice) -> Path:
-    return trace.path / "checkpoint" / f"chains-{group.start}.bar"
+def _bar_file(store: DiskStore, group: slice) -> Path:
+    return store.path / "checkpoint" / f"chains-{group.start}.bar"
 
 
-def _work(path: str, digest: str, token: str, start: int, caller: tuple[str, int]) -> bool:
-    """A task: one group of chains, in a worker. Whether it was wanted to the end."""
-    here = socket.gethostname(), os.getpid()
-    if here != tuple(caller):
-        # Workers share a machine; and a forked one would wait for threads that it does not have.
-        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))
-    trace = TraceStore(path)
-    folder = trace.path / "checkpoint"
-    looked = 0.0
+def _this_process() -> tuple[str, int]:
+    return socket.gethostname(), os.getpid()
 
-    def check() -> None:
-        nonlocal looked
-        if time.monotonic() - looked > 1:
-            looked = time.monotonic()
+
+# --- in the worker ---
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What a worker is sent.
+
+    Attributes:
+        path: of the store.
+        digest: SHA-256 of the run that lies there, checked before it is unpickled.
+        token: of the call.
+        start: the first chain of the group.
+        caller: its host and process.
+    """
+
+    path: str
+    digest: str
+    token: str
+    start: int
+    caller: tuple[str, int]
+
+
+class _Link:
+    """A worker's ties to its call: whether it is still wanted, and how far it is."""
+
+    def __init__(self, call: Path, token: str, bar: Path):
+        self._call, self._token, self._bar = call, token, bar
+        self._checked = self._shown = 0.0
+
+    def check(self) -> None:
+        """Raise Stopped if the call has ended, or is another."""
+        if time.monotonic() - self._checked > _SECONDS:
+            self._checked = time.monotonic()
             try:
-                wanted = (folder / _CALL).read_text() == token
+                wanted = self._call.read_text() == self._token
             except FileNotFoundError:
                 wanted = False
             if not wanted:
                 raise Stopped
 
-    shown = 0.0
+    def on_draw(self, draws: int, losses: Tensor) -> None:
+        """Say how far the chains are."""
+        if time.monotonic() - self._shown > _SECONDS:
+            self._shown = time.monotonic()
+            aside = self._bar.with_suffix(f".{os.getpid()}")
+            with suppress(OSError):  # it is only shown
+                aside.write_text(json.dumps({"draws": draws, "loss": float(losses.nanmean())}))
+                os.replace(aside, self._bar)
 
-    def saw(draws: int, losses: Tensor) -> None:
-        nonlocal shown
-        if time.monotonic() - shown > 1:
-            shown = time.monotonic()
-            now = {"draws": draws, "loss": float(losses.nanmean())}
-            aside = bar.with_suffix(f".{here[1]}")
-            with suppress(OSError):  # it is only for the eye
-                aside.write_text(json.dumps(now))
-                os.replace(aside, bar)
 
-    what = f"chain group {start}"
+def _work(task: _Task) -> bool:
+    """A task: one group of chains, in a worker. Whether it was wanted to the end."""
+    host, process = _this_process()
+    if (host, process) != tuple(task.caller):
+        # Workers share a machine; and a forked one would wait for threads that it does not have.
+        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))
+    store = DiskStore(task.path)
+    folder = store.path / "checkpoint"
+    what = f"chain group {task.start}"
     try:
-        content = (folder / _JOB).read_bytes()
-        if hashlib.sha256(content).hexdigest() != digest:  # before it is unpickled
+        content = read_file(folder / JOB)
+        if hashlib.sha256(content).hexdigest() != task.digest:
             return False  # another call's
-        job: Job = cloudpickle.loads(content)
-        trace.open()
-        group = next(g for g in trace.groups if g.start == start)
-        what, bar = named(group), _bar_file(trace, group)
+        run: Run = cloudpickle.loads(content)
+        store.open()
+        group = next(g for g in store.groups if g.start == task.start)
+        what, bar = group_name(group), _bar_file(store, group)
+        link = _Link(folder / CALL, task.token, bar)
         try:
-            job.run(trace, group, saw=saw, check=check)
+            run_group(run, store, group, on_draw=link.on_draw, check=link.check)
         finally:
             bar.unlink(missing_ok=True)
         return True
     except Stopped:
         return False
     except Exception as error:
-        error.add_note(f"in {what}, process {here[1]} on {here[0]}:\n{traceback.format_exc()}")
+        error.add_note(f"in {what}, process {process} on {host}:\n{traceback.format_exc()}")
         raise _portable(error) from None
 
 
@@ -252,10 +254,10 @@ def _portable(error: Exception) -> Exception:
             return error
     except Exception:  # whatever keeps it from being pickled
         pass
-    told = RuntimeError(f"{type(error).__name__}: {error}")
+    portable = RuntimeError(f"{type(error).__name__}: {error}")
     for note in error.__notes__:
-        told.add_note(note)
-    return told
+        portable.add_note(note)
+    return portable
 
 
-__all__ = ["Job", "dismiss", "run_elsewhere"]
+__all__ = ["group_name", "run_group", "run_in_executor"]

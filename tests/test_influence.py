@@ -267,7 +267,7 @@ def test_what_is_no_minimum_has_no_gaussian(network):
     lowest = np.linalg.eigvalsh(probelib.hessian(network))[0]
     assert lowest < 0  # random weights
     x, y = network.data.batch(slice(0, 11))
-    sharp = around(network._model, (x, y), n_beta=10.0, localization=-5 * lowest)
+    sharp = around(network.model, (x, y), n_beta=10.0, localization=-5 * lowest)
     with pytest.raises(ValueError, match="no minimum"):
         probelib.laplace_covariance(sharp)
 

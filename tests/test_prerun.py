@@ -134,7 +134,7 @@ def test_a_kept_trace_is_a_trace(tmp_path):
     order = np.append(np.arange(12)[::-1], 0)
     x, y = made.data.batch(order)
     wider = probelib.LocalPosterior(
-        made._model, probelib.cross_entropy, (x, y), n_beta=1.0, localization=10.0
+        made.model, probelib.cross_entropy, (x, y), n_beta=1.0, localization=10.0
     )
     available = [*(names[i] for i in order[:-1]), "other.jpg"]
     kept, at, found = prerun.kept_trace(tmp_path, "net", wider, available)

@@ -279,7 +279,7 @@ def test_a_batch_that_does_not_fit_is_halved_until_it_does():
 
     base = posterior_of()
     posterior = LocalPosterior(
-        base._model, small_memory, base.data.batch(slice(0, 400)), n_beta=10.0, localization=5.0
+        base.model, small_memory, base.data.batch(slice(0, 400)), n_beta=10.0, localization=5.0
     )
     np.testing.assert_allclose(run(posterior).loss, run(base).loss, rtol=1e-5)
     assert max(largest) == 400

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from probelib.trace import write_atomically
+from probelib.store import write_atomically
 
 __all__ = ["cache_dir", "write_atomically"]
 

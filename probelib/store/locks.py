@@ -74,10 +74,10 @@ def _take(file: Path, what: str) -> int | None:
             descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
             try:
                 fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if _is(descriptor, file):
+                if _is_same_file(descriptor, file):
                     break
             except (BlockingIOError, PermissionError) as error:
-                holder = _holder(descriptor)
+                holder = _name_of_holder(descriptor)
                 os.close(descriptor)
                 raise StoreBusy(
                     f"{what} is being written by {holder}; wait for it to end or stop it, or "
@@ -95,12 +95,12 @@ def _take(file: Path, what: str) -> int | None:
                 return None
             os.close(descriptor)  # the holder before removed this file while we took it
         os.ftruncate(descriptor, 0)
-        os.write(descriptor, json.dumps(_me()).encode())
+        os.write(descriptor, json.dumps(_this_process()).encode())
         _held.add(str(file))
         return descriptor
 
 
-def _is(descriptor: int, file: Path) -> bool:
+def _is_same_file(descriptor: int, file: Path) -> bool:
     try:
         there = os.stat(file)
     except OSError:
@@ -108,7 +108,7 @@ def _is(descriptor: int, file: Path) -> bool:
     return os.path.samestat(os.fstat(descriptor), there)
 
 
-def _me() -> dict[str, str | int]:
+def _this_process() -> dict[str, str | int]:
     return {
         "host": socket.gethostname(),
         "process": os.getpid(),
@@ -117,7 +117,7 @@ def _me() -> dict[str, str | int]:
     }
 
 
-def _holder(descriptor: int) -> str:
+def _name_of_holder(descriptor: int) -> str:
     try:
         who = json.loads(os.read(descriptor, 4096))
         return f"process {who['process']} on {who['host']} ({who['program']}) since {who['since']}"

@@ -1,0 +1,216 @@
+"""One way to read any data: a pair of tensors, or a map-style data set of (input, target)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, TensorDataset, default_collate
+
+from probelib.fingerprint import hash_array
+from probelib.randomness import keep_host_random_state
+
+Data = tuple[Tensor, Tensor] | Dataset | Sequence
+
+_AT_ONCE = 64  # items of a data set
+
+
+class Samples:
+    """Inputs and targets, read by position.
+
+    Tensors are moved to the device once; the items of a data set are collated when asked for.
+
+    Args:
+        data: a pair of tensors (inputs, targets), or a map-style data set of (input, target).
+        device: where batches are wanted.
+        name: of the argument, for messages.
+
+    Raises:
+        ValueError: no samples, inputs and targets of different numbers, values that are not
+            finite, a data set that gives another sample at each read.
+        TypeError: neither tensors nor a data set.
+    """
+
+    def __init__(self, data: Data, device: torch.device, name: str = "data"):
+        self.name = name
+        self.device = device
+        self._dataset: Any = None
+        self._labels: np.ndarray | None = None
+        self._labels_are_known = False
+        if isinstance(data, TensorDataset):
+            data = data.tensors  # type: ignore[assignment]
+        if isinstance(data, tuple | list) and len(data) == 2 and all(map(_is_array, data)):
+            self._take_tensors(*data)
+        elif hasattr(data, "__getitem__") and hasattr(data, "__len__"):
+            self._dataset = data
+            self.n = len(data)
+            self._require_repeatable()
+        else:
+            raise TypeError(
+                f"{name} is a {type(data).__name__}; give a pair of tensors (inputs, targets) or "
+                "a map-style data set of (input, target)"
+            )
+        if self.n == 0:
+            raise ValueError(f"{name} is empty; give at least one sample")
+
+    def _take_tensors(self, inputs: Any, targets: Any) -> None:
+        try:
+            x, y = torch.as_tensor(inputs), torch.as_tensor(targets)
+        except TypeError as error:
+            raise ValueError(f"{self.name} cannot become tensors: {error}") from error
+        if x.ndim == 0 or y.ndim == 0:
+            raise ValueError(
+                f"{self.name} has inputs of shape {tuple(x.shape)} and targets of shape "
+                f"{tuple(y.shape)}; the first dimension of both must count the samples"
+            )
+        if len(x) != len(y):
+            raise ValueError(
+                f"{self.name} has {len(x)} inputs and {len(y)} targets; give one target an input"
+            )
+        self._require_finite(x, y, np.arange(len(x)))
+        self._x, self._y = x.to(self.device), y.to(self.device)
+        self.n = len(x)
+        self._set_labels(y)
+
+    def __len__(self) -> int:
+        return self.n
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether they are tensors."""
+        return self._dataset is None
+
+    def batch(self, index: np.ndarray | slice) -> tuple[Tensor, Tensor]:
+        """The samples at ``index`` (any shape), as tensors of shape (*index.shape, ...)."""
+        if self.in_memory:
+            if isinstance(index, slice):
+                return self._x[index], self._y[index]
+            at = torch.from_numpy(index).to(self.device)
+            return self._x[at], self._y[at]
+        if isinstance(index, slice):
+            index = np.arange(*index.indices(self.n))
+        x, y = self._read(index.ravel())
+        return (
+            x.to(self.device).reshape(*index.shape, *x.shape[1:]),
+            y.to(self.device).reshape(*index.shape, *y.shape[1:]),
+        )
+
+    def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """All samples in order, ``size`` at a time."""
+        for start in range(0, self.n, size):
+            yield self.batch(slice(start, min(start + size, self.n)))
+
+    def staged(self, most: int) -> Samples:
+        """These samples as tensors on the device, read once; or as they are.
+
+        Args:
+            most: bytes that they may take; a larger data set is read item by item as before.
+        """
+        if self.in_memory:
+            return self
+        x, y = self._read(np.arange(1))
+        if self.n * (x.nbytes + y.nbytes) > most:
+            return self
+        whole = tuple(t.new_empty((self.n, *t.shape[1:]), device=self.device) for t in (x, y))
+        for start, batch in enumerate(self.batches(_AT_ONCE)):
+            for into, part in zip(whole, batch, strict=True):
+                into[_AT_ONCE * start : _AT_ONCE * start + len(part)] = part
+        return Samples(whole, self.device, self.name)
+
+    def labels(self, read: bool = True) -> np.ndarray | None:
+        """Integer targets of shape (n,), else None.
+
+        Args:
+            read: a data set that was not read yet is read for them; else they are None.
+        """
+        if read and not self._labels_are_known:
+            self._set_labels(torch.cat([y.cpu() for _, y in self.batches(_AT_ONCE)]))
+        return self._labels
+
+    def _set_labels(self, targets: Tensor) -> None:
+        whole = targets.ndim == 1 and not (targets.is_floating_point() or targets.is_complex())
+        self._labels = targets.cpu().numpy() if whole else None
+        self._labels_are_known = True
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the content: equal for equal samples, whatever object holds them.
+
+        A data set is read whole; one whose items are dear to load may carry its own
+        ``fingerprint`` string instead.
+
+        Raises:
+            ValueError: a data set has a sample that is not finite.
+        """
+        own = getattr(self._dataset, "fingerprint", None)
+        if isinstance(own, str):
+            return own
+        inputs, targets, labels = hashlib.sha256(), hashlib.sha256(), []
+        for start, (x, y) in enumerate(self.batches(self.n if self.in_memory else _AT_ONCE)):
+            if not self.in_memory:
+                labels.append(y.cpu())
+            hash_array(inputs, x, header=start == 0)
+            hash_array(targets, y, header=start == 0)
+        if labels:
+            self._set_labels(torch.cat(labels))
+        return hashlib.sha256(inputs.digest() + targets.digest()).hexdigest()
+
+    def _read(self, index: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Items of the data set, collated and found finite; the caller's generators stay put."""
+        with keep_host_random_state():
+            items = [self._dataset[int(i)] for i in index]
+        if not isinstance(items[0], tuple | list) or len(items[0]) != 2:
+            raise ValueError(
+                f"{self.name} has a {type(items[0]).__name__} as sample {int(index[0])}; "
+                "each must be a pair (input, target)"
+            )
+        x, y = default_collate(items)
+        self._require_finite(x, y, index)
+        return x, y
+
+    def _require_repeatable(self) -> None:
+        if self.n == 0:
+            return
+        index = np.unique(np.linspace(0, self.n - 1, 8, dtype=int))
+        with keep_host_random_state():
+            once = [self._dataset[int(i)] for i in index]
+            again = [self._dataset[int(i)] for i in index]
+        for i, a, b in zip(index, once, again, strict=True):
+            if not _same(a, b):
+                raise ValueError(
+                    f"{self.name} gives another sample {i} at each read; take random transforms "
+                    "out of it, so that a loss belongs to a sample"
+                )
+
+    def _require_finite(self, x: Tensor, y: Tensor, index: np.ndarray) -> None:
+        for what, a in (("inputs", x), ("targets", y)):
+            if a.is_floating_point() and not a.isfinite().all():
+                bad = int(index[int((~a.isfinite().reshape(len(a), -1).all(-1)).nonzero()[0, 0])])
+                raise ValueError(
+                    f"{self.name} has non-finite {what}, first in sample {bad}; "
+                    "remove or repair these samples"
+                )
+
+
+def _is_array(a: Any) -> bool:
+    return isinstance(a, Tensor | np.ndarray)
+
+
+def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, tuple | list) and isinstance(b, tuple | list):
+        return len(a) == len(b) and all(map(_same, a, b))
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(_same(a[k], b[k]) for k in a)
+    if _is_array(a) and _is_array(b):
+        a, b = (np.asarray(t.detach().cpu() if isinstance(t, Tensor) else t) for t in (a, b))
+        return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
+    try:
+        return bool(a == b) or (a != a and b != b)
+    except (TypeError, ValueError, RuntimeError):  # a type without a plain comparison
+        return True
+
+
+__all__ = ["Data", "Samples"]

@@ -1,0 +1,222 @@
+"""A run's settings: checked once, hashed once, handed on whole."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal
+
+import torch
+
+from probelib import schedule
+from probelib.arguments import (
+    require_choice,
+    require_kind,
+    require_positive,
+    require_whole,
+    shown,
+)
+from probelib.data import Data, Samples
+from probelib.fingerprint import describe, plain
+from probelib.gradients import GradientEstimator, gradient_of
+from probelib.posterior import LocalPosterior
+from probelib.samplers.base import Sampler, Target
+from probelib.store.layout import FORMAT
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How many chains take how many draws, and how they are kept: see :func:`probelib.sample`.
+
+    Raises:
+        ValueError: a value that cannot be, by its name.
+    """
+
+    chains: int = 4
+    draws: int = 500
+    burn_in: int = 0
+    thin: int | Literal["auto"] = 1
+    until: float | None = None
+    seed: int = 0
+    first_chain: int = 0
+    loss_dtype: str = "float32"
+    observe_dtype: str = "float32"
+    observe_batch_size: int | None = None
+
+    def __post_init__(self) -> None:
+        checked: dict[str, Any] = {
+            "chains": require_whole("chains", self.chains),
+            "draws": require_whole("draws", self.draws),
+            "burn_in": require_whole("burn_in", self.burn_in, 0),
+            "seed": require_whole("seed", self.seed, 0),
+            "first_chain": require_whole("first_chain", self.first_chain, 0),
+            "loss_dtype": require_choice("loss_dtype", self.loss_dtype, "float32", "float16"),
+            "observe_dtype": require_choice(
+                "observe_dtype", self.observe_dtype, "float32", "bfloat16", "auto"
+            ),
+        }
+        if self.thin != "auto":
+            if isinstance(self.thin, str):
+                raise ValueError(
+                    f"thin is {shown(self.thin)}; it must be a whole number, 1 or more, or 'auto'"
+                )
+            checked["thin"] = require_whole("thin", self.thin)
+        elif checked["burn_in"] < schedule.BURN_IN:
+            raise ValueError(
+                "thin is 'auto', which looks at the losses during burn-in, but burn_in is "
+                f"{self.burn_in}; make it {schedule.BURN_IN} or more"
+            )
+        if self.until is not None:
+            checked["until"] = require_positive("until", self.until)
+        if self.observe_batch_size is not None:
+            size = require_whole("observe_batch_size", self.observe_batch_size)
+            checked["observe_batch_size"] = size
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
+
+    @property
+    def steps(self) -> int:
+        """Steps of each chain, burn-in included."""
+        return self.steps_until(self.draws)
+
+    def steps_until(self, draws: int) -> int:
+        """Steps after which a chain has so many draws."""
+        if self.thin == "auto":
+            raise ValueError("thin is 'auto', and not chosen yet")
+        return self.burn_in + draws * self.thin
+
+    def draws_after(self, steps: int) -> int:
+        """Draws that a chain has after so many steps."""
+        if self.thin == "auto":
+            raise ValueError("thin is 'auto', and not chosen yet")
+        return max(0, steps - self.burn_in) // self.thin
+
+    def identity(self) -> dict[str, Any]:
+        """The settings that decide which numbers a trace holds, but for how many draws it has."""
+        left_out = {"draws", "until", "observe_batch_size"}
+        # Named only where they are not the default.
+        left_out |= {"first_chain"} if not self.first_chain else set()
+        left_out |= {"observe_dtype"} if self.observe_dtype == "float32" else set()
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in left_out}
+
+    def on_device(self, device: torch.device) -> Plan:
+        """This plan with ``observe_dtype`` "auto" resolved.
+
+        Warns:
+            UserWarning: bfloat16 is asked for where it is slow.
+        """
+        fast = schedule.has_fast_bfloat16(device)
+        if self.observe_dtype == "auto":
+            return replace(self, observe_dtype="bfloat16" if fast else "float32")
+        if self.observe_dtype == "bfloat16" and not fast:
+            warnings.warn(
+                f"observe_dtype is 'bfloat16', for which this {device.type} has no units: it "
+                "may be hundreds of times slower than 'float32'; 'auto' knows",
+                UserWarning,
+                stacklevel=4,
+            )
+        return self
+
+
+@dataclass(frozen=True)
+class Run:
+    """All that decides a trace: what to sample from, what to observe, how, and how much.
+
+    It is handed whole to the chains, and pickled for their workers.
+
+    Attributes:
+        posterior: what to sample from.
+        observed: the samples whose losses are recorded.
+        sampler: the call's own copy.
+        plan: chains, draws and the rest.
+    """
+
+    posterior: LocalPosterior
+    observed: Samples
+    sampler: Sampler
+    plan: Plan
+
+    @classmethod
+    def of(
+        cls, posterior: LocalPosterior, observe: Data | None, sampler: Sampler, plan: Plan
+    ) -> Run:
+        """A run, with everything checked against everything else.
+
+        Raises:
+            ValueError, TypeError: naming the argument that does not fit.
+        """
+        require_kind("posterior", posterior, LocalPosterior, "a probelib.LocalPosterior")
+        require_kind("sampler", sampler, _is_sampler, "a sampler, such as probelib.SGLD")
+        batch_size = gradient_of(sampler).batch_size
+        if batch_size is not None and batch_size > posterior.n_samples:
+            raise ValueError(
+                f"batch_size is {batch_size}, more than the {posterior.n_samples} samples of "
+                "the posterior; make it smaller, or None for the full gradient"
+            )
+        observed = posterior.data
+        if observe is not None:
+            observed = Samples(observe, posterior.device, "observe")
+            posterior.check(observed)
+        plan = plan.on_device(posterior.device)
+        return cls(posterior, observed, copy.deepcopy(sampler), plan)
+
+    @property
+    def target(self) -> Target:
+        """The posterior, as far as a sampler needs it."""
+        posterior = self.posterior
+        return Target(posterior.center, posterior.n_beta, posterior.localization)
+
+    @property
+    def gradient(self) -> GradientEstimator:
+        """The sampler's estimator of the gradient."""
+        return gradient_of(self.sampler)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What the trace depends on, field by field; contents as SHA-256."""
+        of_posterior = self.posterior.fingerprint()
+        shared = self.observed is self.posterior.data
+        return of_posterior | {
+            "observed_data": (
+                of_posterior["sampling_data"] if shared else self.observed.fingerprint()
+            ),
+            "sampler": plain(self.sampler),
+            "sampler_code": describe([type(self.sampler), type(self.gradient)]),
+            **self.plan.identity(),
+            "format": FORMAT,
+        }
+
+    def config(self) -> dict[str, Any]:
+        """The settings as a trace shows them."""
+        posterior, settings = self.posterior, dict(plain(self.sampler))
+        gradient = settings.pop("gradient", None) or self.gradient.identity()
+        return {
+            "n_beta": posterior.n_beta,
+            "localization": posterior.localization,
+            "beta": posterior.beta,
+            "n_samples": posterior.n_samples,
+            "n_parameters": posterior.n_parameters,
+            "sampler": settings.pop("name", type(self.sampler).__qualname__),
+            **settings,
+            "batch_size": self.gradient.batch_size,
+            "gradient": gradient["name"],
+            "chains": self.plan.chains,
+            "draws": self.plan.draws,
+            "burn_in": self.plan.burn_in,
+            "thin": self.plan.thin,
+        }
+
+    def check_labels(self) -> None:
+        """Refuse labels out of range in data sets, once all of them are known (ValueError)."""
+        for samples in (self.posterior.data, self.observed):
+            if not samples.in_memory:
+                samples.labels()
+                self.posterior.check(samples)
+
+
+def _is_sampler(value: Any) -> bool:
+    methods = ("init", "step", "identity")
+    return not isinstance(value, type) and all(callable(getattr(value, m, None)) for m in methods)
+
+
+__all__ = ["Plan", "Run"]

@@ -1,0 +1,367 @@
+"""A trace on disk: a Zarr v3 directory that opens at every moment, whatever ended its writers.
+
+What counts are two kinds of records, each a file that is replaced in one rename: the root record
+(``zarr.json``: configuration and sizes), and one for each group of chains
+(``checkpoint/chains-N.json``: how far it is, and in which file its checkpoint lies). Everything
+else is written before the record that counts it, and ignored until then. Every file is written
+aside, synchronised and renamed into place, and carries a checksum.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import re
+import shutil
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+import xarray as xr
+import zarr
+
+from probelib.store import layout
+from probelib.store.base import TraceStore
+from probelib.store.checkpoints import Checkpoint, Progress
+from probelib.store.integrity import (
+    TraceMismatch,
+    chunk_checksum,
+    disk_errors,
+    exchange,
+    read_file,
+    synchronise,
+    write_atomically,
+)
+from probelib.store.layout import FORMAT, Sizes, Start
+from probelib.store.locks import StoreBusy, hold
+
+#: Files in ``checkpoint/`` through which a call and its workers meet; none outlives the call.
+JOB, CALL = "job.pickle", "call"
+# A reader beside a writer begins again when the writer commits; so often at most.
+_ATTEMPTS = 50
+
+
+class DiskStore(TraceStore):
+    """A trace in a directory."""
+
+    path: Path
+
+    def __init__(self, path: str | os.PathLike):
+        self.path = Path(path)
+        self._progress: dict[int, Progress] = {}
+        self._unsynced: set[Path] = set()
+        self._read: dict[Path, bytes] = {}
+
+    # --- what is there ---
+
+    def exists(self) -> bool:
+        """Whether a trace lies here, of whatever format and in whatever state.
+
+        Raises:
+            TraceMismatch: something else does.
+        """
+        self._recover()
+        if not self.path.exists():
+            return False
+        if self.path.is_dir() and not any(self.path.iterdir()):
+            return False
+        if layout.is_trace(self.path):
+            return True
+        raise TraceMismatch(
+            f"store {str(self.path)!r} exists and is not a trace of probelib; choose another path"
+        )
+
+    def open(self) -> None:
+        """Read what lies here, after a look at all of it but the values.
+
+        Raises:
+            TraceMismatch: it has another format, a part of it is missing or damaged, or it would
+                be decoded by anything but plain numbers with a checksum.
+        """
+        for _ in range(_ATTEMPTS):
+            try:
+                self._open()
+            except PermissionError:
+                raise
+            except Exception as error:  # whatever is wrong with a file
+                if self.changed():  # a writer has committed since the first file was read
+                    continue
+                if isinstance(error, TraceMismatch):
+                    raise
+                raise self._damaged(_in_words(error)) from error
+            return
+        raise self._damaged("its records change faster than they can be read")
+
+    def _open(self) -> None:
+        """Read the root record and those of all groups, and check what they count."""
+        self._read.clear()
+        root = json.loads(self._remember(self.path / "zarr.json"))
+        found = root["attributes"]["probelib_format"]
+        if found != FORMAT:
+            raise TraceMismatch(
+                f"store {str(self.path)!r} holds another trace: format is {found} there and "
+                f"{FORMAT} here. Choose another store, or pass overwrite=True to replace it; "
+                "xarray.open_zarr still shows what it holds"
+            )
+        self.attrs, self.sizes = layout.check_root(root)
+        layout.check_arrays(self.path, root, self.sizes)
+        self._group = zarr.open_group(self.path, mode="r+", zarr_format=3, use_consolidated=False)
+        layout.check_written_once(self.path, self._group, self.attrs)
+        self.refresh()
+        for group in self.groups:
+            layout.check_draws(self.path, self._group, group, self._progress[group.start])
+
+    def changed(self) -> bool:
+        """Whether somebody has committed since the store was read here."""
+        for file, content in self._read.items():
+            try:
+                if read_file(file) != content:
+                    return True
+            except OSError:
+                return file.parent.exists() and self.path.exists()
+        return False
+
+    def _remember(self, file: Path) -> bytes:
+        self._read[file] = b""
+        self._read[file] = content = read_file(file)
+        return content
+
+    def progress(self, group: slice) -> Progress:
+        return self._progress[group.start]
+
+    def refresh(self, group: slice | None = None) -> None:
+        for part in self.groups if group is None else [group]:
+            file = self._record(part)
+            try:
+                found = Progress.from_json(json.loads(self._remember(file)))
+                if not set(found.diverged) <= set(range(part.start, part.stop)):
+                    raise ValueError("it names chains of other groups")
+            except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
+                raise self._damaged(f"{file.name}: {error}") from error
+            self._progress[part.start] = found
+
+    def checkpoint(self, group: slice) -> Checkpoint:
+        progress = self.progress(group)
+        name, digest = progress.checkpoint or ("", "")
+        try:
+            content = read_file(self.path / "checkpoint" / Path(name).name)
+            if hashlib.sha256(content).hexdigest() != digest:
+                raise ValueError("it does not have the content that its checksum says")
+            return Checkpoint.from_bytes(content)
+        except Exception as error:  # whatever is wrong with a file
+            raise TraceMismatch(
+                f"store {str(self.path)!r} can be read but not continued: its checkpoint of step "
+                f"{progress.step} is missing or damaged ({error}). Ask for {progress.draws_done} "
+                "draws or fewer, or choose another store"
+            ) from error
+
+    def _open_arrays(self) -> xr.Dataset:
+        with warnings.catch_warnings():  # of a file that is being written beside ours
+            warnings.filterwarnings("ignore", "Object at .*partial")
+            return xr.open_zarr(self.path, consolidated=True, chunks=None, zarr_format=3)
+
+    # --- writing ---
+
+    def create(self, start: Start, groups: list[int], attrs: dict[str, Any]) -> None:
+        """Begin a trace: see :meth:`TraceStore.create`.
+
+        It is made aside and moved into place whole, so that a failure leaves what was there.
+        """
+        place = self.path.resolve()  # a link stays a link
+        aside = place.with_name(f".{place.name}.{os.getpid()}-{uuid4().hex[:8]}")
+        with disk_errors(self.path, "nothing was written"):
+            place.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                self._lay_out(aside, start, groups, attrs)
+                if self.exists():  # looked at again: much time may have passed
+                    _replace(place, aside)
+                else:
+                    os.rename(aside, place)
+                synchronise(place.parent)
+            finally:
+                shutil.rmtree(aside, ignore_errors=True)
+        self._group = zarr.open_group(self.path, mode="r+", zarr_format=3, use_consolidated=False)
+        self._progress = {group.start: Progress() for group in self.groups}
+
+    def _lay_out(
+        self, folder: Path, start: Start, groups: list[int], attrs: dict[str, Any]
+    ) -> None:
+        group = zarr.create_group(folder, zarr_format=3)
+        layout.create_arrays(group, start)
+        group.create_group("checkpoint")
+        attrs = layout.first_attributes(start, groups, attrs)
+        attrs |= {"chunks": layout.written_once(folder, attrs)}
+        self.attrs, self.sizes = layout.write_root(folder, attrs, start.sizes), start.sizes
+        for part in self.groups:
+            file = folder / "checkpoint" / self._record(part).name
+            write_atomically(file, json.dumps(Progress().to_json()).encode())
+        for file in folder.rglob("*"):
+            synchronise(file)
+
+    def _write(self, name: str, at: tuple[slice, ...], values: np.ndarray) -> None:
+        self.require_there()
+        with disk_errors(self.path):
+            try:
+                super()._write(name, at, values)
+            except ValueError as error:  # a chunk that is written in part is read first
+                raise self._damaged(f"{name}: {error}") from error
+        keys = layout.chunk_keys(self._group[name], at)
+        self._unsynced.update(self.path / name / key for key in keys)
+
+    def commit(self, group: slice, progress: Progress, checkpoint: Checkpoint | None) -> None:
+        with disk_errors(self.path):
+            old = self._progress[group.start]
+            ends = {str(f.relative_to(self.path)): chunk_checksum(f) for f in self._unsynced}
+            chunks = old.chunks | {name: end for name, end in ends.items() if end}
+            for file in (*self._unsynced, *{file.parent for file in self._unsynced}):
+                synchronise(file)
+            self._unsynced.clear()
+            progress = replace(progress, step=old.step, checkpoint=old.checkpoint, chunks=chunks)
+            if checkpoint is not None:
+                step, content = checkpoint.step, checkpoint.to_bytes()
+                file = self.path / "checkpoint" / f"chains-{group.start}-step-{step}.safetensors"
+                write_atomically(file, content)
+                named = file.name, hashlib.sha256(content).hexdigest()
+                progress = replace(progress, step=step, checkpoint=named)
+            write_atomically(self._record(group), json.dumps(progress.to_json()).encode())
+            self._progress[group.start] = progress
+            for file in self.path.glob(f"checkpoint/chains-{group.start}-step-*"):
+                if progress.checkpoint is None or file.name != progress.checkpoint[0]:
+                    file.unlink(missing_ok=True)
+
+    def _set_root(self, attrs: dict[str, Any], sizes: Sizes) -> None:
+        with disk_errors(self.path, "all draws are kept"):
+            self.attrs, self.sizes = layout.write_root(self.path, attrs, sizes), sizes
+
+    def _resize_arrays(self, draws: int, steps: int, shrink: bool) -> None:
+        with disk_errors(self.path, "all draws before it are kept"):
+            super()._resize_arrays(draws, steps, shrink)
+            for name in ("loss", "distance", "sampling_loss"):
+                synchronise(self.path / name / "zarr.json")
+
+    def require_there(self) -> None:
+        """Zarr would begin another store in the place of one that was taken away."""
+        with disk_errors(self.path):
+            if not (self.path / "zarr.json").exists():
+                raise FileNotFoundError(errno.ENOENT, "its zarr.json is gone")
+
+    # --- one writer, and what killed ones have left ---
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        file = self.lock_file()
+        with ExitStack() as stack:
+            with disk_errors(self.path, "nothing was written"):
+                file.parent.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(hold(file, f"store {str(self.path)!r}"))
+            yield
+
+    def lock_file(self, group: slice | None = None) -> Path:
+        """Whoever writes the store, or a group of its chains, holds this file."""
+        place = self.path.resolve()
+        if group is not None:
+            return place / "checkpoint" / f"chains-{group.start}.lock"
+        return place.with_name(f".{place.name}.lock")
+
+    def dismiss_workers(self) -> None:
+        """Have the workers of an earlier call stop: they write what they have and let go."""
+        (self.path / "checkpoint" / CALL).unlink(missing_ok=True)
+
+    def clean(self) -> None:
+        """Remove what writers that were killed have left. Only while the store is held."""
+        for file in self._leftovers():
+            if file.is_dir() and not file.is_symlink():
+                shutil.rmtree(file, ignore_errors=True)
+            else:
+                file.unlink(missing_ok=True)
+
+    def clean_if_free(self) -> None:
+        """The same for a call that writes nothing: it waits for nobody, and fails at nothing."""
+        if any(True for _ in self._leftovers()):
+            with suppress(StoreBusy, OSError), self.held():
+                self.dismiss_workers()
+                self.clean()
+
+    def _leftovers(self) -> Iterator[Path]:
+        place = self.path.resolve()
+        meeting = (place / "checkpoint" / name for name in (JOB, CALL))
+        yield from (file for file in meeting if file.exists())
+        yield from place.glob("checkpoint/.*")
+        yield from place.glob("checkpoint/*.bar")
+        yield from place.rglob("*.partial")
+        yield from self._moved_aside()
+
+    def _moved_aside(self) -> list[Path]:
+        """Folders of calls that were killed while they made a store, or replaced one."""
+        place = self.path.resolve()
+        ours = re.compile(rf"\.{re.escape(place.name)}\.\d+-[0-9a-f]{{8}}(\.old)?")
+        names = os.listdir(place.parent) if place.parent.is_dir() else []
+        return [place.parent / name for name in sorted(names) if ours.fullmatch(name)]
+
+    def _recover(self) -> None:
+        """Bring back the trace that an overwriting call had moved aside when it was killed."""
+        if os.path.lexists(self.path):
+            return
+        for old in self._moved_aside():
+            if old.name.endswith(".old") and layout.is_trace(old):
+                with suppress(StoreBusy, OSError), self.held():  # else that call is still at it
+                    os.rename(old, self.path.resolve())
+                return
+
+    def _record(self, group: slice) -> Path:
+        return self.path / "checkpoint" / f"chains-{group.start}.json"
+
+    def _damaged(self, what: str) -> TraceMismatch:
+        return TraceMismatch(
+            f"store {str(self.path)!r} is damaged: {what}. Restore it from a copy, choose another "
+            "store, or pass overwrite=True to sample it again"
+        )
+
+
+def open_trace(path: str | os.PathLike) -> xr.Dataset:
+    """Open a trace from disk as a plain xarray data set, its variables read when used.
+
+    An unfinished trace opens with the draws that all chains have, and ``complete`` False. Its
+    values are read when used: load() it before you replace the store. That every file is there
+    in full length is looked at now, that its content is right when it is read.
+
+    Args:
+        path: the directory given to :func:`probelib.sample` as ``store``.
+
+    Returns:
+        The data set described in :mod:`probelib.store`.
+
+    Raises:
+        FileNotFoundError: nothing lies there.
+        TraceMismatch: what lies there is not a trace of probelib, or a damaged one.
+    """
+    store = DiskStore(path)
+    if not store.exists():
+        raise FileNotFoundError(f"path {str(path)!r} holds no trace; check it or sample one first")
+    store.open()
+    return store.dataset()
+
+
+def _replace(place: Path, aside: Path) -> None:
+    """Put a folder in the place of another, which is removed."""
+    if exchange(aside, place):  # the old one lies aside now, where the caller removes it
+        return
+    old = aside.with_name(f"{aside.name}.old")
+    os.rename(place, old)
+    os.rename(aside, place)  # killed between the two: exists() brings the old one back
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _in_words(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text if type(error) is ValueError else f"{type(error).__name__}: {text}"
+
+
+__all__ = ["CALL", "JOB", "DiskStore", "open_trace"]

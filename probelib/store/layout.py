@@ -1,0 +1,334 @@
+"""How a trace lies in a Zarr v3 group: its arrays, its root record, and whether both are whole.
+
+=================  ====================  ==========================================================
+``loss``           chain, draw, sample   l_i(w) at the draw, nats
+``init_loss``      sample                l_i(w*), through the same code path
+``sampling_loss``  chain, step           minibatch loss before each step
+``distance``       chain, draw           |w - w*|
+=================  ====================  ==========================================================
+
+Coordinates: ``chain``, its number; ``sample_id`` and, where the observed data has one, ``label``.
+
+The root record is the file ``zarr.json``: attributes under a checksum, among them the sizes of the
+trace, and the metadata of all arrays at these sizes (Zarr's consolidated metadata). It is replaced
+in one rename, which is what commits a change of size; until then an array's own file may already
+say more room, and what lies in that room is ignored.
+"""
+
+import copy
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from zarr.codecs import Crc32cCodec
+
+from probelib.arguments import is_whole
+from probelib.store.checkpoints import Progress
+from probelib.store.integrity import checksum, chunk_checksum, read_json, write_atomically
+
+#: Raised whenever the same call would give other numbers or another layout, so that no store
+#: written before the change is taken for one written after it.
+FORMAT = 4
+
+#: Dimensions of each array of a trace.
+DIMENSIONS = {
+    "loss": ("chain", "draw", "sample"),
+    "distance": ("chain", "draw"),
+    "sampling_loss": ("chain", "step"),
+    "init_loss": ("sample",),
+    "chain": ("chain",),
+    "sample_id": ("sample",),
+    "label": ("sample",),
+}
+_DRAW_CHUNK, _STEP_CHUNK, _SAMPLE_CHUNK = 50, 8192, 8192
+# What is ever decoded: plain numbers, in arrays of ours with a checksum and nothing else.
+_DTYPES = {"bool", *(f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64))}
+_DTYPES |= {"float16", "float32", "float64"}
+_CODECS = {"bytes", "crc32c", "zstd", "gzip", "blosc"}
+_WRITTEN_ONCE = ("init_loss", "chain", "sample_id", "label")
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Lengths of a trace's dimensions."""
+
+    chain: int
+    draw: int
+    step: int
+    sample: int
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Of an array of the trace."""
+        return tuple(getattr(self, dim) for dim in DIMENSIONS[name])
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a trace begins with.
+
+    Attributes:
+        sizes: of its dimensions.
+        init_loss: l_i(w*), shape (sample,).
+        labels: shape (sample,), or None.
+        loss_dtype: "float32" or "float16".
+        first_chain: number of the first chain.
+    """
+
+    sizes: Sizes
+    init_loss: np.ndarray
+    labels: np.ndarray | None
+    loss_dtype: str
+    first_chain: int = 0
+
+
+def create_arrays(group: zarr.Group, start: Start) -> None:
+    """Lay out the arrays of a trace, and write those that never change."""
+    sizes = start.sizes
+    chunk = {
+        "chain": 1,
+        "draw": min(sizes.draw, _DRAW_CHUNK),
+        "step": min(sizes.step, _STEP_CHUNK),
+        "sample": min(sizes.sample, _SAMPLE_CHUNK),
+    }
+    number = np.arange(start.first_chain, start.first_chain + sizes.chain)
+    values = {"init_loss": start.init_loss, "chain": number, "sample_id": np.arange(sizes.sample)}
+    if start.labels is not None:
+        values["label"] = start.labels
+    grown = {"loss": start.loss_dtype, "distance": "float32", "sampling_loss": "float32"}
+    for name in (*grown, *values):
+        dtype = np.dtype(grown[name] if name in grown else values[name].dtype)
+        array = group.create_array(
+            name,
+            shape=sizes.shape(name),
+            chunks=sizes.shape(name)
+            if name in values
+            else tuple(chunk[dim] for dim in DIMENSIONS[name]),
+            dtype=dtype,
+            fill_value=np.nan if np.issubdtype(dtype, np.floating) else 0,
+            # Losses are close to random bits: compression costs time and saves next to nothing.
+            compressors=[Crc32cCodec()],
+            dimension_names=DIMENSIONS[name],
+            config={"write_empty_chunks": True},
+        )
+        if name in values:
+            array[:] = values[name]
+
+
+# --- the root record ---
+
+
+def first_attributes(start: Start, groups: list[int], attrs: dict[str, Any]) -> dict[str, Any]:
+    """The root attributes of a trace that has no draws yet."""
+    coordinates = ["chain", "sample_id", *(["label"] if start.labels is not None else [])]
+    return {
+        "probelib_format": FORMAT,
+        "coordinates": " ".join(coordinates),
+        **attrs,
+        "groups": groups,
+        "draws_done": 0,
+        "steps_done": 0,
+        "complete": False,
+        "chunks": {},
+    }
+
+
+def root_record(folder: Path, attrs: dict[str, Any], sizes: Sizes) -> dict[str, Any]:
+    """What ``zarr.json`` says of a trace with these attributes and sizes.
+
+    Args:
+        folder: where the arrays lie.
+        attrs: root attributes; sizes and checksum are added.
+        sizes: at most what the arrays have room for.
+    """
+    content = json.loads(json.dumps(attrs | {"sizes": asdict(sizes)}))
+    content.pop("checksum", None)
+    arrays = {path.parent.name: read_json(path) for path in sorted(folder.glob("*/zarr.json"))}
+    arrays = {k: a for k, a in arrays.items() if a.get("node_type") == "array"}
+    return {
+        "zarr_format": 3,
+        "node_type": "group",
+        "attributes": content | {"checksum": checksum(content)},
+        "consolidated_metadata": {
+            "kind": "inline",
+            "must_understand": False,
+            "metadata": {k: _at_size(k, array, sizes) for k, array in arrays.items()},
+        },
+    }
+
+
+def write_root(folder: Path, attrs: dict[str, Any], sizes: Sizes) -> dict[str, Any]:
+    """Replace the root record in one step; returns its attributes."""
+    record = root_record(folder, attrs, sizes)
+    write_atomically(folder / "zarr.json", json.dumps(record).encode())
+    return record["attributes"]
+
+
+def _at_size(name: str, array: dict[str, Any], sizes: Sizes) -> dict[str, Any]:
+    if name not in DIMENSIONS:  # somebody's own, beside ours
+        return array
+    return copy.deepcopy(array) | {"shape": list(sizes.shape(name))}
+
+
+# --- whether it is whole ---
+
+
+def is_trace(folder: Path) -> bool:
+    """Whether a folder holds a trace of probelib, of whatever format and in whatever state."""
+    try:
+        root = read_json(folder / "zarr.json")
+        return root["zarr_format"] == 3 and root["attributes"]["probelib_format"] is not None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return False
+
+
+def check_root(root: dict[str, Any]) -> tuple[dict[str, Any], Sizes]:
+    """The attributes and sizes of a root record.
+
+    Raises:
+        ValueError: saying what cannot be in it.
+    """
+    attrs = dict(root["attributes"])
+    if attrs.pop("checksum") != checksum(attrs):
+        raise ValueError("zarr.json does not have the content that its checksum says")
+    config = attrs["config"]
+    sizes = Sizes(**attrs["sizes"])
+    numbers = {f"sizes.{name}": value for name, value in asdict(sizes).items()}
+    numbers |= {f"config.{k}": config[k] for k in ("chains", "draws", "thin", "burn_in")}
+    for name, value in numbers.items():
+        if not is_whole(value) or value < (name != "config.burn_in"):
+            raise ValueError(f"{name} is {value!r}, which is no count")
+    if not all(is_whole(group) and group > 0 for group in attrs["groups"]):
+        raise ValueError("its groups of chains are not counts")
+    if not config["chains"] == sizes.chain == sum(attrs["groups"]):
+        raise ValueError("its numbers of chains do not agree")
+    kinds = {"wall_time": int | float, "observe_batch_size": int, "device": str, "chunks": dict,
+             "fingerprint": dict, "coordinates": str, "seed": int}  # fmt: skip
+    for name, kind in kinds.items():
+        if not isinstance(attrs[name], kind):
+            raise ValueError(f"{name} is {attrs[name]!r}")
+    return attrs, sizes
+
+
+def check_arrays(folder: Path, root: dict[str, Any], sizes: Sizes) -> None:
+    """Whether all arrays are there, laid out as :func:`create_arrays` does it, and large enough.
+
+    Raises:
+        ValueError: naming the first that is not.
+        OSError: a file cannot be read.
+    """
+    wanted = ["loss", "distance", "sampling_loss", *root["attributes"]["coordinates"].split()]
+    wanted.insert(3, "init_loss")
+    found = {path.parent.name for path in folder.glob("*/zarr.json")} - {"checkpoint", *wanted}
+    consolidated = root["consolidated_metadata"]["metadata"]
+    for name in (*wanted, *sorted(found)):
+        array = read_json(folder / name / "zarr.json")
+        codecs = [codec["name"] for codec in array["codecs"]]
+        plain = array["node_type"] == "array" and array["data_type"] in _DTYPES
+        plain &= array["chunk_key_encoding"]["configuration"] == {"separator": "/"}
+        plain &= _CODECS.issuperset(codecs) and not array.get("storage_transformers")
+        if name in wanted:
+            plain &= codecs == ["bytes", "crc32c"]
+            plain &= tuple(array["dimension_names"]) == DIMENSIONS[name]
+        if not plain:
+            raise ValueError(f"{name} is not laid out as probelib lays it out")
+        if name not in wanted:  # somebody's own, beside ours
+            continue
+        chunk, shape = array["chunk_grid"]["configuration"]["chunk_shape"], array["shape"]
+        if len(shape) != len(DIMENSIONS[name]) or not _fits(name, shape, chunk, sizes):
+            raise ValueError(f"{name} has the shape {shape}, which does not fit the rest")
+        if consolidated[name] != _at_size(name, array, sizes):
+            raise ValueError(f"zarr.json and {name}/zarr.json do not agree")
+
+
+def _fits(name: str, shape: list[Any], chunk: list[Any], sizes: Sizes) -> bool:
+    """Whether an array has room for the trace: more of it only along draws and steps."""
+    if len(chunk) != len(shape) or not all(is_whole(c) and c > 0 for c in chunk):
+        return False
+    if name in _WRITTEN_ONCE:
+        return shape == chunk == list(sizes.shape(name))
+    return all(
+        is_whole(length) and (length >= size if dim in ("draw", "step") else length == size)
+        for dim, length, size in zip(DIMENSIONS[name], shape, sizes.shape(name), strict=True)
+    )
+
+
+def written_once(folder: Path, attrs: dict[str, Any]) -> dict[str, str | None]:
+    """The chunks of the arrays that never change, with their checksums."""
+    names = ["init_loss", *attrs["coordinates"].split()]
+    return {f"{name}/c/0": chunk_checksum(folder / name / "c" / "0") for name in names}
+
+
+def check_written_once(folder: Path, group: zarr.Group, attrs: dict[str, Any]) -> None:
+    """Whether the arrays that never change are there, as they were written (ValueError)."""
+    for name in ("init_loss", *attrs["coordinates"].split()):
+        check_chunk(folder, f"{name}/c/0", _length(group[name]), attrs["chunks"].get(f"{name}/c/0"))
+
+
+def check_draws(folder: Path, group: zarr.Group, chains: slice, progress: Progress) -> None:
+    """Whether the files of all draws and steps that a group of chains has done are there.
+
+    Raises:
+        ValueError: naming the first that is missing, truncated or not the one that was written.
+    """
+    for chain in range(chains.start, chains.stop):
+        at = progress.diverged.get(chain, {})
+        draws = min(at.get("draws", progress.draws_done), progress.draws_done)
+        steps = min(at.get("step", progress.steps_done), progress.steps_done)
+        for name, done in (("loss", draws), ("distance", draws), ("sampling_loss", steps)):
+            array = group[name]
+            if done > array.shape[1]:
+                raise ValueError(f"{name} has no room for the draws that are done")
+            # The last chunk may have been begun again by a writer who did not live to say so.
+            whole = done // array.chunks[1]
+            for key in chunk_keys(array, (slice(chain, chain + 1), slice(0, done))) if done else ():
+                known = progress.chunks.get(f"{name}/{key}")
+                is_last = int(key.split("/")[2]) >= whole
+                check_chunk(folder, f"{name}/{key}", _length(array), None if is_last else known,
+                            any_content=is_last)  # fmt: skip
+
+
+def check_chunk(
+    folder: Path, key: str, length: int, ends_in: str | None, any_content: bool = False
+) -> None:
+    """Whether a chunk's file has its full length and the checksum that was written (ValueError)."""
+    file = folder / key
+    if not file.is_file() or file.stat().st_size != length:
+        raise ValueError(f"{key} is missing or truncated")
+    if not any_content and chunk_checksum(file) != ends_in:
+        raise ValueError(f"{key} is not the chunk that was written there")
+
+
+def chunk_keys(array: zarr.Array, at: tuple[slice, ...]) -> Iterator[str]:
+    """Keys of the chunks that a part of an array, all of its last axes, lies in."""
+    at = (*at, *(slice(0, size) for size in array.shape[len(at) :]))
+    ranges = [range(s.start // c, -(-s.stop // c)) for s, c in zip(at, array.chunks, strict=True)]
+    for index in np.ndindex(*(len(r) for r in ranges)):
+        yield "/".join(["c", *(str(r[i]) for r, i in zip(ranges, index, strict=True))])
+
+
+def _length(array: zarr.Array) -> int:
+    """Bytes of a chunk's file: its values and four of checksum."""
+    return int(np.prod(array.chunks)) * array.dtype.itemsize + 4
+
+
+__all__ = [
+    "DIMENSIONS",
+    "FORMAT",
+    "Sizes",
+    "Start",
+    "check_arrays",
+    "check_draws",
+    "check_root",
+    "check_written_once",
+    "chunk_keys",
+    "create_arrays",
+    "first_attributes",
+    "is_trace",
+    "root_record",
+    "write_root",
+    "written_once",
+]

@@ -1,0 +1,75 @@
+"""Never another trace: whether what lies in a store is what a call asks for."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from probelib.store.integrity import TraceMismatch
+
+
+def check_fingerprint(stored: dict[str, Any], wanted: dict[str, Any], path: Path | None) -> None:
+    """Refuse to serve a trace of something else.
+
+    Raises:
+        TraceMismatch: naming every field that differs, with both values.
+    """
+    there, here = _flat(stored), _flat(wanted)
+    fields = [k for k in {**there, **here} if there.get(k) != here.get(k)]
+    if fields:
+        found = "; ".join(
+            f"{k} is {_short(there.get(k))} there and {_short(here.get(k))} here"
+            for k in sorted(fields)
+        )
+        raise TraceMismatch(
+            f"store {str(path)!r} holds another trace: {found}. Choose another store, or pass "
+            "overwrite=True to replace it"
+        )
+
+
+def check_losses(
+    stored: np.ndarray, now: np.ndarray, index: np.ndarray, same_device: bool, path: Path | None
+) -> None:
+    """Refuse a trace whose losses at w* are not those of this model and loss.
+
+    It sees what a fingerprint cannot: a function that a loss looks up when it runs.
+
+    Args:
+        stored: the trace's l_i(w*), shape (k,).
+        now: the same samples' losses now, shape (k,).
+        index: which samples these are, shape (k,).
+        same_device: only rounding can differ; else another device's arithmetic.
+        path: of the store, for the message.
+
+    Raises:
+        TraceMismatch: naming the first sample that differs.
+    """
+    # A confident sample's loss, exp(-margin), has the relative error that its margin has absolute.
+    rtol, atol = (1e-4, 1e-6) if same_device else (1e-2, 1e-3)
+    differ = ~np.isclose(now, stored, rtol=rtol, atol=atol * np.abs(stored).max())
+    if differ.any():
+        at = int(np.flatnonzero(differ)[0])
+        raise TraceMismatch(
+            f"store {str(path)!r} holds another trace: the loss of sample {index[at]} at w* is "
+            f"{stored[at]:.6g} there and {now[at]:.6g} here. Choose another store, or pass "
+            "overwrite=True to replace it"
+        )
+
+
+def _flat(fields: dict[str, Any], under: str = "") -> dict[str, Any]:
+    """Nested settings by dotted names."""
+    flat: dict[str, Any] = {}
+    for name, value in fields.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{under}{name}.")
+        else:
+            flat[under + name] = value
+    return flat
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return f"{text[:12]}…" if len(text) == 64 else text
+
+
+__all__ = ["check_fingerprint", "check_losses"]
