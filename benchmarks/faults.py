@@ -61,7 +61,7 @@ def probe(store: str | Path | None, draws: int = DRAWS, **options: Any) -> xr.Da
     threads, often = torch.get_num_threads(), probelib.record._FLUSH_DRAWS
     torch.set_num_threads(1)
     probelib.record._FLUSH_DRAWS = 10
-    settings = {"kernel": probelib.SGLD(1e-2, 16), "chains": CHAINS, "burn_in": 5, "thin": 2}
+    settings = {"sampler": probelib.SGLD(1e-2, 16), "chains": CHAINS, "burn_in": 5, "thin": 2}
     settings |= {"store": store, "draws": draws, "seed": 3, "progress": False}
     try:
         return probelib.sample(posterior(), observed(), **settings | options)
@@ -261,7 +261,7 @@ def _on_a_small_disk() -> dict[str, int]:
         (here / "filler").unlink()
         found["went_on_identical"] = int(same(probe(store).load(), reference))
         # Vanished: between two flushes somebody moves the folder away, and back.
-        gone, original = here / "elsewhere", probelib.trace.TraceStore.commit
+        gone, original = here / "elsewhere", probelib.store.DiskStore.commit
 
         def vanish(self: Any, *args: Any, **kwargs: Any) -> None:
             original(self, *args, **kwargs)
@@ -269,9 +269,9 @@ def _on_a_small_disk() -> dict[str, int]:
                 os.rename(store, gone)
 
         shutil.rmtree(store)
-        probelib.trace.TraceStore.commit = vanish
+        probelib.store.DiskStore.commit = vanish
         found["gone_refused"] = refused("is gone")
-        probelib.trace.TraceStore.commit = original
+        probelib.store.DiskStore.commit = original
         found["gone_recreated"] = int(store.exists())
         os.rename(gone, store)
         found["gone_draws_kept"] = probelib.open_trace(store).sizes["draw"]
@@ -371,11 +371,11 @@ def overhead(draws: int = 50) -> dict[str, float]:
     what = workloads.mnist_mlp()
     target = posterior_of(what)
     names = ("create", "write_draws", "write_steps", "commit", "finish")
-    written = _time_of(probelib.trace.TraceStore, names)
+    written = _time_of(probelib.store.DiskStore, names)
     with folder() as here:
         since = time.perf_counter()
         probelib.sample(
-            target, observed(what), kernel=kernel_of(what), chains=5, draws=draws, burn_in=10,
+            target, observed(what), sampler=kernel_of(what), chains=5, draws=draws, burn_in=10,
             store=here / "trace", progress=False,
         )  # fmt: skip
         took = time.perf_counter() - since

@@ -28,7 +28,7 @@ _POSTERIOR = probelib.LocalPosterior(
     _MODEL, probelib.cross_entropy, (_X, _Y), n_beta=10.0, localization=5.0
 )
 _KERNEL = probelib.SGLD(1e-2, 4)
-_TRACE = probelib.sample(_POSTERIOR, kernel=_KERNEL, chains=2, draws=4, progress=False).load()
+_TRACE = probelib.sample(_POSTERIOR, sampler=_KERNEL, chains=2, draws=4, progress=False).load()
 
 # Values of no number's type; strings and lists have the look of user's slips.
 _JUNK = st.one_of(
@@ -64,7 +64,7 @@ _NEGATIVE = st.one_of(
 
 def _sample(**wrong: Any) -> Callable[[Path], Any]:
     def call(store: Path) -> Any:
-        asked = {"kernel": _KERNEL, "store": store, "progress": False, "draws": 2, "burn_in": 100}
+        asked = {"sampler": _KERNEL, "store": store, "progress": False, "draws": 2, "burn_in": 100}
         return probelib.sample(**{"posterior": _POSTERIOR} | asked | wrong)
 
     return call
@@ -137,7 +137,7 @@ _CALLS = st.one_of(
     _named(_NOT_POSITIVE, _kernel, "step_size"),
     _named(_but(_NOT_COUNT, None), _kernel, "batch_size"),
     _named(st.integers(7, 10**6), lambda batch_size: _sample(
-        kernel=probelib.SGLD(1e-2, batch_size)), "batch_size"),
+        sampler=probelib.SGLD(1e-2, batch_size)), "batch_size"),
     _named(_NOT_POSITIVE, _posterior, "n_beta", "localization"),
     _named(_but(_NOT_COUNT), _posterior, "model", "per_sample_loss"),
     st.builds(_bad_data, st.sampled_from(_DATA), st.integers(0, 5), st.just("data")),

@@ -111,7 +111,7 @@ def law(
     trace = probelib.sample(
         posterior_of(probe),
         (x[index], y[index]),
-        kernel=kernel_of(probe),
+        sampler=kernel_of(probe),
         chains=chains,
         draws=steps,
         burn_in=burn_in,
@@ -154,7 +154,7 @@ def rates(probe: Probe, chains: int, draws: int, rounds: int, steps: int) -> dic
             lambda: probelib.sample(
                 posterior,
                 observed(probe),
-                kernel=kernel_of(probe),
+                sampler=kernel_of(probe),
                 chains=chains,
                 draws=draws,
                 thin=thin,
@@ -310,7 +310,7 @@ def accuracy(target: float = 0.13, chains: int = 5, part: float = 0.3) -> dict[s
         with tempfile.TemporaryDirectory() as folder:
             trace = probelib.sample(
                 posterior,
-                kernel=kernel_of(probe),
+                sampler=kernel_of(probe),
                 chains=chains,
                 draws=2000,
                 burn_in=schedule.BURN_IN,
@@ -423,7 +423,7 @@ def precision(draws: int = 20) -> dict[str, Any]:
         return probelib.sample(
             posterior,
             observed(probe),
-            kernel=kernel_of(probe),
+            sampler=kernel_of(probe),
             chains=5,
             draws=draws,
             burn_in=100,
@@ -476,7 +476,7 @@ def scaling() -> dict[str, Any]:
     def run(posterior: Any, observe: Any, draws: int) -> float:
         return seconds(
             lambda: probelib.sample(
-                posterior, observe, kernel=kernel_of(probe), chains=2, draws=draws, progress=False
+                posterior, observe, sampler=kernel_of(probe), chains=2, draws=draws, progress=False
             )
         )
 
@@ -543,7 +543,7 @@ probe = workloads.mnist_mlp()
 posterior = posterior_of(probe)
 before()
 with tempfile.TemporaryDirectory() as folder:
-    probelib.sample(posterior, kernel=kernel_of(probe), chains=5, draws=20, progress=False,
+    probelib.sample(posterior, sampler=kernel_of(probe), chains=5, draws=20, progress=False,
                     store=folder + "/trace.zarr")
 print(json.dumps({"data_mib": (probe.x.nbytes + probe.y.nbytes) / 2**20}))
 """
@@ -557,7 +557,7 @@ def topk(n: int = 1_000_000, draws: int = 1000, rows: int = 2048, k: int = 16) -
         path = Path(folder) / "trace.zarr"
         rng = np.random.default_rng(0)
         axes = rng.normal(size=(draws, 30)).astype(np.float32)
-        store = probelib.trace.TraceStore(path)
+        store = probelib.store.DiskStore(path)
         store.create(
             chains=1,
             draws=draws,
@@ -574,7 +574,7 @@ def topk(n: int = 1_000_000, draws: int = 1000, rows: int = 2048, k: int = 16) -
             part += rng.normal(size=(draws, size)).astype(np.float32)
             loss[0, :, start : start + size] = part
         store._group["distance"][:] = 1.0
-        store.commit(slice(0, 1), probelib.trace.Progress(draws_done=draws), None)
+        store.commit(slice(0, 1), probelib.store.Progress(draws_done=draws), None)
         store.finish()
         code = f"""
 import time, numpy as np, probelib, torch
@@ -616,7 +616,7 @@ def tried(steps: int = 1600, chains: int = 4) -> dict[str, Any]:
     probe = workloads.mnist_mlp()
     posterior = posterior_of(probe)
     index = np.unique(np.linspace(0, len(probe.y) - 1, 500, dtype=int))
-    some = probelib.posterior.Samples((probe.x[index], probe.y[index]), posterior.device)
+    some = probelib.data.Samples((probe.x[index], probe.y[index]), posterior.device)
     pair = [
         probelib.chains.Chains(
             posterior, some, kernel_of(probe), chains, 0, None, "float32", first_chain=0
@@ -665,7 +665,7 @@ def table_1() -> dict[str, Any]:
             return seconds(
                 lambda: probelib.sample(
                     posterior,
-                    kernel=kernel_of(probe),
+                    sampler=kernel_of(probe),
                     chains=1,
                     draws=draws,
                     thin=thin,

@@ -110,7 +110,7 @@ posterior = probelib.LocalPosterior(
 sgld = Witness(step_size=step_size)  # probelib.SGLD, which also keeps the weights for the picture
 trace = probelib.sample(
     posterior,
-    kernel=sgld,
+    sampler=sgld,
     chains=chains,
     draws=draws,
     burn_in=burn_in,

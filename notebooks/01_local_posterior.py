@@ -131,7 +131,7 @@ def squared_moves(posterior, step_size, batch_size=None, basis=None, kept=steps,
     """(w - w*)² at every step, along the columns of a basis: shape (chains, kept, d)."""
     sgld = toys.Witness(step_size=step_size, batch_size=batch_size)
     probelib.sample(
-        posterior, kernel=sgld, chains=chains, draws=1, thin=kept, burn_in=before,
+        posterior, sampler=sgld, chains=chains, draws=1, thin=kept, burn_in=before,
         seed=seed, progress=False,
     )  # fmt: skip
     moves = sgld.weights(before) - posterior.center.numpy()
@@ -218,7 +218,7 @@ chapter.say(
 epsilon = 1.0 / precision[-1]
 trace = probelib.sample(
     posterior,
-    kernel=probelib.SGLD(step_size=epsilon),
+    sampler=probelib.SGLD(step_size=epsilon),
     chains=chains,
     draws=steps,
     burn_in=burn_in,
@@ -233,7 +233,7 @@ variance = probelib.empirical_variance(trace)
 batch = 8
 noisy = probelib.sample(
     posterior,
-    kernel=probelib.SGLD(step_size=epsilon, batch_size=batch),
+    sampler=probelib.SGLD(step_size=epsilon, batch_size=batch),
     chains=chains,
     draws=steps,
     burn_in=burn_in,
@@ -427,7 +427,7 @@ erratum6_eps = 0.3 / precision[-1]
 lengths = np.array([5, 10, 20, 50, 100, 200])
 many = probelib.sample(
     posterior,
-    kernel=probelib.SGLD(step_size=erratum6_eps),
+    sampler=probelib.SGLD(step_size=erratum6_eps),
     chains=short_chains,
     draws=int(lengths[-1]),
     burn_in=burn_in,
@@ -513,7 +513,7 @@ def probe(**changed):
         n_beta=settings["n beta"], localization=settings["gamma"],
     )  # fmt: skip
     return probelib.sample(
-        around, kernel=probelib.SGLD(step_size=settings["epsilon"], batch_size=64),
+        around, sampler=probelib.SGLD(step_size=settings["epsilon"], batch_size=64),
         chains=network_chains, draws=network_steps // thin, thin=thin,
         burn_in=network_burn_in, seed=seed, progress=False,
     )  # fmt: skip

@@ -112,7 +112,7 @@ posterior = probelib.LocalPosterior(
 )
 trace = probelib.sample(
     posterior,
-    kernel=probelib.SGLD(step_size=step_size, batch_size=batch_size),
+    sampler=probelib.SGLD(step_size=step_size, batch_size=batch_size),
     chains=chains,
     draws=draws,
     burn_in=burn_in,
@@ -295,7 +295,7 @@ for other in others.values():
             localization=localization,
         ),
         observe=(seen[part], labels[part]),
-        kernel=probelib.SGLD(step_size=step_size, batch_size=batch_size),
+        sampler=probelib.SGLD(step_size=step_size, batch_size=batch_size),
         chains=1,
         draws=draws,
         burn_in=burn_in,

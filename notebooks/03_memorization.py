@@ -142,7 +142,7 @@ def probe(network, observed):
     return probelib.sample(
         posterior,
         observe=(inputs[observed], labels[observed]),
-        kernel=probelib.SGLD(step_size=step_size, batch_size=batch_size),
+        sampler=probelib.SGLD(step_size=step_size, batch_size=batch_size),
         chains=chains,
         draws=draws,
         burn_in=burn_in,

@@ -192,7 +192,7 @@ for gamma in (table1_localization, localization, 10 * localization):
     trace = probelib.sample(
         posterior_of(network, *over, settings["localization"], settings["n_beta"]),
         observe=(images[seen], targets[seen]),
-        kernel=probelib.SGLD(step_size=step, batch_size=min(16, len(labels))),
+        sampler=probelib.SGLD(step_size=step, batch_size=min(16, len(labels))),
         chains=1,
         draws=chain_draws,
         seed=seed,
@@ -446,7 +446,7 @@ for name, step, nb, gamma in (
     compared[name] = probelib.sample(
         posterior_of(head, features, targets, gamma, nb),
         observe=(features[observed], targets[observed]),
-        kernel=probelib.SGLD(step_size=step, batch_size=min(batch_size, len(labels))),
+        sampler=probelib.SGLD(step_size=step, batch_size=min(batch_size, len(labels))),
         chains=2,
         draws=n_steps,
         burn_in=100 if n_steps >= 100 else 0,
@@ -496,7 +496,7 @@ chapter.say(
 # %%
 trace = probelib.sample(
     posterior_of(head, features, targets, settings["localization"], settings["n_beta"]),
-    kernel=probelib.SGLD(step_size=long, batch_size=min(batch_size, len(labels))),
+    sampler=probelib.SGLD(step_size=long, batch_size=min(batch_size, len(labels))),
     chains=head_chains,
     draws=head_draws,
     burn_in=10,
@@ -596,7 +596,7 @@ if table1_chains:
         available_devices() if device == "cuda" else [device],
         lambda on: posterior_of(copy.deepcopy(network).to(on), *over, table1_localization),
         observe=(images, targets),
-        kernel=probelib.SGLD(step_size=table1_step_size, batch_size=min(batch_size, len(labels))),
+        sampler=probelib.SGLD(step_size=table1_step_size, batch_size=min(batch_size, len(labels))),
         chains=table1_chains,
         draws=table1_draws,
         burn_in=table1_burn_in,

@@ -395,7 +395,7 @@ for name in ("regular", "square"):
     trace = probelib.sample(
         posterior,
         observed,
-        kernel=probelib.SGLD(step_size=sgld_step),
+        sampler=probelib.SGLD(step_size=sgld_step),
         chains=sgld_chains,
         draws=sgld_draws,
         thin=sgld_thin,

@@ -175,7 +175,7 @@ for n_beta in sampled_at:
     precision = np.linalg.inv(probelib.laplace_covariance(posterior))
     epsilon = 0.1 / np.linalg.eigvalsh(precision)[-1]
     trace = probelib.sample(
-        posterior, kernel=probelib.SGLD(step_size=epsilon), chains=small_chains,
+        posterior, sampler=probelib.SGLD(step_size=epsilon), chains=small_chains,
         draws=small_steps // 10, thin=10, burn_in=200, seed=seed, progress=False,
     )  # fmt: skip
     kernel = probelib.loss_kernel(trace)
@@ -418,7 +418,7 @@ relu_kernels, relu_trust, relu_halves = {}, {}, {}
 for k, gamma in enumerate(gammas):
     trace = probelib.sample(
         around_relu(gamma),
-        kernel=probelib.SGLD(step_size=0.4 / (relu_n_beta * relu_values[-1] + gamma)),
+        sampler=probelib.SGLD(step_size=0.4 / (relu_n_beta * relu_values[-1] + gamma)),
         chains=small_chains // 2, draws=max(relu_steps // 20, 4), thin=20,
         burn_in=relu_steps // 2, seed=seed + k, progress=False,
     )  # fmt: skip
@@ -584,7 +584,7 @@ for n_beta, divisor in temperatures.items():
     steps = network_steps // divisor
     trace = probelib.sample(
         posterior,
-        kernel=probelib.SGLD(step_size=0.5 / (n_beta * curvature[-1] + 1)),
+        sampler=probelib.SGLD(step_size=0.5 / (n_beta * curvature[-1] + 1)),
         chains=small_chains, draws=max(steps // 40, 4), thin=40, burn_in=steps // 4, seed=seed,
         progress=False,
     )  # fmt: skip

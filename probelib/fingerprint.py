@@ -18,7 +18,8 @@ from torch import Tensor, nn
 _ONE_AT_A_TIME = threading.Lock()
 _DEPTH = 6  # how far into captured values, arguments and attributes
 # Libraries whose classes are known by their version and their name.
-_LIBRARIES = ("torch", "abc", "typing", "builtins", "functools", "collections", "enum")
+_LIBRARIES = ("torch", "abc", "typing", "functools", "collections", "enum")
+_WRITTEN_IN_PYTHON = 1 << 9  # Py_TPFLAGS_HEAPTYPE
 # What every class has, or what @dataclass writes into one.
 _NOT_CODE = {
     "__dict__", "__weakref__", "__doc__", "__module__", "__annotations__", "__qualname__",
@@ -150,7 +151,8 @@ class _Description:
         """Its methods and plain attributes, and those of its bases."""
         for base in kind.__mro__:
             self.put(f"{base.__module__}.{base.__qualname__}")
-            if base.__module__.split(".")[0] in _LIBRARIES:
+            library = base.__module__.split(".")[0] in _LIBRARIES
+            if library or not base.__flags__ & _WRITTEN_IN_PYTHON:
                 continue
             for name, member in sorted(vars(base).items()):
                 written = name in _OF_DATACLASS and dataclasses.is_dataclass(base)

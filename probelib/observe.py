@@ -38,7 +38,7 @@ class Observer:
         self.dtype, self.batch_size = run.plan.observe_dtype, batch_size
         self._may_shrink = run.plan.observe_batch_size is None
         self._seeds = seeds or chain_seeds(run.plan.seed, run.plan.first_chain, 1)
-        self._together, self._draws_at_random = together, draws_at_random
+        self.together, self._draws_at_random = together, draws_at_random
 
     def stage(self, samples: Samples) -> None:
         """Observe these from now on: the same, read once."""
@@ -106,7 +106,7 @@ class Observer:
         left_out: Collection[int],
     ) -> Tensor:
         """Losses (rows, batch) of one batch, which begins at sample ``start``."""
-        if self._together:
+        if self.together:
             return vmap(self._of_row, in_dims=(0, None, None))(weights, *batch)
         rows = []
         for row, w in enumerate(weights):

@@ -213,7 +213,9 @@ def _open(
 def _check_is_of(place: DiskStore, run: Run, fingerprint: dict[str, Any]) -> None:
     """Refuse an open store that holds the trace of another call (TraceMismatch)."""
     check_fingerprint(place.attrs["fingerprint"], fingerprint, place.path)
-    observer = Observer(run, place.attrs["observe_batch_size"])
+    # The way that wrote it: bfloat16 rounds otherwise in another.
+    together = place.attrs["observe_together"]
+    observer = Observer(run, place.attrs["observe_batch_size"], together=together)
     index, losses = observer.some_at_center()
     same_device = place.attrs["device"] == str(run.posterior.device)
     check_losses(place.init_loss(index), losses, index, same_device, place.path)
@@ -285,6 +287,7 @@ def _begin(
         "advance": "together" if chains.together else "one by one",
         "observe_dtype": plan.observe_dtype,
         "observe_batch_size": chains.observer.batch_size,
+        "observe_together": chains.observer.together,
         "wall_time": time.perf_counter() - started,
     }
     place.create(start, groups, attrs | ({"thinning": asdict(thinning)} if thinning else {}))

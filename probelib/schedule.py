@@ -187,7 +187,7 @@ def choose_thin(losses: np.ndarray, cost: float) -> Thinning:
             f"burn_in is short for thin='auto': over its last {steps} steps losses decorrelate in "
             f"{tau[0]:.0f}; raise burn_in to {int(30 * tau[0])} or more, or give thin",
             UserWarning,
-            stacklevel=4,
+            stacklevel=5,  # rehearse, _begin, sample: the caller's line
         )
     total = (1 + cost * np.arange(1, gone + 1)) * tau
     best = int(total.argmin())

@@ -121,7 +121,7 @@ def test_the_neighbours_of_a_planted_duplicate_come_back_first():
         model, probelib.cross_entropy, (x, y), n_beta=1.0, localization=100.0
     )
     trace = probelib.sample(
-        posterior, kernel=probelib.SGLD(step_size=1e-3), chains=2, draws=200, progress=False
+        posterior, sampler=probelib.SGLD(step_size=1e-3), chains=2, draws=200, progress=False
     )
     pairs = probelib.gradient_pairs(posterior, progress=False)
     for kernel in (probelib.loss_kernel(trace), probelib.pair_kernel(pairs)):

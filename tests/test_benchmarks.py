@@ -30,7 +30,7 @@ def ours(probe):
         n_beta=probe.n_beta, localization=probe.localization,
     )  # fmt: skip
     return probelib.sample(
-        posterior, kernel=probelib.SGLD(probe.step_size, probe.batch_size),
+        posterior, sampler=probelib.SGLD(probe.step_size, probe.batch_size),
         chains=8, draws=1500, burn_in=50, thin=2, progress=False,
     )  # fmt: skip
 

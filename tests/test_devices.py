@@ -29,7 +29,7 @@ def posterior_on(device):
 
 @pytest.mark.parametrize("devices", [1, 2, 3, 7])
 def test_the_trace_is_that_of_one_call(devices, tmp_path):
-    options = {"kernel": probelib.SGLD(0.05, 8), "draws": 6, "seed": 2, "progress": False}
+    options = {"sampler": probelib.SGLD(0.05, 8), "draws": 6, "seed": 2, "progress": False}
     whole = probelib.sample(posterior_on("cpu"), chains=5, **options)
     shared = sample_over(["cpu"] * devices, posterior_on, chains=5, cache=tmp_path, **options)
     for name in ("loss", "distance", "sampling_loss", "init_loss"):

@@ -21,8 +21,8 @@ from torch import nn
 
 import probelib
 from probelib import SGLD, LocalPosterior, StoreBusy, StoreError, TraceMismatch, cross_entropy
-from probelib import trace as trace_module
-from probelib.lock import hold
+from probelib.store import DiskStore, disk, integrity
+from probelib.store.locks import hold
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -32,7 +32,7 @@ def run(store=None, loss=cross_entropy, **kwargs):
     x, y = torch.randn(30, 3, generator=generator), torch.arange(30) % 4
     torch.manual_seed(0)
     posterior = LocalPosterior(nn.Linear(3, 4), loss, (x, y), n_beta=10.0, localization=5.0)
-    settings = {"kernel": SGLD(1e-2, 8), "chains": 2, "draws": 120, "progress": False} | kwargs
+    settings = {"sampler": SGLD(1e-2, 8), "chains": 2, "draws": 120, "progress": False} | kwargs
     return probelib.sample(posterior, store=store, **settings)
 
 
@@ -106,7 +106,7 @@ def test_malformed_input():
 def test_a_disk_that_refuses(store, monkeypatch, code, message, where):
     owner, name = {
         "chunk": (zarr.storage.LocalStore, "set"),
-        "checkpoint": (trace_module, "write_atomically"),
+        "checkpoint": (disk, "write_atomically"),
     }[where]
     original, calls = getattr(owner, name), [0]
 
@@ -153,7 +153,7 @@ def _held_elsewhere(file):
 
 def test_the_second_of_two_processes_is_told_who_holds_a_store(store):
     whole = run(store, draws=60)
-    other, go = _held_elsewhere(trace_module.TraceStore(store).lock_file())
+    other, go = _held_elsewhere(DiskStore(store).lock_file())
     try:
         with pytest.raises(StoreBusy) as info:
             run(store)
@@ -170,7 +170,7 @@ def test_the_second_of_two_processes_is_told_who_holds_a_store(store):
 
 
 def test_a_dead_holder_blocks_nobody(store):
-    file = trace_module.TraceStore(store).lock_file()
+    file = DiskStore(store).lock_file()
     other, _ = _held_elsewhere(file)
     other.kill()
     other.join()
@@ -183,7 +183,7 @@ def test_a_worker_left_by_a_caller_that_died_is_waited_for(store):
     run(store, draws=50)
     (store / "checkpoint" / "call").write_text("the dead one's")
     group = slice(0, 2)
-    other, go = _held_elsewhere(trace_module.TraceStore(store).lock_file(group))
+    other, go = _held_elsewhere(DiskStore(store).lock_file(group))
     later = threading.Timer(1.0, go.set)
     later.start()
     since = time.monotonic()
@@ -245,12 +245,12 @@ posterior = probelib.LocalPosterior(
     torch.nn.Linear(3, 4), probelib.cross_entropy, (x, y), n_beta=10, localization=5
 )
 original = Chains.observe
-def observe(self, weights, step=0):
-    if step == 70:
+def observe(self):
+    if self.step == 70:
         os.kill(os.getpid(), signal.SIGINT)
-    return original(self, weights, step)
+    return original(self)
 Chains.observe = observe
-trace = probelib.sample(posterior, kernel=probelib.SGLD(1e-2, 8), chains=2, draws=200,
+trace = probelib.sample(posterior, sampler=probelib.SGLD(1e-2, 8), chains=2, draws=200,
                         progress=False, store={store})
 print("complete", trace.attrs["complete"], "draws", trace.sizes["draw"])
 print("gain is finite", bool((probelib.loss_gain(trace) > -1e9).all()))
@@ -318,7 +318,7 @@ def signed(store, **attrs):
     root = json.loads((store / "zarr.json").read_text())
     root["attributes"] |= attrs
     root["attributes"].pop("checksum")
-    root["attributes"]["checksum"] = trace_module._checksum(root["attributes"])
+    root["attributes"]["checksum"] = integrity.checksum(root["attributes"])
     (store / "zarr.json").write_text(json.dumps(root))
 
 
@@ -416,7 +416,7 @@ def test_no_code_of_a_hostile_store_runs(store, tmp_path, monkeypatch):
     progress = json.loads((store / "checkpoint" / "chains-0.json").read_text())
     progress["checkpoint"][0] = "../../elsewhere"
     progress.pop("checksum")
-    progress["checksum"] = trace_module._checksum(progress)
+    progress["checksum"] = integrity.checksum(progress)
     (store / "checkpoint" / "chains-0.json").write_text(json.dumps(progress))
     with pytest.raises(TraceMismatch, match="can be read but not continued"):
         run(store, draws=200)
@@ -438,15 +438,15 @@ def test_somebodys_own_plain_array_beside_ours_is_no_harm(store):
 def test_killed_before_and_after_growing(store, monkeypatch):
     """A kill between making room for more draws and saying so."""
     run(store, draws=50)
-    original = trace_module.TraceStore.put
+    original = DiskStore._set_root
 
-    def killed(self, **attrs):
+    def killed(self, attrs, sizes):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(trace_module.TraceStore, "put", killed)
+    monkeypatch.setattr(DiskStore, "_set_root", killed)
     with pytest.raises(KeyboardInterrupt):
         run(store, draws=90)
-    monkeypatch.setattr(trace_module.TraceStore, "put", original)
+    monkeypatch.setattr(DiskStore, "_set_root", original)
     assert_same(probelib.open_trace(store), run(draws=50))
     assert_same(run(store, draws=50), run(draws=50))
     assert_same(run(store, draws=70), run(draws=70))

@@ -472,7 +472,7 @@ def quadratic_trace(step_size=0.01, localization=20.0, n_beta=10.0, draws=400, d
         n_beta=n_beta,
         localization=localization,
     )
-    settings = {"kernel": probelib.SGLD(step_size), "chains": 4, "draws": draws, "burn_in": 100}
+    settings = {"sampler": probelib.SGLD(step_size), "chains": 4, "draws": draws, "burn_in": 100}
     trace = probelib.sample(posterior, progress=False, **settings | {"thin": 4} | kwargs)
     return trace, x.numpy().astype(np.float64)
 
@@ -513,7 +513,7 @@ def test_each_point_can_speak_against_a_trace():
         model, lambda o, t: 4 - o[:, 0] ** 2 / 2, (x, x), n_beta=10.0, localization=25.0
     )
     away = probelib.sample(
-        hill, kernel=probelib.SGLD(1e-3), chains=4, draws=400, burn_in=200, thin=5, progress=False
+        hill, sampler=probelib.SGLD(1e-3), chains=4, draws=400, burn_in=200, thin=5, progress=False
     )
     found = probelib.diagnostics(away)["spread"]
     assert not found.good

@@ -28,7 +28,7 @@ def probe():
         model, probelib.cross_entropy, data, n_beta=10, localization=30
     )
     trace = probelib.sample(
-        posterior, kernel=probelib.SGLD(5e-3), chains=2, draws=20, progress=False
+        posterior, sampler=probelib.SGLD(5e-3), chains=2, draws=20, progress=False
     )
     gain = probelib.loss_gain(trace).values
     digits = Digits(images, given, true, trace.init_loss.values, gain)

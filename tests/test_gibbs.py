@@ -309,7 +309,7 @@ def test_sgld_meets_the_law_of_its_chain_on_every_data_set(model):
     y = np.random.default_rng(4).normal(size=(4, n))
     posterior, observed = gibbs.local_posteriors(model, y, beta, GAMMA)
     trace = probelib.sample(
-        posterior, observed, kernel=probelib.SGLD(step), chains=16, draws=100, thin=5,
+        posterior, observed, sampler=probelib.SGLD(step), chains=16, draws=100, thin=5,
         burn_in=300, progress=False,
     )  # fmt: skip
     data = gibbs.summarise(y)

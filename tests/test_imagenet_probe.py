@@ -53,7 +53,9 @@ def test_restricted_and_full_probes_agree(probe, stage):
     full = posterior_of(freeze_before(classifier.network, stage), images, labels)
     assert restricted.n_parameters == full.n_parameters
     one, other = (
-        probelib.sample(p, kernel=probelib.SGLD(1e-4, 8), chains=2, draws=5, seed=3, progress=False)
+        probelib.sample(
+            p, sampler=probelib.SGLD(1e-4, 8), chains=2, draws=5, seed=3, progress=False
+        )
         for p in (restricted, full)
     )
     np.testing.assert_allclose(one.loss, other.loss, rtol=2e-3, atol=1e-5)

@@ -23,7 +23,7 @@ def trace():
         nn.Linear(3, 4), cross_entropy, (x, y), n_beta=10.0, localization=5.0
     )
     return probelib.sample(
-        posterior, kernel=SGLD(1e-2, 8), chains=3, draws=120, burn_in=10, thin=2, progress=False
+        posterior, sampler=SGLD(1e-2, 8), chains=3, draws=120, burn_in=10, thin=2, progress=False
     ).load()
 
 

@@ -244,7 +244,7 @@ def test_the_sampler_follows_the_law_of_the_chain_from_the_first_step():
     settings = {"n_beta": N_BETA, "localization": LOCALIZATION, "step_size": STEP_SIZE}
     posterior = known.local(known.Mixed(), N_BETA, LOCALIZATION)
     trace = probelib.sample(
-        posterior, kernel=probelib.SGLD(STEP_SIZE), chains=chains, draws=steps, progress=False
+        posterior, sampler=probelib.SGLD(STEP_SIZE), chains=chains, draws=steps, progress=False
     )
     seen = N_BETA * probelib.estimators.mean_loss_change(trace)
     error = seen.std(0, ddof=1) / chains**0.5

@@ -13,8 +13,8 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from probelib import LocalPosterior, cross_entropy, squared_error
+from probelib.data import Samples
 from probelib.fingerprint import describe
-from probelib.posterior import Samples
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -115,7 +115,7 @@ def test_damaged_and_foreign_files_are_named(tmp_path):
 
 def test_a_kept_trace_is_a_trace(tmp_path):
     made = posterior(n=12, gamma=10.0)
-    trace = probelib.sample(made, kernel=probelib.SGLD(0.01), chains=2, draws=40, progress=False)
+    trace = probelib.sample(made, sampler=probelib.SGLD(0.01), chains=2, draws=40, progress=False)
     arrays = {
         "loss": trace.loss.values.astype(np.float16),
         "init_loss": trace.init_loss.values,

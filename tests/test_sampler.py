@@ -9,8 +9,16 @@ import torch
 from torch import nn
 
 import probelib
-from probelib import SGLD, DivergenceError, LocalPosterior, cross_entropy, squared_error
+from probelib import (
+    SGLD,
+    ControlVariate,
+    DivergenceError,
+    LocalPosterior,
+    cross_entropy,
+    squared_error,
+)
 from probelib.chains import Chains
+from probelib.samplers import Target
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -53,7 +61,7 @@ def test_stationary_variance_on_a_quadratic(step_size):
         Weights(d), squared_error, (x, torch.zeros(d, d)), n_beta=n_beta, localization=localization
     )
     trace = probelib.sample(
-        posterior, observe=(torch.eye(d), torch.zeros(d, d)), kernel=SGLD(step_size),
+        posterior, observe=(torch.eye(d), torch.zeros(d, d)), sampler=SGLD(step_size),
         chains=chains, draws=draws, burn_in=burn_in, progress=False,
     )  # fmt: skip
     found = 2 * trace.loss.values.astype(np.float64).mean((0, 1)).reshape(8, copies).mean(1)
@@ -82,7 +90,7 @@ def test_stationary_variance_with_minibatch_noise():
         n_beta=n_beta, localization=localization,
     )  # fmt: skip
     trace = probelib.sample(
-        posterior, observe=(torch.ones(1, 1), torch.zeros(1, 1)), kernel=SGLD(step_size, m),
+        posterior, observe=(torch.ones(1, 1), torch.zeros(1, 1)), sampler=SGLD(step_size, m),
         chains=chains, draws=draws, burn_in=burn_in, progress=False,
     )  # fmt: skip
     a = n_beta + localization
@@ -116,7 +124,7 @@ def regression():
     data = torch.from_numpy(x), torch.from_numpy(y)[:, None]
     posterior = LocalPosterior(model, squared_error, data, n_beta=n_beta, localization=localization)
     trace = probelib.sample(
-        posterior, kernel=SGLD(step_size), chains=24, draws=1000, burn_in=150, progress=False
+        posterior, sampler=SGLD(step_size), chains=24, draws=1000, burn_in=150, progress=False
     )
     hessian = x.T @ x / n
     a = n_beta * hessian + localization * np.eye(d)
@@ -188,13 +196,14 @@ def test_one_step_is_equation_7():
     rng = np.random.default_rng(0)
     w, g, xi = rng.normal(size=(3, 4, 6))
     center, n_beta, localization, eps = rng.normal(size=6), 13.0, 2.5, 0.07
-    weights = torch.from_numpy(w.copy())
-    SGLD(eps).step(
-        weights, torch.from_numpy(g.copy()), torch.from_numpy(xi.copy()),
-        center=torch.from_numpy(center), n_beta=n_beta, localization=localization,
+    before = {"weights": torch.from_numpy(w.copy())}
+    after = SGLD(eps).step(
+        before, lambda weights: torch.from_numpy(g.copy()), lambda: torch.from_numpy(xi.copy()),
+        Target(torch.from_numpy(center), n_beta, localization),
     )  # fmt: skip
     expected = w - eps / 2 * (n_beta * g + localization * (w - center)) + np.sqrt(eps) * xi
-    np.testing.assert_allclose(weights, expected, rtol=1e-13)
+    np.testing.assert_allclose(after["weights"], expected, rtol=1e-13)
+    np.testing.assert_array_equal(before["weights"], w)
 
 
 def mlp(seed=0, classes=4, hidden=8):
@@ -213,7 +222,7 @@ def posterior_of(model, data=None, loss=cross_entropy, **kwargs):
 
 
 def run(posterior, observe=None, **kwargs):
-    settings = {"kernel": SGLD(1e-2, 8), "chains": 2, "draws": 6, "progress": False} | kwargs
+    settings = {"sampler": SGLD(1e-2, 8), "chains": 2, "draws": 6, "progress": False} | kwargs
     return probelib.sample(posterior, observe, **settings)
 
 
@@ -277,8 +286,10 @@ def by_hand(
 def test_chains_against_a_loop_written_by_hand(m, anchored, chains):
     model, (x, y), other = mlp().double(), toy(), toy(9, seed=2)
     data, observe = (x.double(), y), (other[0].double(), other[1])
-    kernel = SGLD(1e-2, m, control_variate=anchored)
-    trace = run(posterior_of(model, data), observe, kernel=kernel, chains=chains, draws=20, seed=3)
+    sampler = SGLD(1e-2, gradient=ControlVariate(m)) if anchored else SGLD(1e-2, m)
+    trace = run(
+        posterior_of(model, data), observe, sampler=sampler, chains=chains, draws=20, seed=3
+    )
     assert trace.attrs["advance"] == ("together" if chains > 1 else "one by one")
     losses, away, before = by_hand(
         model, data, observe, cross_entropy, step_size=1e-2, m=m, chains=chains, steps=20, seed=3,
@@ -367,7 +378,7 @@ def test_a_constant_added_to_the_loss_changes_no_draw():
 
 def test_a_whole_batch_is_the_full_gradient():
     n = 60
-    a, b = (run(posterior_of(mlp()), kernel=SGLD(1e-2, m)) for m in (n, None))
+    a, b = (run(posterior_of(mlp()), sampler=SGLD(1e-2, m)) for m in (n, None))
     np.testing.assert_array_equal(a.loss, b.loss)
 
 
@@ -413,7 +424,7 @@ class Custom(Branches):
 def test_models_that_vmap_cannot_run_go_one_by_one(kind, m):
     model = (Custom if kind == "autograd function" else Branches)(kind).double()
     data = toy()[0].double(), toy()[1]
-    trace = run(posterior_of(model, data), kernel=SGLD(1e-2, m), draws=10)
+    trace = run(posterior_of(model, data), sampler=SGLD(1e-2, m), draws=10)
     assert m is None or trace.attrs["advance"] == "one by one"
     losses, away, _ = by_hand(
         model, data, data, cross_entropy, step_size=1e-2, m=m, chains=2, steps=10, seed=0
@@ -558,7 +569,7 @@ def test_counts_must_be_whole_and_positive(value, tmp_path):
         ({"first_chain": -1}, "first_chain is -1; it must be a whole number, 0 or more"),
         ({"observe_dtype": "float16"}, "observe_dtype is 'float16'; choose 'float32', 'bfloa"),
         ({"loss_dtype": "int8"}, "loss_dtype is 'int8'; choose 'float32' or 'float16'"),
-        ({"kernel": SGLD(1e-3, 61)}, "batch_size is 61, more than the 60 samples of the posterior"),
+        ({"sampler": SGLD(1e-3, 61)}, "batch_size is 61, more than the 60 samples"),
         ({"observe": (toy()[0], toy()[1] + 1)}, "observe has labels from 1 to 4"),
         ({"observe": (toy()[0] * float("nan"), toy()[1])}, "observe has non-finite inputs, first"),
         ({"observe": (toy()[0][:5], toy()[1])}, "observe has 5 inputs and 60 targets"),
@@ -594,11 +605,11 @@ def test_a_loss_without_a_gradient(tmp_path):
 
 
 def test_numpy_numbers_are_numbers(tmp_path):
-    kernel = SGLD(np.float64(1e-2), np.int64(8))
-    assert kernel == SGLD(1e-2, 8)
-    assert repr(kernel) == "SGLD(step_size=0.01, batch_size=8)"
+    sampler = SGLD(np.float64(1e-2), np.int64(8))
+    assert sampler == SGLD(1e-2, 8)
+    assert repr(sampler) == "SGLD(step_size=0.01, batch_size=8)"
     trace = run(
-        posterior_of(mlp(), n_beta=np.float64(10)), kernel=kernel, store=tmp_path / "trace",
+        posterior_of(mlp(), n_beta=np.float64(10)), sampler=sampler, store=tmp_path / "trace",
         chains=np.int64(2), draws=np.int32(6), burn_in=np.int64(0), seed=np.int64(0),
     )  # fmt: skip
     np.testing.assert_array_equal(trace.loss, run(posterior_of(mlp())).loss)
@@ -621,7 +632,7 @@ def unstable():
 def test_divergence_names_chain_step_and_step_size(tmp_path, stored, settings):
     # |w| grows as 2^t, so w² / 2 passes float32's 3.4e38 near step 64.
     store = tmp_path / "trace" if stored else None
-    kwargs = {"kernel": SGLD(3.0), "chains": 3, "draws": 200, "store": store} | settings
+    kwargs = {"sampler": SGLD(3.0), "chains": 3, "draws": 200, "store": store} | settings
     burn_in, thin = settings.get("burn_in", 0), settings.get("thin", 1)
     with pytest.raises(DivergenceError) as first:
         run(unstable(), **kwargs)
@@ -652,13 +663,13 @@ def test_divergence_between_observed_losses():
     # The observed sample is far larger than those of the posterior: its loss overflows first.
     far = torch.full((1, 1), 1e12), torch.zeros(1, 1)
     with pytest.raises(DivergenceError) as info:
-        run(unstable(), far, kernel=SGLD(3.0), draws=100)
+        run(unstable(), far, sampler=SGLD(3.0), draws=100)
     assert info.value.step < 30
     assert info.value.trace.sizes["draw"] == info.value.step - 1
 
 
 def test_divergence_at_the_last_draw():
-    settings = {"kernel": SGLD(3.0), "chains": 1}
+    settings = {"sampler": SGLD(3.0), "chains": 1}
     with pytest.raises(DivergenceError) as info:
         run(unstable(), draws=200, **settings)
     step = info.value.step
@@ -689,7 +700,7 @@ def one_that_diverges(chains=3, raises=False):
 @pytest.mark.parametrize("thin", [1, 3])
 def test_a_chain_that_diverges_leaves_the_others_alone(tmp_path, stored, thin):
     store = tmp_path / "trace" if stored else None
-    settings = {"kernel": SGLD(1.2), "chains": 6, "draws": 120, "thin": thin, "burn_in": 2}
+    settings = {"sampler": SGLD(1.2), "chains": 6, "draws": 120, "thin": thin, "burn_in": 2}
     with pytest.warns(UserWarning, match=r"chain \d diverged at step \d+ with step_size 1.2: its "):
         trace = run(one_that_diverges(), store=store, **settings)
     lost = {int(c): at for c, at in trace.attrs["diverged"].items()}
@@ -740,7 +751,7 @@ def test_a_chain_that_diverges_leaves_the_others_alone(tmp_path, stored, thin):
 
 
 def test_a_model_that_raises_for_one_chain_leaves_the_others_alone(tmp_path):
-    settings = {"kernel": SGLD(1.2), "chains": 6, "draws": 120}
+    settings = {"sampler": SGLD(1.2), "chains": 6, "draws": 120}
     with pytest.warns(UserWarning, match="diverged at step"):
         quiet = run(one_that_diverges(), **settings)
 
@@ -767,8 +778,8 @@ def test_a_model_that_raises_for_one_chain_leaves_the_others_alone(tmp_path):
 
 def test_a_diverged_run_keeps_what_a_shorter_one_draws():
     with pytest.raises(DivergenceError) as info:
-        run(unstable(), kernel=SGLD(3.0), draws=200)
-    sound = run(unstable(), kernel=SGLD(3.0), draws=20)
+        run(unstable(), sampler=SGLD(3.0), draws=200)
+    sound = run(unstable(), sampler=SGLD(3.0), draws=20)
     np.testing.assert_array_equal(info.value.trace.loss[:, :20], sound.loss)
 
 
@@ -779,7 +790,7 @@ def test_weights_that_overflow_behind_ordinary_losses():
         model, squared_error, (torch.ones(4, 1), torch.zeros(4, 1)), n_beta=1e-6, localization=1.0
     )
     with pytest.raises(DivergenceError, match="loss or its weights are no longer finite") as info:
-        run(posterior, kernel=SGLD(6.0), draws=200)
+        run(posterior, sampler=SGLD(6.0), draws=200)
     trace = info.value.trace
     assert trace.attrs["complete"] is False
     assert np.isfinite(trace.distance).all()
@@ -796,7 +807,7 @@ def test_a_model_that_raises_when_it_diverges(tmp_path, m):
         with pytest.raises(DivergenceError, match=r"chain \d diverged at step \d+ with ") as info:
             run(
                 posterior_of(mlp(), loss=per_sample_loss),
-                kernel=SGLD(8.0, m),
+                sampler=SGLD(8.0, m),
                 draws=500,
                 store=store,
             )

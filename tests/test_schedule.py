@@ -6,9 +6,17 @@ import torch
 from torch import nn
 
 import probelib
-from probelib import SGLD, LocalPosterior, cross_entropy, schedule, squared_error
+from probelib import (
+    SGLD,
+    ControlVariate,
+    LocalPosterior,
+    Minibatch,
+    cross_entropy,
+    schedule,
+    squared_error,
+)
 from probelib.chains import Chains
-from probelib.posterior import Samples
+from probelib.data import Samples
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -107,7 +115,7 @@ def posterior_of(n=400, **kwargs):
 
 
 def run(posterior=None, **kwargs):
-    settings = {"kernel": SGLD(2e-2, 8), "chains": 2, "draws": 40, "burn_in": 100}
+    settings = {"sampler": SGLD(2e-2, 8), "chains": 2, "draws": 40, "burn_in": 100}
     return probelib.sample(posterior or posterior_of(), **settings | {"progress": False} | kwargs)
 
 
@@ -192,11 +200,11 @@ def test_until_decides_alike_after_an_interruption(tmp_path, monkeypatch, stop):
     whole = run(draws=600, until=until)
     assert whole.sizes["draw"] > stop
 
-    def interrupted(self, weights, step=0):
+    def interrupted(self):
         seen[0] += 1
         if seen[0] == stop:
             raise KeyboardInterrupt
-        return observe(self, weights, step)
+        return observe(self)
 
     monkeypatch.setattr(Chains, "observe", interrupted)
     with pytest.raises(KeyboardInterrupt):
@@ -344,7 +352,7 @@ def noisy_mean(step_size, n_beta, localization, control_variate):
     )  # fmt: skip
     trace = probelib.sample(
         posterior, observe=(torch.ones(1, 1), torch.zeros(1, 1)),
-        kernel=SGLD(step_size, 2, control_variate=control_variate),
+        sampler=SGLD(step_size, gradient=ControlVariate(2) if control_variate else Minibatch(2)),
         chains=64, draws=600, burn_in=100, progress=False,
     )  # fmt: skip
     return 2 * float(trace.loss.values.astype(np.float64).mean())
@@ -380,7 +388,7 @@ def test_a_control_variate_away_from_a_shared_curvature():
     )  # fmt: skip
     trace = probelib.sample(
         posterior, observe=(torch.ones(1, 1), torch.zeros(1, 1)),
-        kernel=SGLD(step_size, m, control_variate=True),
+        sampler=SGLD(step_size, gradient=ControlVariate(m)),
         chains=64, draws=800, burn_in=100, progress=False,
     )  # fmt: skip
     a = n_beta * h + localization
@@ -390,17 +398,20 @@ def test_a_control_variate_away_from_a_shared_curvature():
 
 
 def test_a_control_variate_is_part_of_what_a_trace_is_of(tmp_path):
-    plain, anchored = SGLD(2e-2, 8), SGLD(2e-2, 8, control_variate=True)
+    plain, anchored = SGLD(2e-2, 8), SGLD(2e-2, gradient=ControlVariate(8))
     assert repr(plain) == "SGLD(step_size=0.02, batch_size=8)"
-    run(kernel=plain, store=tmp_path / "a.zarr")
-    with pytest.raises(probelib.TraceMismatch, match="kernel is"):
-        run(kernel=anchored, store=tmp_path / "a.zarr")
-    with pytest.raises(ValueError, match="control_variate is for minibatches"):
-        SGLD(2e-2, control_variate=True)
+    run(sampler=plain, store=tmp_path / "a.zarr")
+    there = r"sampler.gradient.name is Minibatch there and ControlVariate here"
+    with pytest.raises(probelib.TraceMismatch, match=there):
+        run(sampler=anchored, store=tmp_path / "a.zarr")
+    with pytest.raises(ValueError, match="batch_size is None; it must be a whole number"):
+        ControlVariate(None)
+    with pytest.raises(ValueError, match="batch_size is 4, but gradient has 8; give one of the"):
+        SGLD(2e-2, 4, gradient=ControlVariate(8))
 
 
 def test_a_control_variate_one_by_one_gives_the_same_trace(monkeypatch):
-    kernel = SGLD(2e-2, 8, control_variate=True)
-    together = run(kernel=kernel)
+    sampler = SGLD(2e-2, gradient=ControlVariate(8))
+    together = run(sampler=sampler)
     monkeypatch.setattr(Chains, "_vmap_agrees", lambda self: False)
-    np.testing.assert_allclose(run(kernel=kernel).loss, together.loss, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(run(sampler=sampler).loss, together.loss, rtol=1e-3, atol=1e-5)

@@ -56,8 +56,8 @@ def loss_changes(regression: toys.LinearRegression, moves: np.ndarray) -> np.nda
 def test_the_witness_takes_the_same_steps_bit_for_bit(two):
     settings = {"chains": 3, "draws": 12, "burn_in": 4, "thin": 2, "seed": 7, "progress": False}
     witness = toys.Witness(step_size=STEP_SIZE, batch_size=2)
-    seen = probelib.sample(local(two), kernel=witness, **settings)
-    plain = probelib.sample(local(two), kernel=probelib.SGLD(STEP_SIZE, 2), **settings)
+    seen = probelib.sample(local(two), sampler=witness, **settings)
+    plain = probelib.sample(local(two), sampler=probelib.SGLD(STEP_SIZE, 2), **settings)
     for name in ("loss", "sampling_loss", "distance"):
         np.testing.assert_array_equal(seen[name].values, plain[name].values)
     weights = witness.weights(burn_in=4)
@@ -152,7 +152,7 @@ def test_expected_trace_ratio_against_the_double_sum(one):
 
 def test_trace_by_chain_is_the_sum_of_each_chains_variances(two):
     trace = probelib.sample(
-        local(two), kernel=probelib.SGLD(STEP_SIZE), chains=3, draws=10, progress=False
+        local(two), sampler=probelib.SGLD(STEP_SIZE), chains=3, draws=10, progress=False
     )
     expected = trace.loss.values[:, :8].astype(float).var(1, ddof=1).sum(-1)
     np.testing.assert_allclose(toys.trace_by_chain(trace, 8), expected, rtol=1e-5)

@@ -15,7 +15,8 @@ from torch import nn
 
 import probelib
 from probelib import SGLD, LocalPosterior, TraceMismatch, cross_entropy, squared_error
-from probelib import trace as trace_module
+from probelib.observe import Observer
+from probelib.store import disk, integrity
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -58,7 +59,7 @@ def posterior_of(model=None, data=None, per_sample_loss=cross_entropy, **kwargs)
 
 
 def run(posterior=None, store=None, **kwargs):
-    settings = {"kernel": SGLD(1e-2, 8), "chains": 2, "draws": 6, "progress": False} | kwargs
+    settings = {"sampler": SGLD(1e-2, 8), "chains": 2, "draws": 6, "progress": False} | kwargs
     return probelib.sample(posterior or posterior_of(), store=store, **settings)
 
 
@@ -103,13 +104,13 @@ def test_schema(store):
     assert trace.label.dtype == np.int64
     assert trace.attrs["config"] == {
         "n_beta": 10.0, "localization": 5.0, "beta": 10 / 30, "n_samples": 30, "n_parameters": 44,
-        "kernel": "SGLD", "step_size": 1e-2, "batch_size": 8, "control_variate": False,
+        "sampler": "SGLD", "step_size": 1e-2, "batch_size": 8, "gradient": "Minibatch",
         "chains": 2, "draws": 6, "burn_in": 3, "thin": 2,
     }  # fmt: skip
     assert set(trace.attrs["fingerprint"]) == {
         "weights", "model", "per_sample_loss", "sampling_data", "observed_data", "n_beta",
-        "localization", "train_mode", "precision", "kernel", "chains", "burn_in", "thin", "seed",
-        "loss_dtype", "format",
+        "localization", "train_mode", "precision", "sampler", "sampler_code", "chains", "burn_in",
+        "thin", "seed", "loss_dtype", "format",
     }  # fmt: skip
     assert trace.attrs["seed"] == 9
     assert trace.attrs["device"] == "cpu"
@@ -221,7 +222,7 @@ def test_an_interrupted_run_may_be_asked_for_fewer_or_more_draws(store, python_i
 def test_stopped_while_checkpoints_are_written(store, monkeypatch, write):
     # One file when the store is made, then three flushes: stopped before and between their two.
     whole, writes = run(draws=150), []
-    original = trace_module.write_atomically
+    original = integrity.write_atomically
 
     def failing(path, data):
         writes.append(path)
@@ -229,7 +230,7 @@ def test_stopped_while_checkpoints_are_written(store, monkeypatch, write):
             raise KeyboardInterrupt
         original(path, data)
 
-    monkeypatch.setattr(trace_module, "write_atomically", failing)
+    monkeypatch.setattr(disk, "write_atomically", failing)
     with pytest.raises(KeyboardInterrupt):
         run(store=store, draws=150)
     monkeypatch.undo()
@@ -261,7 +262,7 @@ def test_a_killed_process(store, tmp_path):
         posterior = probelib.LocalPosterior(
             torch.nn.Linear(3, 4), loss, (x, y), n_beta=10, localization=5
         )
-        probelib.sample(posterior, kernel=probelib.SGLD(1e-2, 8), chains=2, draws=120,
+        probelib.sample(posterior, sampler=probelib.SGLD(1e-2, 8), chains=2, draws=120,
                         store=sys.argv[1], progress=False)
         """)
     )
@@ -295,7 +296,8 @@ def test_every_difference_is_refused_by_its_name(store, monkeypatch):
         "localization": {"posterior": posterior_of(localization=6.0)},
         "train_mode": {"posterior": posterior_of(train_mode=True)},
         "precision": {"posterior": posterior_of(**double)},
-        "kernel": {"kernel": SGLD(2e-2, 8)},
+        "sampler.step_size": {"sampler": SGLD(2e-2, 8)},
+        "sampler.gradient.batch_size": {"sampler": SGLD(1e-2, 9)},
         "chains": {"chains": 3},
         "burn_in": {"burn_in": 1},
         "thin": {"thin": 2},
@@ -307,15 +309,16 @@ def test_every_difference_is_refused_by_its_name(store, monkeypatch):
             TraceMismatch, match=rf"holds another trace: .*\b{field} is .* there and"
         ):
             run(**{"store": store} | changed)
-    with pytest.raises(TraceMismatch, match=r"kernel is SGLD\(.*=8\) there and SGLD\(.*=9\) here"):
-        run(store=store, kernel=SGLD(1e-2, 9))
+    with pytest.raises(TraceMismatch, match=r"sampler.gradient.batch_size is 8 there and 9 here"):
+        run(store=store, sampler=SGLD(1e-2, 9))
     with pytest.raises(TraceMismatch, match="overwrite=True to replace it"):
         run(store=store, seed=2)
-    monkeypatch.setattr(trace_module, "FORMAT", 99)
-    with pytest.raises(TraceMismatch, match="format is 3 there and 99 here"):
+    monkeypatch.setattr(disk, "FORMAT", 99)
+    with pytest.raises(TraceMismatch, match="format is 4 there and 99 here"):
         run(store=store)
     monkeypatch.undo()
-    assert {*settings, "format"} == set(probelib.open_trace(store).attrs["fingerprint"])
+    named = {field.split(".")[0] for field in settings} | {"sampler_code", "format"}
+    assert named == set(probelib.open_trace(store).attrs["fingerprint"])
     assert content(store) == before
 
 
@@ -424,7 +427,7 @@ def test_a_loss_that_grows_too_large_for_float16_ends_the_run_and_keeps_the_draw
     nn.init.zeros_(model.bias)
     posterior = LocalPosterior(model, squared_error, (x, y), n_beta=1e-6, localization=0.01)
     with pytest.raises(OverflowError, match=r"use loss_dtype='float32' .the .* draws before"):
-        run(posterior, store, kernel=SGLD(10.0), draws=400, loss_dtype="float16")
+        run(posterior, store, sampler=SGLD(10.0), draws=400, loss_dtype="float16")
     kept = probelib.open_trace(store)
     assert kept.attrs["complete"] is False
     assert 0 < kept.sizes["draw"] < 400
@@ -449,14 +452,14 @@ def test_a_failure_while_the_store_is_made_leaves_what_was_there(store, monkeypa
 
 
 def test_what_comes_into_the_place_while_losses_are_evaluated_is_left(store, monkeypatch):
-    original = probelib.chains.Chains.at_center
+    original = Observer.at_center
 
     def slow(self):
         store.mkdir()
         (store / "a.jpg").write_bytes(b"dear")
         return original(self)
 
-    monkeypatch.setattr(probelib.chains.Chains, "at_center", slow)
+    monkeypatch.setattr(Observer, "at_center", slow)
     with pytest.raises(TraceMismatch, match="exists and is not a trace of probelib"):
         run(store=store)
     assert (store / "a.jpg").read_bytes() == b"dear"
@@ -487,7 +490,7 @@ def test_bad_input_with_overwrite_leaves_the_old_trace(store):
     run(store=store)
     before = content(store)
     x, y = toy()
-    for changed in ({"observe": (x, y + 1)}, {"kernel": SGLD(1e-2, 31)}, {"draws": 0}):
+    for changed in ({"observe": (x, y + 1)}, {"sampler": SGLD(1e-2, 31)}, {"draws": 0}):
         with pytest.raises(ValueError):  # noqa: PT011
             run(store=store, overwrite=True, **changed)
     assert content(store) == before

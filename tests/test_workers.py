@@ -31,7 +31,7 @@ def posterior_of(loss=cross_entropy):
 
 
 def run(executor, store, posterior=None, **kwargs):
-    settings = {"kernel": SGLD(1e-2, 8), "chains": 3, "draws": 120, "burn_in": 4, "thin": 2}
+    settings = {"sampler": SGLD(1e-2, 8), "chains": 3, "draws": 120, "burn_in": 4, "thin": 2}
     settings |= {"progress": False, "executor": executor} | kwargs
     return probelib.sample(posterior or posterior_of(), store=store, **settings)
 
@@ -115,7 +115,7 @@ def test_thin_auto_and_divergence_in_workers(workers, tmp_path):
         trace = run(workers, tmp_path / "auto", thin="auto", burn_in=100, draws=10)
     assert trace.attrs["thinning"]["thin"] == trace.attrs["config"]["thin"]
     with pytest.raises(probelib.DivergenceError, match=r"chain \d diverged at step \d+ with"):
-        run(workers, tmp_path / "lost", kernel=SGLD(30.0))
+        run(workers, tmp_path / "lost", sampler=SGLD(30.0))
 
 
 def test_progress_of_workers_reaches_the_bar(workers, tmp_path, capsys):

@@ -667,7 +667,7 @@ def measure(
     """
     thin = max(4, round(length * known.relaxation / draws))
     trace = probelib.sample(
-        known.posterior, kernel=probelib.SGLD(known.step_size), chains=chains, draws=draws,
+        known.posterior, sampler=probelib.SGLD(known.step_size), chains=chains, draws=draws,
         thin=thin, burn_in=int(np.ceil(burn_in * known.relaxation)), seed=seed, progress=False,
     )  # fmt: skip
     estimate = probelib.local_learning_coefficient(trace)
@@ -881,7 +881,7 @@ def _run_mixed(
     """nb (L - L(w*)) of :class:`Mixed` along SGLD chains, shape (chains, draws)."""
     posterior = local(Mixed(), settings["n_beta"], settings["localization"])
     trace = probelib.sample(
-        posterior, kernel=probelib.SGLD(settings["step_size"]), chains=chains, draws=draws,
+        posterior, sampler=probelib.SGLD(settings["step_size"]), chains=chains, draws=draws,
         thin=thin, burn_in=burn_in, seed=seed, progress=False,
     )  # fmt: skip
     return settings["n_beta"] * probelib.estimators.mean_loss_change(trace)

@@ -27,7 +27,7 @@ import probelib
 from probebook.cache import cache_dir, write_atomically
 from probebook.classifiers import load_classifier
 from probebook.imagenet import choose, decode, find_images
-from probelib.posterior import Samples
+from probelib.data import Samples
 
 FORMAT = 1
 
@@ -283,7 +283,7 @@ def main(arguments: list[str] | None = None) -> None:
     posterior = _posterior(model, images, labels, **setting)
     trace = probelib.sample(
         posterior,
-        kernel=probelib.SGLD(step_size=step_size, batch_size=asked.batch_size),
+        sampler=probelib.SGLD(step_size=step_size, batch_size=asked.batch_size),
         chains=asked.chains,
         draws=asked.draws,
         burn_in=asked.burn_in,

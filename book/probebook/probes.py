@@ -89,7 +89,7 @@ def mnist_probe(
     )
     trace = probelib.sample(
         posterior,
-        kernel=probelib.SGLD(step_size=step_size, batch_size=batch_size),
+        sampler=probelib.SGLD(step_size=step_size, batch_size=batch_size),
         chains=chains,
         draws=draws,
         burn_in=burn_in,

@@ -205,8 +205,16 @@ def check_root(root: dict[str, Any]) -> tuple[dict[str, Any], Sizes]:
         raise ValueError("its groups of chains are not counts")
     if not config["chains"] == sizes.chain == sum(attrs["groups"]):
         raise ValueError("its numbers of chains do not agree")
-    kinds = {"wall_time": int | float, "observe_batch_size": int, "device": str, "chunks": dict,
-             "fingerprint": dict, "coordinates": str, "seed": int}  # fmt: skip
+    kinds: dict[str, Any] = {
+        "chunks": dict,
+        "coordinates": str,
+        "device": str,
+        "fingerprint": dict,
+        "observe_batch_size": int,
+        "observe_together": bool,
+        "seed": int,
+        "wall_time": int | float,
+    }
     for name, kind in kinds.items():
         if not isinstance(attrs[name], kind):
             raise ValueError(f"{name} is {attrs[name]!r}")
