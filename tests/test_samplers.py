@@ -16,6 +16,7 @@ import probelib
 from probelib import (
     SGLD,
     ControlVariate,
+    LeimkuhlerMatthews,
     LocalPosterior,
     Sampler,
     TraceMismatch,
@@ -33,10 +34,15 @@ def sgld_law(sampler, a, localization):
     return 1 / (a * (1 - sampler.step_size * a / 4))
 
 
+def lm_law(sampler, a, localization):
+    return 1 / a
+
+
 SAMPLERS = {
     # A sampler, its variance on a quadratic of precision a when it is stationary, and the steps
     # that it takes to be so.
     "sgld": (SGLD(0.12), sgld_law, 200),
+    "leimkuhler-matthews": (LeimkuhlerMatthews(0.12), lm_law, 200),
 }
 
 
