@@ -33,7 +33,7 @@ from probelib.interop import from_devinterp, to_devinterp
 from probelib.losses import cross_entropy, squared_error
 from probelib.posterior import LocalPosterior
 from probelib.run import DivergenceError, sample
-from probelib.samplers import SGLD, LeimkuhlerMatthews, Sampler
+from probelib.samplers import SGLD, LeimkuhlerMatthews, RMSpropSGLD, Sampler
 from probelib.store import StoreBusy, StoreError, TraceMismatch, open_trace
 
 __all__ = [
@@ -47,6 +47,7 @@ __all__ = [
     "LossKernel",
     "MatrixKernel",
     "Minibatch",
+    "RMSpropSGLD",
     "Sampler",
     "StoreBusy",
     "StoreError",

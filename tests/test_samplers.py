@@ -18,6 +18,7 @@ from probelib import (
     ControlVariate,
     LeimkuhlerMatthews,
     LocalPosterior,
+    RMSpropSGLD,
     Sampler,
     TraceMismatch,
     cross_entropy,
@@ -38,11 +39,26 @@ def lm_law(sampler, a, localization):
     return 1 / a
 
 
+def rmsprop_law(sampler, a, localization):
+    """SGLD's law at the step that a weight has once its running mean has settled.
+
+    A fixed point: V = E U'² = a² Var(w), and Var(w) is SGLD's at the step eps sqrt(gamma / V). The
+    running mean moves with w², which biases the variance by about (1 - decay) r² / (1 - r²),
+    r = 1 - eps G a / 2: here by less than 0.3 %.
+    """
+    v = a
+    for _ in range(200):
+        scale = np.sqrt(localization / v)
+        v = a / (1 - sampler.step_size * scale * a / 4)
+    return v / a**2
+
+
 SAMPLERS = {
     # A sampler, its variance on a quadratic of precision a when it is stationary, and the steps
     # that it takes to be so.
     "sgld": (SGLD(0.12), sgld_law, 200),
     "leimkuhler-matthews": (LeimkuhlerMatthews(0.12), lm_law, 200),
+    "rmsprop": (RMSpropSGLD(0.3, decay=0.999), rmsprop_law, 5000),
 }
 
 
@@ -208,6 +224,14 @@ def test_thin_auto_changes_no_draw(sampler):
         chosen = run(sampler, thin="auto", burn_in=100, draws=10)
     by_hand = run(sampler, thin=chosen.attrs["config"]["thin"], burn_in=100, draws=10)
     assert_same(chosen, by_hand)
+
+
+@pytest.mark.parametrize("decay", [0, 1, -0.5, 1.5, float("nan"), None, "0.9", True])
+def test_a_decay_lies_between_0_and_1(decay):
+    with pytest.raises(
+        ValueError, match=r"decay is .*; it must lie between 0 and 1, as 0\.999 does"
+    ):
+        RMSpropSGLD(1e-2, decay=decay)
 
 
 # --- samplers of somebody's own ------------------------------------------------------------------

@@ -11,6 +11,7 @@ The state is a dict of tensors with one row a chain, and goes whole into the che
 
 from probelib.samplers.base import Sampler, State, Target
 from probelib.samplers.leimkuhler_matthews import LeimkuhlerMatthews
+from probelib.samplers.rmsprop_sgld import RMSpropSGLD
 from probelib.samplers.sgld import SGLD
 
-__all__ = ["SGLD", "LeimkuhlerMatthews", "Sampler", "State", "Target"]
+__all__ = ["SGLD", "LeimkuhlerMatthews", "RMSpropSGLD", "Sampler", "State", "Target"]
