@@ -173,6 +173,7 @@ def sample(
                     return found
             run, chains_here = _continue(place, run), None
         else:
+            place.clean()
             together = run.plan.chains if executor is None else chains_per_task
             run, chains_here = _begin(place, run, fingerprint, together, progress)
         return _to_the_end(place, run, chains_here, executor, progress)

@@ -50,18 +50,18 @@ def loss_changes(regression: toys.LinearRegression, moves: np.ndarray) -> np.nda
     return ((predicted - regression.y) ** 2 - regression.residuals**2) / 2
 
 
-# -- the sampler's witness ---------------------------------------------------------------------
+# -- the path of a run ---------------------------------------------------------------------------
 
 
-def test_the_witness_takes_the_same_steps_bit_for_bit(two):
+def test_the_path_is_that_of_the_trace(two):
     settings = {"chains": 3, "draws": 12, "burn_in": 4, "thin": 2, "seed": 7, "progress": False}
-    witness = toys.Witness(step_size=STEP_SIZE, batch_size=2)
-    seen = probelib.sample(local(two), sampler=witness, **settings)
-    plain = probelib.sample(local(two), sampler=probelib.SGLD(STEP_SIZE, 2), **settings)
-    for name in ("loss", "sampling_loss", "distance"):
-        np.testing.assert_array_equal(seen[name].values, plain[name].values)
-    weights = witness.weights(burn_in=4)
-    assert weights.shape == (3, 24, 2)
+    sampler = probelib.SGLD(STEP_SIZE, 2)
+    plain = probelib.sample(local(two), sampler=sampler, **settings)
+    weights = toys.path(local(two), sampler, chains=3, steps=28, seed=7)
+    assert weights.shape == (3, 28, 2)
+    moves = np.linalg.norm(weights[:, 5::2] - two.center, axis=-1)
+    np.testing.assert_allclose(plain.distance, moves, rtol=1e-5)
+    weights = weights[:, 4:]
     # A draw is every second step, and its losses are those of the weights that were kept.
     changes = loss_changes(two, weights[:, 1::2].reshape(-1, 2) - two.center)
     loss = plain.loss.values.reshape(-1, 6) - two.residuals**2 / 2

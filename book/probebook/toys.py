@@ -19,27 +19,28 @@ from torch.func import grad, jacrev, vmap
 
 from probebook.chapter import Chapter, Claim
 from probebook.models import MLP
-from probelib import SGLD, LocalPosterior, cross_entropy, loss_kernel
+from probelib import LocalPosterior, Sampler, cross_entropy, loss_kernel
+from probelib.chains import Chains
+from probelib.plan import Plan, Run
 
 
-class Witness(SGLD):
-    """SGLD that also keeps the weights of every step, which a trace does not hold.
+def path(
+    posterior: LocalPosterior, sampler: Sampler, *, chains: int, steps: int, seed: int
+) -> np.ndarray:
+    """Weights after each step of the chains that :func:`probelib.sample` runs with this seed.
 
-    It takes the same steps, bit for bit. Only for models of a few weights.
+    A trace holds losses only. For models of a few weights.
+
+    Returns:
+        Shape (chains, steps, n_parameters).
     """
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._path: list[Tensor] = []
-
-    def step(self, weights: Tensor, gradient: Tensor, noise: Tensor, **settings: object) -> None:
-        """One step of :class:`probelib.SGLD`, and a copy of where it led."""
-        super().step(weights, gradient, noise, **settings)
-        self._path.append(weights.clone())
-
-    def weights(self, burn_in: int = 0) -> np.ndarray:
-        """Weights after each step beyond ``burn_in``: shape (chains, steps, n_parameters)."""
-        return torch.stack(self._path[burn_in:], 1).double().numpy()
+    plan = Plan(chains=chains, draws=steps, seed=seed)
+    walk = Chains(Run.of(posterior, None, sampler, plan))
+    weights = []
+    for _ in range(steps):
+        walk.advance()
+        weights.append(walk.weights)
+    return torch.stack(weights, 1).double().numpy()
 
 
 def mean_and_error(series: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -466,7 +467,6 @@ __all__ = [
     "LinearRegression",
     "Neuron",
     "TwoClasses",
-    "Witness",
     "constant_data",
     "exact_claim",
     "integrate",
@@ -475,6 +475,7 @@ __all__ = [
     "loss_surface",
     "mean_and_error",
     "moons_network",
+    "path",
     "printed_update",
     "source",
     "trace_by_chain",

@@ -93,6 +93,10 @@ class TraceStore(ABC):
         yield
 
     @abstractmethod
+    def clean(self) -> None:
+        """Remove what writers that were killed have left. Only while the store is held."""
+
+    @abstractmethod
     def require_there(self) -> None:
         """Raise StoreError if the store was taken away."""
 

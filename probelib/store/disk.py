@@ -276,7 +276,7 @@ class DiskStore(TraceStore):
 
     def clean(self) -> None:
         """Remove what writers that were killed have left. Only while the store is held."""
-        for file in self._leftovers():
+        for file in list(self._leftovers()):
             if file.is_dir() and not file.is_symlink():
                 shutil.rmtree(file, ignore_errors=True)
             else:
@@ -291,11 +291,12 @@ class DiskStore(TraceStore):
 
     def _leftovers(self) -> Iterator[Path]:
         place = self.path.resolve()
-        meeting = (place / "checkpoint" / name for name in (JOB, CALL))
-        yield from (file for file in meeting if file.exists())
-        yield from place.glob("checkpoint/.*")
-        yield from place.glob("checkpoint/*.bar")
-        yield from place.rglob("*.partial")
+        if layout.is_trace(place):  # in anything else, nothing is ours
+            meeting = (place / "checkpoint" / name for name in (JOB, CALL))
+            yield from (file for file in meeting if file.exists())
+            yield from place.glob("checkpoint/.*")
+            yield from place.glob("checkpoint/*.bar")
+            yield from place.rglob("*.partial")
         yield from self._moved_aside()
 
     def _moved_aside(self) -> list[Path]:

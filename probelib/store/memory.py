@@ -32,6 +32,9 @@ class MemoryStore(TraceStore):
     def refresh(self, group: slice | None = None) -> None:
         """Nobody else writes here."""
 
+    def clean(self) -> None:
+        """Nothing is left of a process that was killed."""
+
     def require_there(self) -> None:
         """Nobody can take it away."""
 
