@@ -17,6 +17,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import FrameType
 from typing import Any, Literal
 
 import numpy as np
@@ -190,14 +191,14 @@ def _open(
     overwrite: bool,
 ) -> TraceStore:
     """The store of a call, opened and found to be this run's if something lies there."""
-    if cache is None and store is None:
-        return MemoryStore()
-    if cache is None:
+    if store is not None:
         place = DiskStore(store)
         if place.exists() and not overwrite:
             place.open()
             _check_is_of(place, run, fingerprint)
         return place
+    if cache is None:
+        return MemoryStore()
     named = hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest()[:16]
     for suffix in ("", *(f"-{k}" for k in range(2, 100))):
         place = DiskStore(Path(cache) / f"{named}{suffix}.zarr")
@@ -496,7 +497,7 @@ def _at_a_prompt() -> bool:
 
     That a shell exists says nothing (widgets make one, which sets sys.ps1): it must run this call.
     """
-    frame = sys._getframe()
+    frame: FrameType | None = sys._getframe()
     while frame is not None:
         if frame.f_globals.get("__name__") == "IPython.core.interactiveshell":
             return True

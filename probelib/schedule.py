@@ -93,7 +93,7 @@ def observe_batch(size: float, device: torch.device, at_once: int = 1) -> int:
         device: where it runs.
         at_once: chains that are observed in one pass.
     """
-    room = _CPU_BYTES
+    room: float = _CPU_BYTES
     if device.type == "cuda":
         room = torch.cuda.get_device_properties(device).total_memory * _SHARE_OF_DEVICE
     elif device.type != "cpu":

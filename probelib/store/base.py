@@ -14,7 +14,7 @@ import zarr
 
 from probelib.store.checkpoints import Checkpoint, Progress
 from probelib.store.integrity import TraceMismatch
-from probelib.store.layout import Sizes, Start
+from probelib.store.layout import Sizes, Start, array_of
 
 #: Root attributes that are of the store alone, and not shown in a trace.
 _INTERNAL = ("checksum", "chunks", "sizes")
@@ -121,7 +121,7 @@ class TraceStore(ABC):
         self._write("sampling_loss", (chains, steps), sampling_loss)
 
     def _write(self, name: str, at: tuple[slice, ...], values: np.ndarray) -> None:
-        array = self._group[name]
+        array = array_of(self._group, name)
         array[at] = values.astype(array.dtype, copy=False)
 
     def resize(self, draws: int, steps: int, config: dict[str, Any]) -> None:
@@ -139,7 +139,7 @@ class TraceStore(ABC):
 
     def _resize_arrays(self, draws: int, steps: int, shrink: bool) -> None:
         for name, size in (("loss", draws), ("distance", draws), ("sampling_loss", steps)):
-            array = self._group[name]
+            array = array_of(self._group, name)
             if array.shape[1] > size if shrink else array.shape[1] < size:
                 array.resize((array.shape[0], size, *array.shape[2:]))
 
@@ -154,7 +154,7 @@ class TraceStore(ABC):
     @property
     def loss_dtype(self) -> np.dtype:
         """Of the losses, as they are kept."""
-        return self._group["loss"].dtype
+        return array_of(self._group, "loss").dtype
 
     @property
     def groups(self) -> list[slice]:
@@ -183,7 +183,8 @@ class TraceStore(ABC):
                 what all of them have.
         """
         draws = self.attrs["config"]["draws"] if draws is None else draws
-        going, lost = [], []
+        going: list[tuple[int, int]] = []
+        lost: list[tuple[int, int]] = []
         for group in self.groups:
             progress = self.progress(group)
             for chain in range(group.start, group.stop):
@@ -200,11 +201,11 @@ class TraceStore(ABC):
 
     def init_loss(self, index: np.ndarray) -> np.ndarray:
         """l_i(w*) of some samples, shape (len(index),)."""
-        return self._group["init_loss"].oindex[index]
+        return np.asarray(array_of(self._group, "init_loss").oindex[index])
 
     def losses(self, draws: int, index: np.ndarray) -> np.ndarray:
         """The first draws' losses of some samples, shape (chain, draws, len(index))."""
-        return self._group["loss"].oindex[:, slice(0, draws), index]
+        return np.asarray(array_of(self._group, "loss").oindex[:, slice(0, draws), index])
 
     def dataset(self, draws: int | None = None) -> xr.Dataset:
         """The trace up to its last complete draw, read lazily; see :meth:`done`.

@@ -212,7 +212,7 @@ class DiskStore(TraceStore):
                 super()._write(name, at, values)
             except ValueError as error:  # a chunk that is written in part is read first
                 raise self._damaged(f"{name}: {error}") from error
-        keys = layout.chunk_keys(self._group[name], at)
+        keys = layout.chunk_keys(layout.array_of(self._group, name), at)
         self._unsynced.update(self.path / name / key for key in keys)
 
     def commit(self, group: slice, progress: Progress, checkpoint: Checkpoint | None) -> None:

@@ -270,10 +270,19 @@ def written_once(folder: Path, attrs: dict[str, Any]) -> dict[str, str | None]:
     return {f"{name}/c/0": chunk_checksum(folder / name / "c" / "0") for name in names}
 
 
+def array_of(group: zarr.Group, name: str) -> zarr.Array[Any]:
+    """An array of a trace (TypeError: it is a group)."""
+    array = group[name]
+    if not isinstance(array, zarr.Array):
+        raise TypeError(f"{name} is a group")
+    return array
+
+
 def check_written_once(folder: Path, group: zarr.Group, attrs: dict[str, Any]) -> None:
     """Whether the arrays that never change are there, as they were written (ValueError)."""
     for name in ("init_loss", *attrs["coordinates"].split()):
-        check_chunk(folder, f"{name}/c/0", _length(group[name]), attrs["chunks"].get(f"{name}/c/0"))
+        key = f"{name}/c/0"
+        check_chunk(folder, key, _length(array_of(group, name)), attrs["chunks"].get(key))
 
 
 def check_draws(folder: Path, group: zarr.Group, chains: slice, progress: Progress) -> None:
@@ -287,7 +296,7 @@ def check_draws(folder: Path, group: zarr.Group, chains: slice, progress: Progre
         draws = min(at.get("draws", progress.draws_done), progress.draws_done)
         steps = min(at.get("step", progress.steps_done), progress.steps_done)
         for name, done in (("loss", draws), ("distance", draws), ("sampling_loss", steps)):
-            array = group[name]
+            array = array_of(group, name)
             if done > array.shape[1]:
                 raise ValueError(f"{name} has no room for the draws that are done")
             # The last chunk may have been begun again by a writer who did not live to say so.
@@ -310,7 +319,7 @@ def check_chunk(
         raise ValueError(f"{key} is not the chunk that was written there")
 
 
-def chunk_keys(array: zarr.Array, at: tuple[slice, ...]) -> Iterator[str]:
+def chunk_keys(array: zarr.Array[Any], at: tuple[slice, ...]) -> Iterator[str]:
     """Keys of the chunks that a part of an array, all of its last axes, lies in."""
     at = (*at, *(slice(0, size) for size in array.shape[len(at) :]))
     ranges = [range(s.start // c, -(-s.stop // c)) for s, c in zip(at, array.chunks, strict=True)]
@@ -318,7 +327,7 @@ def chunk_keys(array: zarr.Array, at: tuple[slice, ...]) -> Iterator[str]:
         yield "/".join(["c", *(str(r[i]) for r, i in zip(ranges, index, strict=True))])
 
 
-def _length(array: zarr.Array) -> int:
+def _length(array: zarr.Array[Any]) -> int:
     """Bytes of a chunk's file: its values and four of checksum."""
     return int(np.prod(array.chunks)) * array.dtype.itemsize + 4
 
@@ -328,6 +337,7 @@ __all__ = [
     "FORMAT",
     "Sizes",
     "Start",
+    "array_of",
     "check_arrays",
     "check_draws",
     "check_root",
