@@ -2,14 +2,22 @@
 
 __version__ = "0.1.0"
 
+from probelib import influence, interop
 from probelib.estimators import (
+    Diagnostics,
+    Estimate,
+    Finding,
+    Kernel,
     LossKernel,
     MatrixKernel,
+    Neighbours,
+    autocorrelation,
     diagnostics,
     empirical_variance,
     local_learning_coefficient,
     loss_gain,
     loss_kernel,
+    mean_loss_change,
     pair_kernel,
     singular_fluctuation,
     spearman_brown,
@@ -17,18 +25,6 @@ from probelib.estimators import (
     tilt,
 )
 from probelib.gradient_pairs import gradient_pairs
-from probelib.influence import (
-    classical_influence,
-    gradient_gram,
-    hessian,
-    hessian_operator,
-    laplace_covariance,
-    laplace_kernel,
-    next_order_kernel,
-    per_sample_gradients,
-    per_sample_hessians,
-)
-from probelib.interop import from_devinterp, to_devinterp
 from probelib.lock import StoreBusy
 from probelib.losses import cross_entropy, squared_error
 from probelib.posterior import LocalPosterior
@@ -37,37 +33,35 @@ from probelib.trace import StoreError, TraceMismatch, open_trace
 
 __all__ = [
     "SGLD",
+    "Diagnostics",
     "DivergenceError",
+    "Estimate",
+    "Finding",
+    "Kernel",
     "LocalPosterior",
     "LossKernel",
     "MatrixKernel",
+    "Neighbours",
     "StoreBusy",
     "StoreError",
     "TraceMismatch",
-    "classical_influence",
+    "autocorrelation",
     "cross_entropy",
     "diagnostics",
     "empirical_variance",
-    "from_devinterp",
-    "gradient_gram",
     "gradient_pairs",
-    "hessian",
-    "hessian_operator",
-    "laplace_covariance",
-    "laplace_kernel",
+    "influence",
+    "interop",
     "local_learning_coefficient",
     "loss_gain",
     "loss_kernel",
-    "next_order_kernel",
+    "mean_loss_change",
     "open_trace",
     "pair_kernel",
-    "per_sample_gradients",
-    "per_sample_hessians",
     "sample",
     "singular_fluctuation",
     "spearman_brown",
     "split_half_reliability",
     "squared_error",
     "tilt",
-    "to_devinterp",
 ]
