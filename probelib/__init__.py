@@ -2,7 +2,10 @@
 
 __version__ = "0.1.0"
 
-from probelib import influence, interop
+import importlib
+from types import ModuleType
+from typing import TYPE_CHECKING
+
 from probelib.estimators import (
     Diagnostics,
     Estimate,
@@ -30,6 +33,21 @@ from probelib.losses import cross_entropy, squared_error
 from probelib.posterior import LocalPosterior
 from probelib.sampler import SGLD, DivergenceError, sample
 from probelib.trace import StoreError, TraceMismatch, open_trace
+
+if TYPE_CHECKING:
+    from probelib import influence, interop
+
+
+def __getattr__(name: str) -> ModuleType:
+    """Submodules that few need, imported at the first use."""
+    if name in ("influence", "interop"):
+        return importlib.import_module(f"probelib.{name}")
+    raise AttributeError(f"module 'probelib' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
 
 __all__ = [
     "SGLD",

@@ -503,7 +503,10 @@ def _unit_columns(losses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _index(positions: Positions) -> slice | np.ndarray:
     if positions is None:
         return slice(None)
-    return positions if isinstance(positions, slice) else np.asarray(positions)
+    if isinstance(positions, slice):
+        return positions
+    index = np.asarray(positions)
+    return index if index.size else index.astype(np.int64)  # an empty list has no kind
 
 
 __all__ = [
