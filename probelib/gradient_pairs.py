@@ -44,7 +44,7 @@ from probelib.trace import write_atomically
 
 _MEMORY = 4 * 2**30  # bytes that the gradients of one side of a pair may take on a CPU
 _FORMAT = 1
-_KEPT = ("kernel", "loss", "init_loss", "seconds")
+_ARRAYS = ("kernel", "loss", "init_loss", "seconds")
 
 
 def gradient_pairs(
@@ -70,13 +70,13 @@ def gradient_pairs(
         posterior: gives w*, the model, the loss and gamma; its n_beta is used by
             :func:`probelib.tilt` alone.
         observe: samples whose kernel is wanted; default: those of the posterior.
-        chains: independent walks, at least two, so that the result can tell its own error.
+        chains: independent walks, at least two, so that the result has an error.
         pairs: pairs of gradients in a walk.
         seed: of all walks; chain c depends on ``seed`` and c alone.
         batch_size: samples a backward pass takes.
         memory: bytes that the gradients of one side of a pair may take, n_samples x n_parameters
-            x 2 (4 where the machine has no bfloat16). Where they take more, the layers are gone
-            through in groups, each with its own backward passes. Default: 4 GiB, and a third of
+            x 2 (4 where the machine has no bfloat16). Where they take more, the layers are
+            split into groups, each with its own backward passes. Default: 4 GiB, and a third of
             what is free on an accelerator.
         cache: a directory in which every finished chain is kept, and found by the next call.
         progress: show a bar.
@@ -142,10 +142,11 @@ def gradient_pairs(
 class SampleGradients:
     """Gradients of single samples, as rows of a matrix, at any weights.
 
-    Convolutions, linear layers and batch normalisation in eval mode know their samples' gradients
-    after one backward pass over the batch: an outer product of what came in and what came back
-    (Goodfellow, 2015). A model with trainable parameters anywhere else is differentiated sample
-    by sample with ``torch.func``, which takes about ten times as long and is not cut into groups.
+    For convolutions, linear layers and batch normalisation in eval mode, one backward pass over
+    the batch gives the gradients of all samples: outer products of a layer's inputs and of the
+    gradients with respect to its outputs (Goodfellow, 2015). A model with trainable parameters
+    anywhere else is differentiated sample by sample with ``torch.func``, which takes about ten
+    times as long and is not split into groups of layers.
 
     Args:
         posterior: gives the model and the loss.
@@ -160,7 +161,7 @@ class SampleGradients:
             if any(p.requires_grad for p in module.parameters(recurse=False))
         ]
         x, y = posterior.data.batch(slice(0, min(2, posterior.n_samples)))
-        self.by_layer = all(map(_knows_its_samples, self.layers)) and self._agrees(x, y)
+        self.by_layer = all(map(_has_sample_gradients, self.layers)) and self._agrees(x, y)
         if self.by_layer:
             self.sizes = [
                 sum(p.numel() for p in layer.parameters(recurse=False) if p.requires_grad)
@@ -226,21 +227,21 @@ class SampleGradients:
                 losses = self.posterior.losses(weights.detach().requires_grad_(), x, y)
                 total = (losses / _or_one(losses.detach())).sum()
                 # With respect to the layers' outputs: no gradient summed over the batch is built.
-                came_back = torch.autograd.grad(total, [output for *_, output in calls])
+                out_gradients = torch.autograd.grad(total, [output for *_, output in calls])
         finally:
             for hook in hooks:
                 hook.remove()
         if len(calls) != len(chosen):
             raise RuntimeError("a layer of the model is used more than once, or not at all")
         start = 0
-        for (module, came_in, _), back in zip(calls, came_back, strict=True):
-            for rows in _layer_rows(module, came_in, back, self.dtype):
+        for (module, inputs, _), back in zip(calls, out_gradients, strict=True):
+            for rows in _layer_rows(module, inputs, back, self.dtype):
                 out[:, start : start + rows.shape[1]] = rows
                 start += rows.shape[1]
         return losses.detach()
 
     def _agrees(self, x: Tensor, y: Tensor) -> bool:
-        """Whether the layers account for the whole gradient: none is used twice, none is hidden."""
+        """Whether the layers' rows are the whole gradient: no layer is used twice or missed."""
         posterior = self.posterior
         self.by_layer, self.dtype = True, posterior.dtype
         try:
@@ -277,7 +278,7 @@ class _Walks:
         return self.gradients.posterior
 
     def identity(self) -> dict[str, Any]:
-        """All that a chain's numbers depend on, but for its own number."""
+        """All that a chain's numbers depend on, except which chain it is."""
         identity = self.posterior.fingerprint()
         sampling_data = identity.pop("sampling_data")
         identity.pop("n_beta")  # the Gaussian knows neither the data term nor its strength
@@ -296,11 +297,11 @@ class _Walks:
         The normals are drawn on the host, so that a walk is the same on every kind of device.
         """
         # Not spawn(chains)[chain]: a chain must not depend on how many there are.
-        own = np.random.SeedSequence(self.seed, spawn_key=(chain,))
-        rng = np.random.default_rng(own.spawn(1)[0])
+        seeds = np.random.SeedSequence(self.seed, spawn_key=(chain,))
+        rng = np.random.default_rng(seeds.spawn(1)[0])
         correlation = (rng.permutation(self.pairs) + rng.random(self.pairs)) / self.pairs
         generator = torch.Generator()
-        generator.manual_seed(int(own.generate_state(1, np.uint64)[0] >> 1))
+        generator.manual_seed(int(seeds.generate_state(1, np.uint64)[0] >> 1))
         center = self.posterior.center
 
         def normals() -> Tensor:
@@ -400,7 +401,7 @@ def _product(before: Tensor, here: Tensor, sizes: list[int]) -> Tensor:
     return product
 
 
-def _knows_its_samples(module: nn.Module) -> bool:
+def _has_sample_gradients(module: nn.Module) -> bool:
     if isinstance(module, nn.BatchNorm2d):
         return module.running_mean is not None  # without it, a batch normalises itself
     if isinstance(module, nn.Linear):
@@ -411,25 +412,25 @@ def _knows_its_samples(module: nn.Module) -> bool:
 
 
 def _layer_rows(
-    module: nn.Module, came_in: Tensor, came_back: Tensor, dtype: torch.dtype
+    module: nn.Module, inputs: Tensor, out_gradients: Tensor, dtype: torch.dtype
 ) -> Iterator[Tensor]:
     """Each sample's gradient of a layer's weight, then of its bias: rows of shape (batch, size)."""
-    batch = len(came_in)
+    batch = len(inputs)
     if isinstance(module, nn.Linear):
-        inputs = came_in.reshape(batch, 1, -1, came_in.shape[-1]).transpose(2, 3)
-        back = came_back.reshape(batch, 1, -1, came_back.shape[-1]).transpose(2, 3)
+        inputs = inputs.reshape(batch, 1, -1, inputs.shape[-1]).transpose(2, 3)
+        back = out_gradients.reshape(batch, 1, -1, out_gradients.shape[-1]).transpose(2, 3)
     elif isinstance(module, nn.BatchNorm2d):
         assert module.running_mean is not None
         assert module.running_var is not None
         mean, var = (t[:, None, None] for t in (module.running_mean, module.running_var))
-        inputs = ((came_in - mean) * torch.rsqrt(var + module.eps)).reshape(
-            batch, came_in.shape[1], 1, -1
+        inputs = ((inputs - mean) * torch.rsqrt(var + module.eps)).reshape(
+            batch, inputs.shape[1], 1, -1
         )
-        back = came_back.reshape(batch, came_back.shape[1], 1, -1)
+        back = out_gradients.reshape(batch, out_gradients.shape[1], 1, -1)
     else:
         assert isinstance(module, nn.Conv2d)
-        inputs = _patches(module, came_in).unflatten(1, (module.groups, -1))
-        back = came_back.flatten(2).unflatten(1, (module.groups, -1))
+        inputs = _patches(module, inputs).unflatten(1, (module.groups, -1))
+        back = out_gradients.flatten(2).unflatten(1, (module.groups, -1))
     # back (batch, groups, outputs, positions), inputs (batch, groups, inputs, positions)
     for name, parameter in module.named_parameters(recurse=False):
         if not parameter.requires_grad:
@@ -440,13 +441,13 @@ def _layer_rows(
             yield back.sum(3).flatten(1)
 
 
-def _patches(module: nn.Conv2d, came_in: Tensor) -> Tensor:
+def _patches(module: nn.Conv2d, inputs: Tensor) -> Tensor:
     """What a convolution multiplies its weight with: (batch, inputs, positions)."""
     assert not isinstance(module.padding, str)
     if (module.kernel_size, module.stride, module.padding) == ((1, 1), (1, 1), (0, 0)):
-        return came_in.flatten(2)
+        return inputs.flatten(2)
     return nn.functional.unfold(
-        came_in.contiguous(),
+        inputs.contiguous(),
         module.kernel_size,
         dilation=module.dilation,
         padding=module.padding,
@@ -472,12 +473,12 @@ def _place(cache: Path, identity: dict[str, Any], chain: int) -> Path:
 
 
 def _read(path: Path, identity: dict[str, Any], center: np.ndarray) -> dict[str, np.ndarray] | None:
-    """A chain that was kept, or None where there is none, or a damaged or foreign one."""
+    """A cached chain, or None where there is none, or a damaged one or one of another run."""
     try:
         with safe_open(path, framework="np") as file:
             if json.loads(file.metadata()["identity"]) != identity:
                 return None
-            found = {name: file.get_tensor(name) for name in _KEPT}
+            found = {name: file.get_tensor(name) for name in _ARRAYS}
     except (OSError, SafetensorError, KeyError, TypeError, ValueError):
         return None
     # Losses at w* tell what a fingerprint cannot see: a function that a loss looks up when it runs.

@@ -291,10 +291,11 @@ def next_order_kernel(
     h = per_sample_hessians(posterior, data)
     # T_i enters only contracted with S, and U_4 too: derivatives of tr(H_i S) and of tr(U_2 S).
     root = torch.from_numpy(np.linalg.cholesky(s)).to(posterior.center).T
-    pull = vmap(grad(_curvature_along(_single(posterior), root)), in_dims=(None, 0, 0))
-    pulls = np.concatenate([_numbers(pull(posterior.center, x, y)) for x, y in samples.batches(16)])
+    third = vmap(grad(_curvature_along(_single(posterior), root)), in_dims=(None, 0, 0))
+    parts = [_numbers(third(posterior.center, x, y)) for x, y in samples.batches(16)]
+    thirds = np.concatenate(parts)
     w = g @ s
-    b, bend = -h, -(pulls @ w.T + w @ pulls.T)
+    b, trace_m = -h, -(thirds @ w.T + w @ thirds.T)
     if law == "posterior":
         mean = posterior.mean_loss
         u3 = _numbers(posterior.n_beta * jacrev(jacrev(grad(mean)))(posterior.center))
@@ -302,12 +303,12 @@ def next_order_kernel(
         u4 = _numbers(posterior.n_beta * jacrev(grad(along))(posterior.center))
         u3_of_w = np.einsum("abc,ia->ibc", u3, w, optimize=True)
         p = s @ np.einsum("abc,bc->a", u3, s)
-        turn = np.einsum("a,iab,jb->ij", p, h, w, optimize=True)
-        turn = turn + turn.T - np.einsum("a,iab,jb->ij", p, u3_of_w, w, optimize=True)
-        b, bend = u3_of_w + b, bend + w @ u4 @ w.T + turn
+        mixed = np.einsum("a,iab,jb->ij", p, h, w, optimize=True)
+        mixed = mixed + mixed.T - np.einsum("a,iab,jb->ij", p, u3_of_w, w, optimize=True)
+        b, trace_m = u3_of_w + b, trace_m + w @ u4 @ w.T + mixed
     sb = b @ s
-    loop = np.einsum("iab,jba->ij", sb, sb, optimize=True)
-    return _as_kernel(w @ g.T + loop / 2 - bend / 2, samples)
+    trace_bb = np.einsum("iab,jba->ij", sb, sb, optimize=True)
+    return _as_kernel(w @ g.T + trace_bb / 2 - trace_m / 2, samples)
 
 
 def classical_influence(

@@ -165,12 +165,12 @@ def test_regression_is_exact_at_second_order(linear, regression):
         )
 
 
-def test_kernels_keep_labels(network):
-    kernel = probelib.influence.laplace_kernel(network)
+def test_kernels_keep_labels(neuron):
+    kernel = probelib.influence.laplace_kernel(neuron)
     assert isinstance(kernel, probelib.MatrixKernel)
     diagonal = kernel.diagonal()
-    np.testing.assert_array_equal(diagonal.label, network.data.labels())
-    np.testing.assert_array_equal(diagonal.sample_id, np.arange(network.n_samples))
+    np.testing.assert_array_equal(diagonal.label, neuron.data.labels())
+    np.testing.assert_array_equal(diagonal.sample_id, np.arange(neuron.n_samples))
 
 
 def test_kernel_of_other_samples(linear, regression):

@@ -134,10 +134,10 @@ class Kernel(ABC):
         """The best k of ``among``, sorted, for some rows, from one pass over the candidates."""
         value, index = None, torch.full((len(rows), k), -1)
         for here, scores in self._correlation_blocks(rows, among):
-            own = np.flatnonzero((rows >= here[0]) & (rows <= here[-1]))
-            at = np.searchsorted(here, rows[own])
-            own, at = own[here[at] == rows[own]], at[here[at] == rows[own]]
-            scores[torch.from_numpy(own), torch.from_numpy(at)] = -torch.inf
+            row = np.flatnonzero((rows >= here[0]) & (rows <= here[-1]))
+            col = np.searchsorted(here, rows[row])
+            itself = here[col] == rows[row]
+            scores[torch.from_numpy(row[itself]), torch.from_numpy(col[itself])] = -torch.inf
             if value is None:
                 value = scores.new_full((len(rows), k), -torch.inf)
             better = (scores.amax(1) > value[:, -1]).nonzero()[:, 0]  # ever fewer, block by block
@@ -161,9 +161,9 @@ class Kernel(ABC):
 
 
 class LossKernel(Kernel):
-    """The loss kernel of a trace, never built whole.
+    """The loss kernel of a trace, never built as a full matrix.
 
-    Held as the centred trace with unit columns U, shape (S, n), and a scale s_i a sample:
+    Stored as the centred trace with unit columns U, shape (S, n), and a scale s_i a sample:
     K_ij = s_i s_j u_i'u_j and R_ij = u_i'u_j. A sample without any variance has u_i = 0. Splitting
     off the scale keeps samples with losses of 1e-18 nats as exact as the others. The trace is
     read at the first use, S x n x 4 bytes; beyond 2 GiB it stays on disk, and every use reads it
@@ -330,14 +330,14 @@ def loss_kernel(trace: xr.Dataset) -> LossKernel:
 
 
 class MatrixKernel(Kernel):
-    """A loss kernel that is held whole, (n, n), in float64.
+    """A loss kernel that is stored as a full matrix, (n, n), in float64.
 
     Args:
         covariance: K, shape (n, n), symmetric, nats squared. A sample whose K_ii is not positive,
             because it never moves or is not resolved, has R_ij = 0.
         coords: coordinates along ``sample``, such as ``sample_id`` and ``label``.
         mcse: Monte-Carlo standard errors of the diagonal, shape (n,), nats squared. A matrix alone
-            does not tell them: by default they are NaN.
+            does not contain them: by default they are NaN.
 
     Raises:
         ValueError: not a symmetric matrix of finite numbers.
