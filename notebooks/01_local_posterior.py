@@ -553,15 +553,11 @@ looks = {name: probelib.diagnostics(run, n_samples=100) for name, run in runs.it
 
 # %% mystnb={"figure": {"caption": "Mean loss along the chains (left; dotted: the loss at the trained weights) and its autocorrelation (right) for four settings on the small network. All rows share their axes. Sound chains share one band and forget quickly where they were. Steps that are too short, or a leash that is too loose, give chains that wander apart or are still on their way. In the last row the chains agree with each other; look at the height of their band.", "name": "fig-chains"}, "image": {"alt": "Four rows. First: four chains mixed in one narrow band slightly above the dotted line, with autocorrelation that falls quickly. Second: slowly wandering chains close to the dotted line, with autocorrelation that falls slowly. Third: chains wandering at different levels. Fourth: chains well mixed, but far above the dotted line."}}
 series = {
-    name: float(run.init_loss.mean()) + probelib.estimators.mean_loss_change(run)
-    for name, run in runs.items()
+    name: float(run.init_loss.mean()) + probelib.mean_loss_change(run) for name, run in runs.items()
 }
 lags = min(40, network_steps // thin // 2)
 plotting.chain_gallery(
-    {
-        name: (along, probelib.estimators.autocorrelation(along, lags))
-        for name, along in series.items()
-    },
+    {name: (along, probelib.autocorrelation(along, lags)) for name, along in series.items()},
     "loss (nats)",
     reference=looks["Table 1"].loss_at_center,
     thin=thin,

@@ -149,12 +149,12 @@ chapter.say(
 )
 
 # %% mystnb={"figure": {"caption": "Mean loss of all training digits along each chain, and its autocorrelation. Every chain starts at the trained weights (dotted: the loss there). Look at the left edge: the first draw that is kept already lies far above the dotted line, and yet the chains go on climbing for some draws before they reach the band in which they stay. Right: they forget where they were within some ten draws.", "name": "fig-mnist-chains"}, "image": {"alt": "Left: one line per chain of mean training loss against draw; all lines begin far above the dotted loss at the trained weights, rise for about ten draws and then fluctuate around a common level. Right: autocorrelation of each chain, falling from one to about zero within ten draws or so."}}
-along = trace.init_loss.values.mean() + probelib.estimators.mean_loss_change(trace)
+along = trace.init_loss.values.mean() + probelib.mean_loss_change(trace)
 lags = min(60, draws // 2)
 plotting.chain_traces(
     along,
     "mean loss (nats)",
-    probelib.estimators.autocorrelation(along, lags),
+    probelib.autocorrelation(along, lags),
     reference=trust.loss_at_center,
 )
 

@@ -41,7 +41,6 @@ from probebook.chapter import Chapter, Claim
 from probebook.probes import mnist_probe
 from probebook.toys import exact_claim
 from probelib import plotting
-from probelib.estimators import az
 
 # %% tags=["parameters"]
 profile: str = "laptop"  # smoke, laptop or paper
@@ -655,6 +654,8 @@ chapter.table(
 # the variances by $S$, probelib by $S - 1$; with that factor the two must agree to rounding.
 
 # %%
+import arviz as az
+
 worst = 0.0
 for trace in (*traces["regular"], *traces["square"]):
     log_likelihood = xr.Dataset({"y": -trace.loss.astype("float64")})
@@ -683,7 +684,7 @@ w = gibbs.trace_waic(probe.trace, beta)
 chapter.record(
     mnist_loss_at_center=float(probe.trace.init_loss.astype("float64").mean()),
     mnist_gibbs_loss=float(probe.trace.init_loss.astype("float64").mean())
-    + float(probelib.estimators.mean_loss_change(probe.trace).mean()),
+    + float(probelib.mean_loss_change(probe.trace).mean()),
     mnist_bayes_loss=float(w.training),
     mnist_correction=float(w.correction),
     mnist_waic=float(w.waic),

@@ -94,10 +94,12 @@ torch.set_num_threads(1)  # small models first: a second thread only gets in the
 # $\delta = \gamma / n\beta$. The localization *is* a damping. In the library:
 #
 # ```python
-# probelib.laplace_kernel(posterior)                      # g' S g
-# probelib.laplace_kernel(posterior, order=2)             # ... + tr(H S H S) / 2
-# probelib.next_order_kernel(posterior)                   # ... and all else of that order
-# probelib.classical_influence(posterior, damping=1e-3)   # with its minus sign
+# from probelib import influence
+#
+# influence.laplace_kernel(posterior)                     # g' S g
+# influence.laplace_kernel(posterior, order=2)            # ... + tr(H S H S) / 2
+# influence.next_order_kernel(posterior)                  # ... and all of that order
+# influence.classical_influence(posterior, damping=1e-3)  # with its minus sign
 # ```
 #
 # ## The Laplace regime
@@ -151,9 +153,9 @@ for which in range(data_sets):
         for name, law in laws.items():
             truth = exact.kernel if law == "posterior" else exact.gaussian_kernel
             found = (
-                probelib.laplace_kernel(posterior),
-                probelib.laplace_kernel(posterior, order=2),
-                probelib.next_order_kernel(posterior, law=law),
+                probelib.influence.laplace_kernel(posterior).covariance(),
+                probelib.influence.laplace_kernel(posterior, order=2).covariance(),
+                probelib.influence.next_order_kernel(posterior, law=law).covariance(),
             )
             for kind, kernel in zip(kinds, found, strict=True):
                 errors[name][kind][which, at] = retraining.relative_error(kernel, truth)
@@ -170,9 +172,12 @@ sampled_at = n_betas[::2]
 budget, chain_errors, draw_errors = [], [], []
 for n_beta in sampled_at:
     posterior = logistic(n_beta)
-    first, truth = probelib.laplace_kernel(posterior), retraining.integrate(posterior, points)
-    gradients = probelib.per_sample_gradients(posterior)
-    precision = np.linalg.inv(probelib.laplace_covariance(posterior))
+    first, truth = (
+        probelib.influence.laplace_kernel(posterior).covariance(),
+        retraining.integrate(posterior, points),
+    )
+    gradients = probelib.influence.per_sample_gradients(posterior)
+    precision = np.linalg.inv(probelib.influence.laplace_covariance(posterior))
     epsilon = 0.1 / np.linalg.eigvalsh(precision)[-1]
     trace = probelib.sample(
         posterior, sampler=probelib.SGLD(step_size=epsilon), chains=small_chains,
@@ -273,13 +278,13 @@ chapter.table(budget_rows, "Where the distance between SGLD's kernel and g'Sg co
 posterior = logistic(n_betas[4])
 exact = retraining.integrate(posterior, points)
 n = posterior.n_samples
-printed = np.linalg.inv(n * probelib.hessian(posterior))
+printed = np.linalg.inv(n * probelib.influence.hessian(posterior))
 size = np.trace(exact.covariance)
 chapter.record(
     erratum4_n_beta=posterior.n_beta,
     erratum4_n=n,
     erratum4_printed_ratio=np.trace(printed) / size,
-    erratum4_needed_ratio=np.trace(probelib.laplace_covariance(posterior)) / size,
+    erratum4_needed_ratio=np.trace(probelib.influence.laplace_covariance(posterior)) / size,
 )
 chapter.say(
     "Trace of the covariance over the true one, at nβ = {erratum4_n_beta:,.0f} and n = "
@@ -295,7 +300,7 @@ chapter.say(
 # against $g_i^\top S g_j$ has the slope $+1$ or $-1$. And a variance is not negative.
 
 # %%
-first = probelib.laplace_kernel(posterior)
+first = probelib.influence.laplace_kernel(posterior).covariance()
 chapter.record(
     erratum5_slope=(first * exact.kernel).sum() / (first * first).sum(),
     erratum5_smallest_variance=np.diag(exact.kernel).min(),
@@ -337,15 +342,17 @@ def of_redundant(model, gamma):
     around = probelib.LocalPosterior(
         model, probelib.squared_error, (x, y), n_beta=40.0, localization=gamma
     )
-    return around, probelib.laplace_kernel(around, order=2)  # exact: the loss is quadratic
+    return around, probelib.influence.laplace_kernel(
+        around, order=2
+    ).covariance()  # exact: the loss is quadratic
 
 
 gamma = 4.0
 redundant, kernel_twice = of_redundant(double, gamma)
 _, kernel_half = of_redundant(plain.model, gamma / 2)
 _, kernel_once = of_redundant(plain.model, gamma)
-undamped = probelib.classical_influence(of_redundant(plain.model, gamma)[0])
-nearly = probelib.classical_influence(redundant, 1e-9)
+undamped = probelib.influence.classical_influence(of_redundant(plain.model, gamma)[0])
+nearly = probelib.influence.classical_influence(redundant, 1e-9)
 chapter.record(
     redundant_identity_error=retraining.relative_error(kernel_twice, kernel_half),
     redundant_change=retraining.relative_error(kernel_twice, kernel_once),
@@ -376,7 +383,9 @@ orbit = {
     for g in (1.0, 10.0, 100.0)
 }
 chapter.record(
-    product_classical_largest=np.abs(probelib.classical_influence(no_gradient, 1e-6)).max(),
+    product_classical_largest=np.abs(
+        probelib.influence.classical_influence(no_gradient, 1e-6)
+    ).max(),
     product_kernel_spearman=retraining.spearman(at_zero, left_out),
     product_kernel_trace=np.trace(at_zero),
     **{
@@ -413,7 +422,7 @@ def around_relu(gamma):
 
 
 base = around_relu(1.0)
-relu_values = np.linalg.eigvalsh(probelib.hessian(base))
+relu_values = np.linalg.eigvalsh(probelib.influence.hessian(base))
 relu_kernels, relu_trust, relu_halves = {}, {}, {}
 for k, gamma in enumerate(gammas):
     trace = probelib.sample(
@@ -432,8 +441,8 @@ for k, gamma in enumerate(gammas):
     )
 
 damping = np.geomspace(1e-6, 1, 241)
-at_reference = probelib.classical_influence(base, reference)
-of_line = probelib.classical_influence(redundant, reference)
+at_reference = probelib.influence.classical_influence(base, reference)
+of_line = probelib.influence.classical_influence(redundant, reference)
 largest, agree = np.array(
     [
         (np.abs(i).max() / np.abs(at_reference).max(), retraining.spearman(i, at_reference))
@@ -539,7 +548,7 @@ def around_network(weights, n_beta=120.0, gamma=1.0):
 losses_at_rest = [float(around_network(w).mean_loss(w)) for w, _ in trained]
 center, slope_at_rest = trained[int(np.argmin(losses_at_rest))]
 network = around_network(center)
-curvature = np.linalg.eigvalsh(probelib.hessian(network))
+curvature = np.linalg.eigvalsh(probelib.influence.hessian(network))
 left = np.linspace(0, 119, removals).astype(int)
 removed = retraining.retrain_without(
     retraining.with_weights(teacher, center), probelib.squared_error, surface, left
@@ -605,9 +614,9 @@ weighted, share = retraining.importance_kernel(cool, importance_draws, seed)
 predictions["βK, weighted draws, nβ = 12000"] = 12_000 / n * weighted[left]
 chapter.record(loo_weighted_share=share)
 for delta in (0.0, 1e-3, 1e-2, 1e-1, 1.0):
-    influence = probelib.classical_influence(network, delta)
+    influence = probelib.influence.classical_influence(network, delta)
     predictions[f"−I/n, δ = {delta:g}"] = -influence[left] / n
-cosine, length = probelib.gradient_gram(network)
+cosine, length = probelib.influence.gradient_gram(network)
 predictions["inner product of gradients"] = (cosine * np.outer(length, length))[left]
 predictions["cosine of gradients"] = cosine[left]
 agreements = retraining.agreement(truth, predictions, resamples, seed)
@@ -688,11 +697,15 @@ for n_beta, rhat, ess, halves in chain_facts:
     )
 chapter.table(rows, "The chains behind the kernels.")
 chapter.record(
-    network_first_error=retraining.relative_error(probelib.laplace_kernel(cool), weighted),
-    network_second_error=retraining.relative_error(
-        probelib.laplace_kernel(cool, order=2), weighted
+    network_first_error=retraining.relative_error(
+        probelib.influence.laplace_kernel(cool).covariance(), weighted
     ),
-    network_next_error=retraining.relative_error(probelib.next_order_kernel(cool), weighted),
+    network_second_error=retraining.relative_error(
+        probelib.influence.laplace_kernel(cool, order=2).covariance(), weighted
+    ),
+    network_next_error=retraining.relative_error(
+        probelib.influence.next_order_kernel(cool).covariance(), weighted
+    ),
 )
 chapter.say(
     "The expansion on this network, against the weighted draws at nβ = 12,000: relative error "
@@ -720,7 +733,9 @@ probe = mnist_probe(
 )
 some = np.sort(np.random.default_rng(seed).choice(n_samples, n_subset, replace=False))
 digit_of = probe.labels.numpy()[some]
-cosine, length = probelib.gradient_gram(probe.posterior, (probe.inputs[some], probe.labels[some]))
+cosine, length = probelib.influence.gradient_gram(
+    probe.posterior, (probe.inputs[some], probe.labels[some])
+)
 part = probelib.loss_kernel(probe.trace.isel(sample=some))
 correlation, deviation = part.correlation(), np.sqrt(part.diagonal().values)
 upper = np.triu_indices(n_subset, 1)

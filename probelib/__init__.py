@@ -2,14 +2,25 @@
 
 __version__ = "0.1.0"
 
+import importlib
+from types import ModuleType
+from typing import TYPE_CHECKING
+
 from probelib.estimators import (
+    Diagnostics,
+    Estimate,
+    Finding,
+    Kernel,
     LossKernel,
     MatrixKernel,
+    Neighbours,
+    autocorrelation,
     diagnostics,
     empirical_variance,
     local_learning_coefficient,
     loss_gain,
     loss_kernel,
+    mean_loss_change,
     pair_kernel,
     singular_fluctuation,
     spearman_brown,
@@ -18,64 +29,65 @@ from probelib.estimators import (
 )
 from probelib.gradient_pairs import gradient_pairs
 from probelib.gradients import ControlVariate, FullGradient, GradientEstimator, Minibatch
-from probelib.influence import (
-    classical_influence,
-    gradient_gram,
-    hessian,
-    hessian_operator,
-    laplace_covariance,
-    laplace_kernel,
-    next_order_kernel,
-    per_sample_gradients,
-    per_sample_hessians,
-)
-from probelib.interop import from_devinterp, to_devinterp
 from probelib.losses import cross_entropy, squared_error
 from probelib.posterior import LocalPosterior
 from probelib.run import DivergenceError, sample
 from probelib.samplers import SGLD, LeimkuhlerMatthews, RMSpropSGLD, Sampler
 from probelib.store import StoreBusy, StoreError, TraceMismatch, open_trace
 
+if TYPE_CHECKING:
+    from probelib import influence, interop
+
+
+def __getattr__(name: str) -> ModuleType:
+    """Submodules that few need, imported at the first use."""
+    if name in ("influence", "interop"):
+        return importlib.import_module(f"probelib.{name}")
+    raise AttributeError(f"module 'probelib' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
 __all__ = [
     "SGLD",
     "ControlVariate",
+    "Diagnostics",
     "DivergenceError",
+    "Estimate",
+    "Finding",
     "FullGradient",
     "GradientEstimator",
+    "Kernel",
     "LeimkuhlerMatthews",
     "LocalPosterior",
     "LossKernel",
     "MatrixKernel",
     "Minibatch",
+    "Neighbours",
     "RMSpropSGLD",
     "Sampler",
     "StoreBusy",
     "StoreError",
     "TraceMismatch",
-    "classical_influence",
+    "autocorrelation",
     "cross_entropy",
     "diagnostics",
     "empirical_variance",
-    "from_devinterp",
-    "gradient_gram",
     "gradient_pairs",
-    "hessian",
-    "hessian_operator",
-    "laplace_covariance",
-    "laplace_kernel",
+    "influence",
+    "interop",
     "local_learning_coefficient",
     "loss_gain",
     "loss_kernel",
-    "next_order_kernel",
+    "mean_loss_change",
     "open_trace",
     "pair_kernel",
-    "per_sample_gradients",
-    "per_sample_hessians",
     "sample",
     "singular_fluctuation",
     "spearman_brown",
     "split_half_reliability",
     "squared_error",
     "tilt",
-    "to_devinterp",
 ]

@@ -23,7 +23,8 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +37,16 @@ from torch import Tensor, nn
 from torch.func import grad_and_value, vmap
 from tqdm import tqdm
 
+from probelib.arguments import require_whole
+from probelib.contract import sample_coordinates
 from probelib.data import Data, Samples
-from probelib.posterior import LocalPosterior, keep_random_state
+from probelib.posterior import LocalPosterior
+from probelib.randomness import keep_random_state
 from probelib.store import write_atomically
 
 _MEMORY = 4 * 2**30  # bytes that the gradients of one side of a pair may take on a CPU
 _FORMAT = 1
-_KEPT = ("kernel", "loss", "init_loss", "seconds")
+_ARRAYS = ("kernel", "loss", "init_loss", "seconds")
 
 
 def gradient_pairs(
@@ -68,13 +72,13 @@ def gradient_pairs(
         posterior: gives w*, the model, the loss and gamma; its n_beta is used by
             :func:`probelib.tilt` alone.
         observe: samples whose kernel is wanted; default: those of the posterior.
-        chains: independent walks, at least two, so that the result can tell its own error.
+        chains: independent walks, at least two, so that the result has an error.
         pairs: pairs of gradients in a walk.
         seed: of all walks; chain c depends on ``seed`` and c alone.
         batch_size: samples a backward pass takes.
         memory: bytes that the gradients of one side of a pair may take, n_samples x n_parameters
-            x 2 (4 where the machine has no bfloat16). Where they take more, the layers are gone
-            through in groups, each with its own backward passes. Default: 4 GiB, and a third of
+            x 2 (4 where the machine has no bfloat16). Where they take more, the layers are
+            split into groups, each with its own backward passes. Default: 4 GiB, and a third of
             what is free on an accelerator.
         cache: a directory in which every finished chain is kept, and found by the next call.
         progress: show a bar.
@@ -95,8 +99,7 @@ def gradient_pairs(
         ("batch_size", batch_size, 1),
         ("seed", seed, 0),
     ):
-        if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least:
-            raise ValueError(f"{name} is {value!r}; it must be a whole number, {least} or more")
+        require_whole(name, value, least)
     if posterior.train_mode:
         raise ValueError(
             "posterior is in train mode, where a loss may depend on its batch and on chance; "
@@ -107,58 +110,31 @@ def gradient_pairs(
     else:
         observed = Samples(observe, posterior.device, "observe")
         posterior.check(observed)
-    config = {
-        "n_beta": posterior.n_beta,
-        "localization": posterior.localization,
-        "n_samples": posterior.n_samples,
-        "n_parameters": posterior.n_parameters,
-        "pairs": int(pairs),
-        "seed": int(seed),
-    }
-    gradients = SampleGradients(posterior)
-    identity = posterior.fingerprint()
-    sampling_data = identity.pop("sampling_data")
-    identity.pop("n_beta")  # the Gaussian knows neither the data term nor its strength
-    identity |= {
-        "observed_data": sampling_data if observe is None else observed.fingerprint(),
-        "pairs": int(pairs),
-        "seed": int(seed),
-        "gradients": str(gradients.dtype).removeprefix("torch."),
-        "format": _FORMAT,
-    }
+    walks = _Walks(SampleGradients(posterior), observed, int(pairs), int(seed), batch_size, memory)
+    identity = walks.identity()
     center = _losses(posterior, observed, batch_size)
-    found = []
     form = "{l_bar}{bar}| {n:.1f}/{total} [{elapsed}<{remaining}]"
     with tqdm(total=chains * (pairs + 1), bar_format=form, disable=not progress) as bar:
-        for chain in range(chains):
-            kept = None if cache is None else _place(Path(cache), identity, chain)
-            result = None if kept is None else _read(kept, identity, center)
-            if result is None:
-                started = time.perf_counter()
-                result = _walk(
-                    gradients, observed, chain, pairs, seed, batch_size, memory, bar.update
-                )
-                result["init_loss"] = center
-                result["seconds"] = np.array(time.perf_counter() - started)
-                if kept is not None:
-                    kept.parent.mkdir(parents=True, exist_ok=True)
-                    content = save(result, metadata={"identity": json.dumps(identity)})
-                    write_atomically(kept, content)
-            else:
-                bar.update(pairs + 1)
-            found.append(result)
-    coords = {"sample_id": ("sample", np.arange(len(observed)))}
-    if observed.labels() is not None:
-        coords["label"] = ("sample", observed.labels())
+        found = [
+            _chain(walks, chain, identity, center, cache, bar.update) for chain in range(chains)
+        ]
     return xr.Dataset(
         {
             "kernel": (("chain", "sample", "other"), np.stack([f["kernel"] for f in found])),
             "loss": (("chain", "draw", "sample"), np.stack([f["loss"] for f in found])),
             "init_loss": ("sample", center),
         },
-        coords=coords,
+        coords=sample_coordinates(len(observed), observed.labels()),
         attrs={
-            "config": config | {"chains": int(chains)},
+            "config": {
+                "n_beta": posterior.n_beta,
+                "localization": posterior.localization,
+                "n_samples": posterior.n_samples,
+                "n_parameters": posterior.n_parameters,
+                "pairs": int(pairs),
+                "seed": int(seed),
+                "chains": int(chains),
+            },
             "fingerprint": identity,
             "wall_time": float(sum(f["seconds"] for f in found)),
         },
@@ -168,10 +144,11 @@ def gradient_pairs(
 class SampleGradients:
     """Gradients of single samples, as rows of a matrix, at any weights.
 
-    Convolutions, linear layers and batch normalisation in eval mode know their samples' gradients
-    after one backward pass over the batch: an outer product of what came in and what came back
-    (Goodfellow, 2015). A model with trainable parameters anywhere else is differentiated sample
-    by sample with ``torch.func``, which takes about ten times as long and is not cut into groups.
+    For convolutions, linear layers and batch normalisation in eval mode, one backward pass over
+    the batch gives the gradients of all samples: outer products of a layer's inputs and of the
+    gradients with respect to its outputs (Goodfellow, 2015). A model with trainable parameters
+    anywhere else is differentiated sample by sample with ``torch.func``, which takes about ten
+    times as long and is not split into groups of layers.
 
     Args:
         posterior: gives the model and the loss.
@@ -186,14 +163,14 @@ class SampleGradients:
             if any(p.requires_grad for p in module.parameters(recurse=False))
         ]
         x, y = posterior.data.batch(slice(0, min(2, posterior.n_samples)))
-        self.by_layer = all(map(_knows_its_samples, self.layers)) and self._agrees(x, y)
+        self.by_layer = all(map(_has_sample_gradients, self.layers)) and self._agrees(x, y)
         if self.by_layer:
             self.sizes = [
                 sum(p.numel() for p in layer.parameters(recurse=False) if p.requires_grad)
                 for layer in self.layers
             ]
         else:
-            self.layers, self.sizes = [None], [posterior.n_parameters]
+            self.layers, self.sizes = [], [posterior.n_parameters]
         cpu = posterior.device.type == "cpu"
         fast = not cpu or (
             torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
@@ -209,7 +186,8 @@ class SampleGradients:
             memory = _MEMORY
             if device.type == "cuda":
                 memory = torch.cuda.mem_get_info(device)[0] // 3
-        group, used = [], 0
+        group: list[int] = []
+        used = 0
         for at, size in enumerate(self.sizes):
             bytes_ = n * size * self.dtype.itemsize
             if group and used + bytes_ > memory:
@@ -251,21 +229,21 @@ class SampleGradients:
                 losses = self.posterior.losses(weights.detach().requires_grad_(), x, y)
                 total = (losses / _or_one(losses.detach())).sum()
                 # With respect to the layers' outputs: no gradient summed over the batch is built.
-                came_back = torch.autograd.grad(total, [output for *_, output in calls])
+                out_gradients = torch.autograd.grad(total, [output for *_, output in calls])
         finally:
             for hook in hooks:
                 hook.remove()
         if len(calls) != len(chosen):
             raise RuntimeError("a layer of the model is used more than once, or not at all")
         start = 0
-        for (module, came_in, _), back in zip(calls, came_back, strict=True):
-            for rows in _layer_rows(module, came_in, back, self.dtype):
+        for (module, inputs, _), back in zip(calls, out_gradients, strict=True):
+            for rows in _layer_rows(module, inputs, back, self.dtype):
                 out[:, start : start + rows.shape[1]] = rows
                 start += rows.shape[1]
         return losses.detach()
 
     def _agrees(self, x: Tensor, y: Tensor) -> bool:
-        """Whether the layers account for the whole gradient: none is used twice, none is hidden."""
+        """Whether the layers' rows are the whole gradient: no layer is used twice or missed."""
         posterior = self.posterior
         self.by_layer, self.dtype = True, posterior.dtype
         try:
@@ -286,68 +264,121 @@ class SampleGradients:
         return True
 
 
-def _walk(
-    gradients: SampleGradients,
-    observed: Samples,
+@dataclass(frozen=True)
+class _Walks:
+    """What all chains of a call have in common: see the arguments of :func:`gradient_pairs`."""
+
+    gradients: SampleGradients
+    observed: Samples
+    pairs: int
+    seed: int
+    batch_size: int
+    memory: int | None
+
+    @property
+    def posterior(self) -> LocalPosterior:
+        return self.gradients.posterior
+
+    def identity(self) -> dict[str, Any]:
+        """All that a chain's numbers depend on, except which chain it is."""
+        identity = self.posterior.fingerprint()
+        sampling_data = identity.pop("sampling_data")
+        identity.pop("n_beta")  # the Gaussian knows neither the data term nor its strength
+        whole = self.observed is self.posterior.data
+        return identity | {
+            "observed_data": sampling_data if whole else self.observed.fingerprint(),
+            "pairs": self.pairs,
+            "seed": self.seed,
+            "gradients": str(self.gradients.dtype).removeprefix("torch."),
+            "format": _FORMAT,
+        }
+
+    def weights(self, chain: int) -> Iterator[tuple[Tensor, float | None]]:
+        """Weights along a chain, each with its correlation to those before it.
+
+        The normals are drawn on the host, so that a walk is the same on every kind of device.
+        """
+        # Not spawn(chains)[chain]: a chain must not depend on how many there are.
+        seeds = np.random.SeedSequence(self.seed, spawn_key=(chain,))
+        rng = np.random.default_rng(seeds.spawn(1)[0])
+        correlation = (rng.permutation(self.pairs) + rng.random(self.pairs)) / self.pairs
+        generator = torch.Generator()
+        generator.manual_seed(int(seeds.generate_state(1, np.uint64)[0] >> 1))
+        center = self.posterior.center
+
+        def normals() -> Tensor:
+            drawn = torch.empty_like(center, device="cpu").normal_(generator=generator)
+            return drawn.to(center.device)
+
+        away = normals()
+        yield center + away / self.posterior.localization**0.5, None
+        for theta in map(float, correlation):
+            away = theta * away + (1 - theta**2) ** 0.5 * normals()
+            yield center + away / self.posterior.localization**0.5, theta
+
+    def write(self, out: Tensor, losses: Tensor, weights: Tensor, group: list[int]) -> None:
+        """Gradients of all samples with respect to a group of layers, and their losses.
+
+        Raises:
+            ValueError: a loss is not finite.
+        """
+        n = len(self.observed)
+        with keep_random_state(self.posterior.device):
+            for start in range(0, n, self.batch_size):
+                part = slice(start, min(start + self.batch_size, n))
+                x, y = self.observed.batch(part)
+                losses[part] = self.gradients.write(out[part], weights, x, y, group)
+        if not losses.isfinite().all():
+            bad = int((~losses.isfinite()).nonzero()[0, 0])
+            gamma = self.posterior.localization
+            raise ValueError(
+                f"localization is {gamma:g}, at which sample {bad} has a non-finite loss "
+                f"{float(gamma) ** -0.5:.3g} a weight away from w*; raise it"
+            )
+
+
+def _chain(
+    walks: _Walks,
     chain: int,
-    pairs: int,
-    seed: int,
-    batch_size: int,
-    memory: int | None,
-    tick: Any,
+    identity: dict[str, Any],
+    center: np.ndarray,
+    cache: str | os.PathLike | None,
+    tick: Callable[[float], Any],
 ) -> dict[str, np.ndarray]:
+    """The results of one chain, from the cache where they are there, and left there if not."""
+    kept = None if cache is None else _place(Path(cache), identity, chain)
+    result = None if kept is None else _read(kept, identity, center)
+    if result is not None:
+        tick(walks.pairs + 1)
+        return result
+    started = time.perf_counter()
+    result = _walk(walks, chain, tick) | {"init_loss": center}
+    result["seconds"] = np.array(time.perf_counter() - started)
+    if kept is not None:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(kept, save(result, metadata={"identity": json.dumps(identity)}))
+    return result
+
+
+def _walk(walks: _Walks, chain: int, tick: Callable[[float], Any]) -> dict[str, np.ndarray]:
     """One chain: its kernel (n, n), float64, and the losses along it (pairs + 1, n)."""
-    posterior, n = gradients.posterior, len(observed)
+    gradients, posterior, n = walks.gradients, walks.posterior, len(walks.observed)
     device = posterior.device
-    # Not spawn(chains)[chain]: a chain must not depend on how many there are.
-    own = np.random.SeedSequence(seed, spawn_key=(chain,))
-    rng = np.random.default_rng(own.spawn(1)[0])
-    correlation = (rng.permutation(pairs) + rng.random(pairs)) / pairs
     kernel = torch.zeros(n, n, dtype=torch.float64, device=device)
-
-    def normals(generator: torch.Generator) -> Tensor:
-        drawn = torch.empty_like(posterior.center, device="cpu").normal_(generator=generator)
-        return drawn.to(device)
-
-    groups = list(gradients.groups(n, memory))
+    groups = list(gradients.groups(n, walks.memory))
     widest = max(sum(gradients.sizes[at] for at in group) for group in groups)
     buffers = [torch.empty(n, widest, dtype=gradients.dtype, device=device) for _ in range(2)]
-    for group in groups:
-        # On the host, so that a walk is the same on every kind of device; each group of layers
-        # sees the same weights.
-        generator = torch.Generator()
-        generator.manual_seed(int(own.generate_state(1, np.uint64)[0] >> 1))
-        width = [gradients.sizes[at] for at in group]
-        here, before = (buffer[:, : sum(width)] for buffer in buffers)
-        losses = torch.empty(pairs + 1, n, device=device)
-        away = normals(generator)
-        scale_before = None
-        for step in range(pairs + 1):
-            if step:
-                theta = float(correlation[step - 1])
-                away = theta * away + (1 - theta**2) ** 0.5 * normals(generator)
-            weights = posterior.center + away / posterior.localization**0.5
-            with keep_random_state(device):
-                for start in range(0, n, batch_size):
-                    part = slice(start, min(start + batch_size, n))
-                    x, y = observed.batch(part)
-                    losses[step, part] = gradients.write(here[part], weights, x, y, group)
-            if not losses[step].isfinite().all():
-                bad = int((~losses[step].isfinite()).nonzero()[0, 0])
-                raise ValueError(
-                    f"localization is {posterior.localization:g}, at which sample {bad} has a "
-                    f"non-finite loss {float(posterior.localization) ** -0.5:.3g} a weight away "
-                    "from w*; raise it"
-                )
+    for group in groups:  # each sees the same weights
+        sizes = [gradients.sizes[at] for at in group]
+        here, before = (buffer[:, : sum(sizes)] for buffer in buffers)
+        losses = torch.empty(walks.pairs + 1, n, device=device)
+        scale_before = losses.new_zeros(n).double()
+        for step, (weights, theta) in enumerate(walks.weights(chain)):
+            walks.write(here, losses[step], weights, group)
             scale = _or_one(losses[step]).double()
-            if step:
-                product = torch.zeros(n, n, device=device)
-                at = 0
-                for size in width:  # in parts: sums of bfloat16 products stay short
-                    columns = slice(at, at + size)
-                    product += (before[:, columns] @ here[:, columns].T).float()
-                    at += size
-                kernel += product.double() * scale_before[:, None] * scale / pairs
+            if theta is not None:
+                product = _product(before, here, sizes)
+                kernel += product.double() * scale_before[:, None] * scale / walks.pairs
             here, before, scale_before = before, here, scale
             tick(1 / len(groups))
     kernel /= posterior.localization
@@ -361,7 +392,18 @@ def _walk(
     return {"kernel": kernel.cpu().numpy(), "loss": losses.float().cpu().numpy()}
 
 
-def _knows_its_samples(module: nn.Module) -> bool:
+def _product(before: Tensor, here: Tensor, sizes: list[int]) -> Tensor:
+    """Inner products of all rows with all, (n, n), layer by layer: bfloat16 sums stay short."""
+    product = torch.zeros(len(before), len(here), device=here.device)
+    at = 0
+    for size in sizes:
+        columns = slice(at, at + size)
+        product += (before[:, columns] @ here[:, columns].T).float()
+        at += size
+    return product
+
+
+def _has_sample_gradients(module: nn.Module) -> bool:
     if isinstance(module, nn.BatchNorm2d):
         return module.running_mean is not None  # without it, a batch normalises itself
     if isinstance(module, nn.Linear):
@@ -372,34 +414,25 @@ def _knows_its_samples(module: nn.Module) -> bool:
 
 
 def _layer_rows(
-    module: nn.Module, came_in: Tensor, came_back: Tensor, dtype: torch.dtype
+    module: nn.Module, inputs: Tensor, out_gradients: Tensor, dtype: torch.dtype
 ) -> Iterator[Tensor]:
     """Each sample's gradient of a layer's weight, then of its bias: rows of shape (batch, size)."""
-    batch = len(came_in)
+    batch = len(inputs)
     if isinstance(module, nn.Linear):
-        inputs = came_in.reshape(batch, 1, -1, came_in.shape[-1]).transpose(2, 3)
-        back = came_back.reshape(batch, 1, -1, came_back.shape[-1]).transpose(2, 3)
+        inputs = inputs.reshape(batch, 1, -1, inputs.shape[-1]).transpose(2, 3)
+        back = out_gradients.reshape(batch, 1, -1, out_gradients.shape[-1]).transpose(2, 3)
     elif isinstance(module, nn.BatchNorm2d):
+        assert module.running_mean is not None
+        assert module.running_var is not None
         mean, var = (t[:, None, None] for t in (module.running_mean, module.running_var))
-        inputs = ((came_in - mean) * torch.rsqrt(var + module.eps)).reshape(
-            batch, came_in.shape[1], 1, -1
+        inputs = ((inputs - mean) * torch.rsqrt(var + module.eps)).reshape(
+            batch, inputs.shape[1], 1, -1
         )
-        back = came_back.reshape(batch, came_back.shape[1], 1, -1)
+        back = out_gradients.reshape(batch, out_gradients.shape[1], 1, -1)
     else:
-        pointwise = (module.kernel_size, module.stride, module.padding) == ((1, 1), (1, 1), (0, 0))
-        inputs = (
-            came_in.flatten(2)
-            if pointwise
-            else nn.functional.unfold(
-                came_in.contiguous(),
-                module.kernel_size,
-                dilation=module.dilation,
-                padding=module.padding,
-                stride=module.stride,
-            )
-        )
-        inputs = inputs.unflatten(1, (module.groups, -1))
-        back = came_back.flatten(2).unflatten(1, (module.groups, -1))
+        assert isinstance(module, nn.Conv2d)
+        inputs = _patches(module, inputs).unflatten(1, (module.groups, -1))
+        back = out_gradients.flatten(2).unflatten(1, (module.groups, -1))
     # back (batch, groups, outputs, positions), inputs (batch, groups, inputs, positions)
     for name, parameter in module.named_parameters(recurse=False):
         if not parameter.requires_grad:
@@ -408,6 +441,20 @@ def _layer_rows(
             yield torch.matmul(back.to(dtype), inputs.to(dtype).transpose(2, 3)).flatten(1)
         else:
             yield back.sum(3).flatten(1)
+
+
+def _patches(module: nn.Conv2d, inputs: Tensor) -> Tensor:
+    """What a convolution multiplies its weight with: (batch, inputs, positions)."""
+    assert not isinstance(module.padding, str)
+    if (module.kernel_size, module.stride, module.padding) == ((1, 1), (1, 1), (0, 0)):
+        return inputs.flatten(2)
+    return nn.functional.unfold(
+        inputs.contiguous(),
+        module.kernel_size,
+        dilation=module.dilation,
+        padding=module.padding,
+        stride=module.stride,
+    )
 
 
 def _or_one(losses: Tensor) -> Tensor:
@@ -428,12 +475,12 @@ def _place(cache: Path, identity: dict[str, Any], chain: int) -> Path:
 
 
 def _read(path: Path, identity: dict[str, Any], center: np.ndarray) -> dict[str, np.ndarray] | None:
-    """A chain that was kept, or None where there is none, or a damaged or foreign one."""
+    """A cached chain, or None where there is none, or a damaged one or one of another run."""
     try:
         with safe_open(path, framework="np") as file:
             if json.loads(file.metadata()["identity"]) != identity:
                 return None
-            found = {name: file.get_tensor(name) for name in _KEPT}
+            found = {name: file.get_tensor(name) for name in _ARRAYS}
     except (OSError, SafetensorError, KeyError, TypeError, ValueError):
         return None
     # Losses at w* tell what a fingerprint cannot see: a function that a loss looks up when it runs.

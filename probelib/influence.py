@@ -24,7 +24,10 @@ from scipy.sparse.linalg import LinearOperator, cg
 from torch import Tensor
 from torch.func import grad, jacrev, jvp, vjp, vmap
 
+from probelib.arguments import require_choice, require_whole
+from probelib.contract import sample_coordinates
 from probelib.data import Data, Samples
+from probelib.estimators import MatrixKernel
 from probelib.posterior import LocalPosterior
 
 _LARGEST = 10_000  # a Hessian of this width takes 0.8 GB
@@ -47,7 +50,7 @@ def per_sample_gradients(
     Raises:
         ValueError: ``batch_size`` is not positive, or ``data`` do not fit the model.
     """
-    _require_count("batch_size", batch_size)
+    require_whole("batch_size", batch_size)
     samples = _samples(posterior, data)
     return np.concatenate([g.cpu().numpy() for g in _gradients(posterior, samples, batch_size)])
 
@@ -73,7 +76,7 @@ def gradient_gram(
     Raises:
         ValueError: ``batch_size`` is not positive, or ``data`` do not fit the model.
     """
-    _require_count("batch_size", batch_size)
+    require_whole("batch_size", batch_size)
     samples = _samples(posterior, data)
     n = len(samples)
     cosine, length = np.zeros((n, n)), np.zeros(n)
@@ -111,7 +114,7 @@ def hessian(posterior: LocalPosterior, batch_size: int = 1000) -> np.ndarray:
     Raises:
         ValueError: more than 10,000 parameters; :func:`hessian_operator` never builds the matrix.
     """
-    _require_count("batch_size", batch_size)
+    require_whole("batch_size", batch_size)
     _require_small(posterior, _LARGEST, "hessian", "use hessian_operator")
     total = torch.zeros(2 * [posterior.n_parameters], dtype=torch.float64, device=posterior.device)
     for x, y in posterior.data.batches(batch_size):
@@ -136,7 +139,7 @@ def per_sample_hessians(
     Raises:
         ValueError: they would take more than 10,000 x 10,000 numbers.
     """
-    _require_count("batch_size", batch_size)
+    require_whole("batch_size", batch_size)
     samples = _samples(posterior, data)
     cells = len(samples) * posterior.n_parameters**2
     if cells > _LARGEST**2:
@@ -165,7 +168,7 @@ def hessian_operator(posterior: LocalPosterior, batch_size: int = 1000) -> Linea
     Raises:
         ValueError: ``batch_size`` is not positive.
     """
-    _require_count("batch_size", batch_size)
+    require_whole("batch_size", batch_size)
     center, d = posterior.center, posterior.n_parameters
 
     def times(vector: np.ndarray) -> np.ndarray:
@@ -211,7 +214,7 @@ def laplace_covariance(posterior: LocalPosterior) -> np.ndarray:
 
 def laplace_kernel(
     posterior: LocalPosterior, data: Data | None = None, order: int = 1
-) -> np.ndarray:
+) -> MatrixKernel:
     r"""The loss kernel in the Laplace regime (Eq. 21 with its errata).
 
     .. math::
@@ -230,7 +233,7 @@ def laplace_kernel(
         order: 1 or 2.
 
     Returns:
-        Shape (n, n), nats squared.
+        The kernel of the n samples; :meth:`~probelib.MatrixKernel.covariance` is K, (n, n).
 
     Raises:
         ValueError: another order, no minimum at w*, or a model that is too large.
@@ -243,12 +246,12 @@ def laplace_kernel(
     if order == 2:
         weighted = per_sample_hessians(posterior, data) @ covariance
         kernel = kernel + np.einsum("iab,jba->ij", weighted, weighted, optimize=True) / 2
-    return _symmetric(kernel)
+    return _as_kernel(kernel, _samples(posterior, data))
 
 
 def next_order_kernel(
     posterior: LocalPosterior, data: Data | None = None, law: str = "posterior"
-) -> np.ndarray:
+) -> MatrixKernel:
     r"""The loss kernel with *every* term up to order :math:`1/(n\beta)^2`.
 
     K is the second derivative, at t = 0, of
@@ -276,13 +279,12 @@ def next_order_kernel(
         law: "posterior" (Eq. 1) or "gaussian" (the Laplace approximation of it).
 
     Returns:
-        Shape (n, n), nats squared.
+        The kernel of the n samples; :meth:`~probelib.MatrixKernel.covariance` is K, (n, n).
 
     Raises:
         ValueError: another law, no minimum at w*, or more than 64 parameters.
     """
-    if law not in ("posterior", "gaussian"):
-        raise ValueError(f'law is {law!r}; choose "posterior" or "gaussian"')
+    require_choice("law", law, "posterior", "gaussian")
     _require_small(posterior, _LARGEST_TENSOR, "next_order_kernel", "use laplace_kernel")
     samples = _samples(posterior, data)
     s = laplace_covariance(posterior)
@@ -290,10 +292,11 @@ def next_order_kernel(
     h = per_sample_hessians(posterior, data)
     # T_i enters only contracted with S, and U_4 too: derivatives of tr(H_i S) and of tr(U_2 S).
     root = torch.from_numpy(np.linalg.cholesky(s)).to(posterior.center).T
-    pull = vmap(grad(_curvature_along(_single(posterior), root)), in_dims=(None, 0, 0))
-    pulls = np.concatenate([_numbers(pull(posterior.center, x, y)) for x, y in samples.batches(16)])
+    third = vmap(grad(_curvature_along(_single(posterior), root)), in_dims=(None, 0, 0))
+    parts = [_numbers(third(posterior.center, x, y)) for x, y in samples.batches(16)]
+    thirds = np.concatenate(parts)
     w = g @ s
-    b, bend = -h, -(pulls @ w.T + w @ pulls.T)
+    b, trace_m = -h, -(thirds @ w.T + w @ thirds.T)
     if law == "posterior":
         mean = posterior.mean_loss
         u3 = _numbers(posterior.n_beta * jacrev(jacrev(grad(mean)))(posterior.center))
@@ -301,12 +304,12 @@ def next_order_kernel(
         u4 = _numbers(posterior.n_beta * jacrev(grad(along))(posterior.center))
         u3_of_w = np.einsum("abc,ia->ibc", u3, w, optimize=True)
         p = s @ np.einsum("abc,bc->a", u3, s)
-        turn = np.einsum("a,iab,jb->ij", p, h, w, optimize=True)
-        turn = turn + turn.T - np.einsum("a,iab,jb->ij", p, u3_of_w, w, optimize=True)
-        b, bend = u3_of_w + b, bend + w @ u4 @ w.T + turn
+        mixed = np.einsum("a,iab,jb->ij", p, h, w, optimize=True)
+        mixed = mixed + mixed.T - np.einsum("a,iab,jb->ij", p, u3_of_w, w, optimize=True)
+        b, trace_m = u3_of_w + b, trace_m + w @ u4 @ w.T + mixed
     sb = b @ s
-    loop = np.einsum("iab,jba->ij", sb, sb, optimize=True)
-    return _symmetric(w @ g.T + loop / 2 - bend / 2)
+    trace_bb = np.einsum("iab,jba->ij", sb, sb, optimize=True)
+    return _as_kernel(w @ g.T + trace_bb / 2 - trace_m / 2, samples)
 
 
 def classical_influence(
@@ -347,8 +350,7 @@ def classical_influence(
     """
     if not (np.isfinite(damping) and damping >= 0):
         raise ValueError(f"damping is {damping!r}; it must be a finite number, 0 or more")
-    if solver not in ("exact", "cg"):
-        raise ValueError(f'solver is {solver!r}; choose "exact" or "cg"')
+    require_choice("solver", solver, "exact", "cg")
     g = per_sample_gradients(posterior).astype(np.float64)
     of_query = g if query is None else per_sample_gradients(posterior, query).astype(np.float64)
     if solver == "cg":
@@ -441,9 +443,8 @@ def _symmetric(matrix: np.ndarray) -> np.ndarray:
     return (matrix + matrix.T) / 2
 
 
-def _require_count(name: str, value: int) -> None:
-    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{name} is {value!r}; it must be a whole number, 1 or more")
+def _as_kernel(matrix: np.ndarray, samples: Samples) -> MatrixKernel:
+    return MatrixKernel(_symmetric(matrix), sample_coordinates(len(samples), samples.labels()))
 
 
 def _require_small(posterior: LocalPosterior, largest: int, what: str, instead: str) -> None:

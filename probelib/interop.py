@@ -7,6 +7,7 @@ traces elsewhere has a line for each.
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import numpy as np
@@ -14,6 +15,7 @@ import xarray as xr
 import zarr
 from numpy.typing import ArrayLike
 
+from probelib.contract import required, settings
 from probelib.store import TraceMismatch
 
 _DRAWS_AT_ONCE = 50
@@ -36,7 +38,8 @@ def to_devinterp(trace: xr.Dataset, path: str | os.PathLike, name: str = "observ
 
     Raises:
         FileExistsError: something lies at ``path``.
-        ValueError: the trace has a loss that is not finite, or no draws.
+        ValueError: the trace has a loss that is not finite, no draws, or no setting of its run
+            that devinterp keeps.
     """
     place = Path(path)
     if place.exists():
@@ -44,7 +47,8 @@ def to_devinterp(trace: xr.Dataset, path: str | os.PathLike, name: str = "observ
     chains, draws, n = (trace.sizes[dim] for dim in ("chain", "draw", "sample"))
     if not chains or not draws:
         raise ValueError(f"trace has {chains} chains of {draws} draws; it needs one of each")
-    config, batch = trace.attrs["config"], f"batch_{name}"
+    batch = f"batch_{name}"
+    sampler = _devinterp_settings(trace)
     aside = place.with_name(f".{place.name}.{os.getpid()}-{uuid4().hex[:8]}")
     try:
         root = zarr.create_group(aside, zarr_format=3)
@@ -80,21 +84,26 @@ def to_devinterp(trace: xr.Dataset, path: str | os.PathLike, name: str = "observ
         array("init_loss", {"chain": chains, "token_pos": 1})[:] = init
         tokens = np.repeat(trace.sample_id.values[:, None], 2, 1)
         array(f"input_ids_{name}", {batch: n, "token": 2}, "int64")[:] = tokens
-        sampler = {
-            "lr": config["step_size"],
-            "n_beta": config["n_beta"],
-            "localization": config["localization"],
-            "batch_size": config["batch_size"] or config["n_samples"],
-            "num_chains": chains,
-            "num_draws": draws,
-            "num_burnin_steps": config["burn_in"],
-            "num_steps_bw_draws": config["thin"],
-            "init_seed": trace.attrs["seed"],
-        }
         root.attrs.update({"metadata": {"config": {"sampler": sampler}}, "completed": 1})
         os.rename(aside, place)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def _devinterp_settings(trace: xr.Dataset) -> dict[str, Any]:
+    """The settings of a trace's run, by devinterp's names."""
+    run = settings(trace)
+    return {
+        "lr": required(trace, "step_size"),
+        "n_beta": required(trace, "n_beta"),
+        "localization": required(trace, "localization"),
+        "batch_size": run.batch_size or required(trace, "n_samples"),
+        "num_chains": trace.sizes["chain"],
+        "num_draws": trace.sizes["draw"],
+        "num_burnin_steps": required(trace, "burn_in"),
+        "num_steps_bw_draws": required(trace, "thin"),
+        "init_seed": trace.attrs.get("seed"),
+    }
 
 
 def from_devinterp(
@@ -112,7 +121,7 @@ def from_devinterp(
         init_loss: l_i(w*), shape (sample,), nats.
 
     Returns:
-        The data set described in :mod:`probelib.trace`, in memory.
+        The data set described in :mod:`probelib.contract`, in memory.
 
     Raises:
         FileNotFoundError: nothing lies there.
@@ -130,7 +139,7 @@ def from_devinterp(
         config = {
             "n_beta": float(sampler["n_beta"]),
             "localization": float(sampler["localization"]),
-            "kernel": "devinterp",
+            "sampler": "devinterp",
             "step_size": float(sampler["lr"]),
             "batch_size": sampler["batch_size"],
             "burn_in": int(sampler["num_burnin_steps"]),

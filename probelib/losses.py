@@ -47,3 +47,6 @@ def squared_error(output: Tensor, target: Tensor) -> Tensor:
             f"{tuple(target.shape)}; reshape one of them so that they agree"
         )
     return 0.5 * (output - target).pow(2).reshape(output.shape[0], -1).sum(-1)
+
+
+__all__ = ["cross_entropy", "squared_error"]

@@ -136,7 +136,7 @@ def sample(
         progress: show a bar with rate, loss and time to go.
 
     Returns:
-        The trace: see :mod:`probelib.store`. ``loss`` has shape (chains, draws, n_observed).
+        The trace: see :mod:`probelib.contract`. ``loss`` has shape (chains, draws, n_observed).
 
     Raises:
         ValueError, TypeError: a bad argument, named in the message; nothing has been written.

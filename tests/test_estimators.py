@@ -1,5 +1,6 @@
 """Estimators against NumPy, ArviZ and closed forms, on traces built by hand."""
 
+import os
 import subprocess
 import sys
 
@@ -104,7 +105,7 @@ def test_identities_of_the_learning_coefficient_and_of_the_trace():
     assert float(probelib.empirical_variance(trace)) == pytest.approx(
         float(kernel.diagonal().sum()), rel=1e-12
     )
-    along = probelib.estimators.mean_loss_change(trace)
+    along = probelib.mean_loss_change(trace)
     assert along.shape == (3, 40)
     np.testing.assert_allclose(along, changes(trace).mean(1).reshape(3, 40), rtol=1e-12)
 
@@ -113,7 +114,7 @@ def test_more_samples_than_a_block(monkeypatch):
     trace = random_trace(n=23)
     whole = [probelib.loss_gain(trace), probelib.loss_kernel(trace).covariance()]
     whole.append(float(probelib.singular_fluctuation(trace)))
-    monkeypatch.setattr(probelib.estimators, "_BLOCK", 5)
+    monkeypatch.setattr(probelib.estimators.blocks, "BLOCK", 5)
     for a, b in zip(
         whole,
         [
@@ -151,14 +152,14 @@ def test_a_kernel_too_large_for_memory_is_the_same(monkeypatch, tmp_path, on_dis
         yield kernel.top_correlated(4, rows, among, block=2).index
 
     whole = list(everything())
-    monkeypatch.setattr(probelib.estimators, "_IN_MEMORY", 0)
-    monkeypatch.setattr(probelib.estimators, "_BLOCK", block)
+    monkeypatch.setattr(probelib.estimators.kernel, "_IN_MEMORY", 0)
+    monkeypatch.setattr(probelib.estimators.blocks, "BLOCK", block)
     for a, b in zip(whole, everything(), strict=True):
         np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-6)
 
 
 def test_a_kernel_too_large_for_memory_is_not_kept(monkeypatch):
-    monkeypatch.setattr(probelib.estimators, "_IN_MEMORY", 0)
+    monkeypatch.setattr(probelib.estimators.kernel, "_IN_MEMORY", 0)
     kernel = probelib.loss_kernel(random_trace())
     kernel.top_correlated(3)
     kernel.covariance()
@@ -243,8 +244,10 @@ def test_top_correlated_against_brute_force(seed, data):
     k = data.draw(st.integers(1, (n if among is None else len(among)) - 1))
     block = data.draw(st.integers(1, n))
     with pytest.MonkeyPatch.context() as patch:  # candidates in several blocks, from disk or not
-        patch.setattr(probelib.estimators, "_BLOCK", data.draw(st.integers(1, n)))
-        patch.setattr(probelib.estimators, "_IN_MEMORY", data.draw(st.sampled_from([0, 2**31])))
+        patch.setattr(probelib.estimators.blocks, "BLOCK", data.draw(st.integers(1, n)))
+        patch.setattr(
+            probelib.estimators.kernel, "_IN_MEMORY", data.draw(st.sampled_from([0, 2**31]))
+        )
         found = kernel.top_correlated(k, rows, among, block)
     r = kernel.correlation()
     rows = np.arange(n) if rows is None else rows
@@ -291,6 +294,104 @@ def test_principal_features_are_those_of_the_kernel():
     np.testing.assert_allclose(five @ five.T, covariance, atol=1e-5 * values[0])
     with pytest.raises(ValueError, match="n_components is 13; choose from 1 to 12"):
         kernel.features(13)
+
+
+def kernel_of(kind, trace):
+    kernel = probelib.loss_kernel(trace)
+    if kind == "losses":
+        return kernel
+    diagonal = kernel.diagonal()
+    coords = {name: diagonal[name] for name in ("sample_id", "label")}
+    return probelib.MatrixKernel(kernel.covariance(), coords, diagonal.mcse.values)
+
+
+@pytest.mark.parametrize("kind", ["losses", "matrix"])
+def test_every_kernel_answers_the_same_calls(kind):
+    trace = random_trace(seed=3, label=np.arange(12) % 3)
+    kernel, truth = kernel_of(kind, trace), np.cov(changes(trace).T, ddof=1)
+    scale = np.sqrt(np.diag(truth))
+    r = truth / np.outer(scale, scale)
+    assert isinstance(kernel, probelib.Kernel)
+    assert kernel.shape == (12, 12)
+    diagonal = kernel.diagonal()
+    assert (type(diagonal), diagonal.dims, diagonal.name) == (
+        xr.DataArray, ("sample",), "loss_variance"
+    )  # fmt: skip
+    # The unit columns of a loss kernel are float32, and so are the entries of its matrix.
+    np.testing.assert_allclose(diagonal, scale**2, rtol=1e-6)
+    expected = probelib.loss_kernel(trace).diagonal()
+    for name in ("sample_id", "label", "mcse"):
+        np.testing.assert_array_equal(diagonal[name], expected[name])
+    mask = np.arange(12) % 2 == 0
+    for rows in (None, [7, 2, 2], np.array([-1, 0]), slice(3, 9), mask):
+        for cols in (None, [11, 0], mask):
+            at = np.ix_(*(np.arange(12)[slice(None) if i is None else i] for i in (rows, cols)))
+            covariance, correlation = kernel.covariance(rows, cols), kernel.correlation(rows, cols)
+            assert type(covariance) is type(correlation) is np.ndarray
+            np.testing.assert_allclose(covariance, truth[at], atol=1e-6 * scale.max() ** 2)
+            np.testing.assert_allclose(correlation, r[at], atol=2e-6)
+        positions = np.arange(12)[slice(None) if rows is None else rows]
+        features = kernel.features(rows=rows)
+        assert (type(features), len(features)) == (np.ndarray, len(positions))
+        block = truth[np.ix_(positions, positions)]
+        np.testing.assert_allclose(features @ features.T, block, atol=1e-5 * scale.max() ** 2)
+        two = kernel.features(2, rows)
+        values, vectors = np.linalg.eigh(block)
+        best = (vectors[:, -2:] * values[-2:]) @ vectors[:, -2:].T
+        assert two.shape == (len(positions), 2)
+        np.testing.assert_allclose(two @ two.T, best, atol=1e-5 * scale.max() ** 2)
+        found = kernel.top_correlated(3, rows, slice(2, 10))
+        assert type(found) is probelib.Neighbours
+        for row, index, value in zip(positions, found.index, found.correlation, strict=True):
+            others = np.setdiff1d(np.arange(2, 10), row)
+            best = others[np.argsort(-r[row, others])[:3]]
+            np.testing.assert_array_equal(index, best)
+            np.testing.assert_allclose(value, r[row, best], atol=2e-6)
+    for bad in (0, 12):
+        with pytest.raises(ValueError, match=f"k is {bad}; choose from 1 to 11"):
+            kernel.top_correlated(bad)
+    with pytest.raises(ValueError, match="n_components is 13; choose from 1 to 12"):
+        kernel.features(13)
+    assert kernel.top_correlated(2, []).index.shape == (0, 2)
+
+
+def test_a_matrix_that_is_searched_in_blocks(monkeypatch):
+    kernel = kernel_of("matrix", random_trace(label=np.arange(12)))
+    whole = kernel.top_correlated(4)
+    monkeypatch.setattr(probelib.estimators.blocks, "BLOCK", 5)
+    for block in (None, 1, 7):
+        found = kernel.top_correlated(4, block=block)
+        np.testing.assert_array_equal(found.index, whole.index)
+        np.testing.assert_array_equal(found.correlation, whole.correlation)
+
+
+def test_a_candidate_that_is_named_twice_counts_once():
+    kernel = probelib.loss_kernel(random_trace())
+    twice, once = (kernel.top_correlated(2, [0], a) for a in ([3, 1, 3, 2], [1, 2, 3]))
+    np.testing.assert_array_equal(twice.index, once.index)
+
+
+def test_features_of_an_indefinite_matrix_are_those_of_the_nearest_semidefinite_one():
+    rng = np.random.default_rng(9)
+    basis = np.linalg.qr(rng.normal(size=(5, 5)))[0]
+    values = np.array([3.0, 1.0, 0.5, -0.2, -1e-17])
+    kernel = probelib.MatrixKernel((basis * values) @ basis.T)
+    features = kernel.features()
+    nearest = (basis * np.maximum(values, 0)) @ basis.T
+    np.testing.assert_allclose(features @ features.T, nearest, atol=1e-14)
+    assert np.abs(features[:, 3:]).max() < 1e-7
+    np.testing.assert_allclose(kernel.features(2), features[:, :2])
+
+
+def test_a_matrix_that_is_not_symmetric_is_refused():
+    with pytest.raises(ValueError, match=r"covariance is not symmetric at \(0, 1\); give "):
+        probelib.MatrixKernel(np.array([[1.0, 0.9], [0.1, 1.0]]))
+
+
+def test_a_matrix_alone_has_no_error():
+    diagonal = probelib.MatrixKernel(np.eye(3)).diagonal()
+    assert np.isnan(diagonal.mcse).all()
+    np.testing.assert_array_equal(diagonal, 1)
 
 
 @pytest.mark.parametrize("shape", [(4, 500), (1, 500), (5, 121), (3, 8), (2, 9), (1, 11)])
@@ -443,18 +544,34 @@ def test_diagnostics_of_losses_that_never_move():
 
 def test_autocorrelation_against_numpy_chain_by_chain():
     series = ar1(np.random.default_rng(3), 0.7, (2, 60))
-    found = probelib.estimators.autocorrelation(series, 20)
+    found = probelib.autocorrelation(series, 20)
     centred = series - series.mean(1, keepdims=True)
     for chain, x in enumerate(centred):
         full = np.correlate(x, x, "full")[len(x) - 1 :]
         np.testing.assert_allclose(found[chain], full[:20] / full[0], atol=1e-12)
     with pytest.raises(ValueError, match="lags is 61; choose from 1 to 60"):
-        probelib.estimators.autocorrelation(series, 61)
+        probelib.autocorrelation(series, 61)
 
 
-def test_importing_the_library_says_nothing():
-    command = [sys.executable, "-W", "default", "-c", "import probelib"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+def test_the_library_imports_what_few_need_only_where_it_is_used_and_says_nothing(tmp_path):
+    code = """if True:
+        import sys
+        import numpy as np
+        import probelib
+        late = {"arviz", "matplotlib", "scipy.stats", "scipy.linalg", "probelib.interop"}
+        assert not late & set(sys.modules), late & set(sys.modules)
+        probelib.estimators.share(np.random.rand(2, 9), np.random.rand(2, 9))
+        assert "arviz" in sys.modules
+        assert callable(probelib.influence.hessian)
+        assert callable(probelib.interop.to_devinterp)
+        assert {"influence", "interop"} <= set(dir(probelib))
+        assert not hasattr(probelib, "nothing")
+    """
+    command = [sys.executable, "-W", "default", "-c", code]
+    # ArviZ announces its next version once a day, by a note in the cache.
+    environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path)}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
     assert "ArviZ" not in done.stderr
 
 
@@ -537,6 +654,14 @@ def test_a_probe_that_left_the_basin_is_told_so():
     assert probelib.diagnostics(trace)["basin"].value == pytest.approx(N_BETA * 3, rel=1e-2)
     trace.attrs["config"]["n_parameters"] = 1000
     assert probelib.diagnostics(trace)["basin"].good
+
+
+def test_a_point_that_a_trace_does_not_tell_is_left_out():
+    trace = random_trace()  # no labels, step size or n_parameters
+    found = probelib.diagnostics(trace)
+    assert [f.name for f in found.findings] == ["diverged", "mixed", "draws"]
+    with pytest.raises(KeyError, match="name is 'basin'; choose one of 'diverged', 'mixed'"):
+        found["basin"]
 
 
 def test_no_chain_left_to_look_at():

@@ -1,5 +1,6 @@
 """The means of chapter 06: quadrature against closed forms and against slower ways to the same."""
 
+import arviz as az
 import numpy as np
 import pytest
 import scipy.integrate
@@ -10,7 +11,6 @@ import xarray as xr
 import probelib
 from probebook import gibbs
 from probebook.gibbs import PRODUCT, REGULAR, SQUARE
-from probelib.estimators import az
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -328,6 +328,26 @@ def test_matrix_kernel_has_the_conventions_of_eq_6():
         probelib.MatrixKernel(np.array([[1.0, 0.0], [np.nan, 1.0]]))
 
 
+def test_the_kernel_of_pairs_knows_labels_and_the_spread_between_chains():
+    torch.manual_seed(0)
+    x, y = images()
+    found = probelib.gradient_pairs(posterior_of(ConvNet(), x, y), chains=3, progress=False)
+    diagonal = probelib.pair_kernel(found).diagonal()
+    np.testing.assert_array_equal(diagonal.label, y)
+    np.testing.assert_array_equal(diagonal.sample_id, np.arange(9))
+    each = np.stack([np.diag(k) for k in found.kernel.values])
+    np.testing.assert_allclose(diagonal.mcse, each.std(0, ddof=1) / np.sqrt(3))
+    np.testing.assert_allclose(diagonal, each.mean(0))
+    assert np.isnan(probelib.pair_kernel(found, slice(1)).diagonal().mcse).all()
+
+
+def test_tilt_needs_n_beta():
+    pairs = probelib.gradient_pairs(regression()[0], chains=2, pairs=1, progress=False)
+    del pairs.attrs["config"]["n_beta"]
+    with pytest.raises(ValueError, match="pairs has no n_beta in its attributes; "):
+        probelib.tilt(pairs)
+
+
 def test_split_half_reliability_is_the_share_of_signal():
     rng = np.random.default_rng(0)
     n, signal, noise = 400, 0.02, 0.01

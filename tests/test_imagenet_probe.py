@@ -91,7 +91,7 @@ def test_layers_of_inception_know_the_gradients_of_their_photographs(probe):
         posterior_of(classifier.network, images[:4], labels[:4], 1e14), pairs=1, progress=False
     )
     assert gradients.attrs["config"]["n_parameters"] == 6_998_552
-    cosine, length = probelib.gradient_gram(posterior)
+    cosine, length = probelib.influence.gradient_gram(posterior)
     kernel = probelib.pair_kernel(gradients)
     np.testing.assert_allclose(kernel.correlation(), cosine, atol=0.01)
     np.testing.assert_allclose(kernel.diagonal() * 1e14, length**2, rtol=0.02)

@@ -29,7 +29,7 @@ def trace():
 
 def test_devinterp_finds_our_covariance_and_our_llc(trace, tmp_path):
     bif, llc = pytest.importorskip("devinterp.slt.bif"), pytest.importorskip("devinterp.slt.llc")
-    probelib.to_devinterp(trace, tmp_path / "store")
+    probelib.interop.to_devinterp(trace, tmp_path / "store")
     samples = xr.open_datatree(tmp_path / "store", engine="zarr", consolidated=False)
     theirs = bif.compute_bif(
         samples, correlation_method="sequence", compute_covariance=True, device="cpu"
@@ -49,8 +49,8 @@ def test_devinterp_finds_our_covariance_and_our_llc(trace, tmp_path):
 
 
 def test_there_and_back(trace, tmp_path):
-    probelib.to_devinterp(trace, tmp_path / "store", name="digits")
-    back = probelib.from_devinterp(tmp_path / "store", init_loss=trace.init_loss)
+    probelib.interop.to_devinterp(trace, tmp_path / "store", name="digits")
+    back = probelib.interop.from_devinterp(tmp_path / "store", init_loss=trace.init_loss)
     np.testing.assert_array_equal(back.loss, trace.loss)
     assert back.loss.dims == trace.loss.dims
     np.testing.assert_array_equal(probelib.loss_gain(back), probelib.loss_gain(trace))
@@ -59,9 +59,9 @@ def test_there_and_back(trace, tmp_path):
         == probelib.local_learning_coefficient(trace).value
     )
     with pytest.raises(ValueError, match="name is 'mist'; choose one of 'digits'"):
-        probelib.from_devinterp(tmp_path / "store", name="mist")
+        probelib.interop.from_devinterp(tmp_path / "store", name="mist")
     with pytest.raises(ValueError, match=r"init_loss has shape \(3,\); give one loss a sample"):
-        probelib.from_devinterp(tmp_path / "store", init_loss=np.zeros(3))
+        probelib.interop.from_devinterp(tmp_path / "store", init_loss=np.zeros(3))
 
 
 def test_a_store_of_devinterps_own_opens_as_a_trace(tmp_path):
@@ -83,7 +83,7 @@ def test_a_store_of_devinterps_own_opens_as_a_trace(tmp_path):
         batch_size=8, batches_per_draw=3, loss_fn=loss, output_path=tmp_path / "theirs",
         device="cpu",
     )  # fmt: skip
-    trace = probelib.from_devinterp(tmp_path / "theirs")
+    trace = probelib.interop.from_devinterp(tmp_path / "theirs")
     assert trace.loss.dims == ("chain", "draw", "sample")
     assert trace.loss.shape == (2, 12, 24)
     np.testing.assert_allclose(trace.loss, theirs.dataset.loss_all.mean("token_pos"), rtol=1e-6)
@@ -103,31 +103,31 @@ def test_a_store_of_devinterps_own_opens_as_a_trace(tmp_path):
             estimate(trace)
     with torch.no_grad():
         init = loss(model, tokens).mean(1)
-    gain = probelib.loss_gain(probelib.from_devinterp(tmp_path / "theirs", init_loss=init))
+    gain = probelib.loss_gain(probelib.interop.from_devinterp(tmp_path / "theirs", init_loss=init))
     np.testing.assert_allclose(gain, trace.loss.mean(("chain", "draw")) - init.numpy(), atol=1e-5)
-    back = probelib.from_devinterp(tmp_path / "theirs", init_loss=init)
+    back = probelib.interop.from_devinterp(tmp_path / "theirs", init_loss=init)
     assert back.sizes["step"] == 3 + 2 * 12
 
 
 def test_what_cannot_be_written_or_read(trace, tmp_path):
     (tmp_path / "there").mkdir()
     with pytest.raises(FileExistsError, match="exists; choose another, or remove it"):
-        probelib.to_devinterp(trace, tmp_path / "there")
+        probelib.interop.to_devinterp(trace, tmp_path / "there")
     lost = trace.copy(deep=True)
     lost.loss[1, 100:] = np.nan
     with pytest.raises(ValueError, match=r"non-finite loss in chain 1; .*drop_sel\(chain=\[1\]\)"):
-        probelib.to_devinterp(lost, tmp_path / "store")
+        probelib.interop.to_devinterp(lost, tmp_path / "store")
     assert [p.name for p in tmp_path.iterdir()] == ["there"]
     with pytest.raises(ValueError, match="trace has 3 chains of 0 draws"):
-        probelib.to_devinterp(trace.isel(draw=slice(0)), tmp_path / "store")
+        probelib.interop.to_devinterp(trace.isel(draw=slice(0)), tmp_path / "store")
     with pytest.raises(FileNotFoundError, match="does not exist; check it"):
-        probelib.from_devinterp(tmp_path / "nowhere")
+        probelib.interop.from_devinterp(tmp_path / "nowhere")
     with pytest.raises(TraceMismatch, match="is not a store of devinterp 2"):
-        probelib.from_devinterp(tmp_path / "there")
-    probelib.to_devinterp(trace, tmp_path / "store")
+        probelib.interop.from_devinterp(tmp_path / "there")
+    probelib.interop.to_devinterp(trace, tmp_path / "store")
     zarr.open_group(tmp_path / "store").attrs["completed"] = 0
     with pytest.raises(TraceMismatch, match="is not finished"):
-        probelib.from_devinterp(tmp_path / "store")
+        probelib.interop.from_devinterp(tmp_path / "store")
 
 
 def test_the_recipes_for_arviz_and_pandas(trace):

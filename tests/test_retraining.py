@@ -93,8 +93,8 @@ def test_common_random_numbers(regression):
 def test_logistic_regression_is_at_rest():
     neuron, data = retraining.overlapping_classes(n=40, seed=2)
     posterior = around(neuron, data, probelib.cross_entropy)
-    assert np.abs(probelib.per_sample_gradients(posterior).mean(0)).max() < 1e-12
-    assert np.linalg.eigvalsh(probelib.hessian(posterior))[0] > 0.01
+    assert np.abs(probelib.influence.per_sample_gradients(posterior).mean(0)).max() < 1e-12
+    assert np.linalg.eigvalsh(probelib.influence.hessian(posterior))[0] > 0.01
 
 
 def test_the_lattice_refuses_four_weights():
@@ -117,7 +117,7 @@ def test_order_is_that_of_a_power_law():
 def test_a_redundant_line_halves_the_localization(regression):
     x, y = regression.data
     double = retraining.Redundant(torch.from_numpy(regression.center))
-    found = probelib.laplace_kernel(around(double, (x, y)), order=2)
+    found = probelib.influence.laplace_kernel(around(double, (x, y)), order=2).covariance()
     s = regression.covariance(6.0, 1.0)
     np.testing.assert_allclose(found, regression.kernel(s), rtol=1e-9)
 
@@ -154,9 +154,9 @@ def test_the_product_kernel_against_single_losses(a, b):
 def test_nothing_has_a_gradient_where_both_weights_vanish():
     line = retraining.level_line(n=6, seed=1)
     posterior = around(retraining.Product(0.0, 0.0), line)
-    assert not probelib.per_sample_gradients(posterior).any()
-    assert not probelib.classical_influence(posterior, 1e-6).any()
-    np.testing.assert_allclose(probelib.hessian(posterior), 0, atol=1e-14)
+    assert not probelib.influence.per_sample_gradients(posterior).any()
+    assert not probelib.influence.classical_influence(posterior, 1e-6).any()
+    np.testing.assert_allclose(probelib.influence.hessian(posterior), 0, atol=1e-14)
 
 
 def test_the_path_is_the_influence_at_each_damping(regression):
@@ -164,7 +164,7 @@ def test_the_path_is_the_influence_at_each_damping(regression):
     dampings = np.array([0.0, 0.1, 3.0])
     path = list(retraining.influence_path(posterior, dampings))
     for damping, influence in zip(dampings, path, strict=True):
-        expected = probelib.classical_influence(posterior, float(damping))
+        expected = probelib.influence.classical_influence(posterior, float(damping))
         np.testing.assert_allclose(influence, expected, rtol=1e-10)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from probelib.estimators import LossKernel
+from probelib import Kernel
 from probelib.plotting import digit_grid
 
 _SPRITE_COLUMNS = 40
@@ -48,7 +48,7 @@ class Digits:
         return f"{label}: {gain_text(self.gain[i])}"
 
 
-def explorer_widget(digits: Digits, kernel: LossKernel, per_page: int = 40) -> object:
+def explorer_widget(digits: Digits, kernel: Kernel, per_page: int = 40) -> object:
     """An ipywidgets view for a running kernel: all samples, all neighbours.
 
     Args:
@@ -126,7 +126,7 @@ def explorer_widget(digits: Digits, kernel: LossKernel, per_page: int = 40) -> o
 
 def explorer_html(
     digits: Digits,
-    kernel: LossKernel,
+    kernel: Kernel,
     *,
     extremes: int = 150,
     others: int = 500,

@@ -29,8 +29,10 @@ from torch import Tensor, nn
 import probelib
 from probebook import toys
 from probebook.chapter import Claim
-from probelib import LocalPosterior
-from probelib.estimators import Estimate, share
+from probelib import Estimate, LocalPosterior
+from probelib.arguments import require_whole
+from probelib.contract import required
+from probelib.estimators import share
 
 # -- the models --------------------------------------------------------------------------------
 
@@ -47,7 +49,7 @@ class Monomial(nn.Module):
 
     def __init__(self, exponents: Sequence[int]):
         super().__init__()
-        self.exponents = tuple(_whole("exponents", k) for k in exponents)
+        self.exponents = tuple(require_whole("exponents", k) for k in exponents)
         self.weight = nn.Parameter(torch.zeros(len(self.exponents), dtype=torch.float64))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -124,7 +126,7 @@ def monomial_coefficient(exponents: Sequence[int]) -> tuple[float, int]:
     :math:`\lambda = \min_i 1 / (2 k_i)`, and m the number of i that attain it: the largest pole
     of :math:`\int \prod_i |w_i|^{2 k_i z} dw`, and its order.
     """
-    largest = max(_whole("exponents", k) for k in exponents)
+    largest = max(require_whole("exponents", k) for k in exponents)
     return 1 / (2 * largest), list(exponents).count(largest)
 
 
@@ -208,7 +210,7 @@ def monomial_law(
     Raises:
         ValueError: more than three exponents.
     """
-    k = np.array([_whole("exponents", k) for k in exponents])
+    k = np.array([require_whole("exponents", k) for k in exponents])
     if len(k) > 3:
         raise ValueError(f"exponents has {len(k)} entries; give three at most")
     volumes = [1] * len(k) if volumes is None else volumes
@@ -671,9 +673,7 @@ def measure(
         thin=thin, burn_in=int(np.ceil(burn_in * known.relaxation)), seed=seed, progress=False,
     )  # fmt: skip
     estimate = probelib.local_learning_coefficient(trace)
-    error = toys.mean_and_error(
-        known.posterior.n_beta * probelib.estimators.mean_loss_change(trace)
-    )
+    error = toys.mean_and_error(known.posterior.n_beta * probelib.mean_loss_change(trace))
     return replace(estimate, mcse=float(error[1]))
 
 
@@ -884,7 +884,7 @@ def _run_mixed(
         posterior, sampler=probelib.SGLD(settings["step_size"]), chains=chains, draws=draws,
         thin=thin, burn_in=burn_in, seed=seed, progress=False,
     )  # fmt: skip
-    return settings["n_beta"] * probelib.estimators.mean_loss_change(trace)
+    return settings["n_beta"] * probelib.mean_loss_change(trace)
 
 
 def _measure_mixed(
@@ -931,7 +931,7 @@ def streamed_llc(trace: xr.Dataset) -> float:
         for draw in rows
     ]
     at_center = trace.init_loss.values.astype(np.float64).mean()
-    return trace.attrs["config"]["n_beta"] * float(np.mean(along) - at_center)
+    return required(trace, "n_beta") * float(np.mean(along) - at_center)
 
 
 def partial_llc(trace: xr.Dataset, groups: np.ndarray) -> np.ndarray:
@@ -956,7 +956,7 @@ def partial_llc(trace: xr.Dataset, groups: np.ndarray) -> np.ndarray:
     groups = np.asarray(groups, np.float64)
     at_center = trace.init_loss.values.astype(np.float64) @ groups
     parts = np.concatenate([rows.astype(np.float64) @ groups for rows in _draws(trace)])
-    beta = trace.attrs["config"]["n_beta"] / n
+    beta = required(trace, "n_beta") / n
     shape = trace.sizes["chain"], trace.sizes["draw"], -1
     return beta * (parts - at_center).reshape(shape)
 
@@ -1101,15 +1101,9 @@ def _draws(trace: xr.Dataset, block: int = 25) -> Iterator[np.ndarray]:
             yield trace.loss[chain, start : start + block].values
 
 
-def _whole(name: str, value: int) -> int:
-    if int(value) != value or value < 1:
-        raise ValueError(f"{name} has {value!r}; give whole numbers from 1")
-    return int(value)
-
-
 def _reduced_rank(inputs: int, hidden: int, outputs: int, rank: int) -> tuple[int, int, int, int]:
     for name, value in (("inputs", inputs), ("hidden", hidden), ("outputs", outputs)):
-        _whole(name, value)
+        require_whole(name, value)
     if not 0 <= rank <= min(inputs, hidden, outputs):
         raise ValueError(
             f"rank is {rank}; layers of {inputs}, {hidden} and {outputs} units make ranks from 0 "

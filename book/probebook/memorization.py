@@ -11,7 +11,7 @@ from sklearn.metrics import (
 )
 from sklearn.neighbors import NearestNeighbors
 
-from probelib.estimators import LossKernel
+from probelib import Kernel
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,15 +72,15 @@ def neighbour_auroc(features: np.ndarray, flagged: np.ndarray, k: int = 15) -> f
     return detection(flagged[near].mean(1), flagged).auroc
 
 
-def unit_traces(kernel: LossKernel, rows: np.ndarray) -> np.ndarray:
+def unit_traces(kernel: Kernel, rows: np.ndarray) -> np.ndarray:
     """Centred loss traces at length one: their inner products are the correlation kernel R.
 
     Args:
-        kernel: of n samples and S draws.
+        kernel: of n samples; a loss kernel of S draws gives S coordinates, a matrix one a row.
         rows: positions of the samples wanted.
 
     Returns:
-        Shape (rows, S), without unit; a trace that never moves stays 0.
+        Shape (rows, coordinates), without unit; a trace that never moves stays 0.
     """
     traces = kernel.features(rows=rows)
     length = np.linalg.norm(traces, axis=1, keepdims=True)

@@ -8,7 +8,7 @@ from itertools import pairwise
 import torch
 from torch import nn
 
-__all__ = ["MLP", "count_parameters"]
+from probelib.arguments import require_whole
 
 
 class MLP(nn.Module):
@@ -29,9 +29,9 @@ class MLP(nn.Module):
     ) -> None:
         super().__init__()
         widths = [in_features, *hidden, out_features]
-        for width in widths:
-            if not isinstance(width, int) or isinstance(width, bool) or width < 1:
-                raise ValueError(f"every width must be a positive integer, got {width!r}")
+        names = ["in_features", *["hidden"] * len(hidden), "out_features"]
+        for name, width in zip(names, widths, strict=True):
+            require_whole(name, width)
         layers: list[nn.Module] = []
         for below, above in pairwise(widths):
             layers += [nn.Linear(below, above), nn.ReLU()]
@@ -48,3 +48,6 @@ class MLP(nn.Module):
 def count_parameters(model: nn.Module) -> int:
     """The number of parameters of ``model``, each shared one counted once."""
     return sum(parameter.numel() for parameter in model.parameters())
+
+
+__all__ = ["MLP", "count_parameters"]

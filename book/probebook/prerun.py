@@ -272,7 +272,7 @@ def main(arguments: list[str] | None = None) -> None:
             kernel = probelib.pair_kernel(found, slice(chain, chain + 1))
             arrays = {
                 "correlation": upper(kernel.correlation()),
-                "variance": kernel.diagonal(),
+                "variance": kernel.diagonal().values,
                 "loss": found.loss.values[chain].astype(np.float16),
                 "init_loss": found.init_loss.values,
             }

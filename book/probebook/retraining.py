@@ -19,13 +19,8 @@ from torch.func import grad, jacrev, vmap
 from torch.nn.utils import vector_to_parameters
 
 from probebook.toys import Neuron
-from probelib import (
-    LocalPosterior,
-    cross_entropy,
-    hessian,
-    laplace_covariance,
-    per_sample_gradients,
-)
+from probelib import LocalPosterior, cross_entropy
+from probelib.influence import hessian, laplace_covariance, per_sample_gradients
 from probelib.posterior import PerSampleLoss
 
 Data = tuple[Tensor, Tensor]
@@ -313,7 +308,7 @@ def line_without_each(data: Data) -> np.ndarray:
 
 
 def influence_path(posterior: LocalPosterior, dampings: np.ndarray) -> Iterator[np.ndarray]:
-    """:func:`probelib.classical_influence` at many dampings, with one eigendecomposition.
+    """The classical influence at many dampings, with one eigendecomposition.
 
     A damping that comes near minus an eigenvalue gives what it gives: nothing is refused.
     """

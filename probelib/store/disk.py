@@ -337,7 +337,7 @@ def open_trace(path: str | os.PathLike) -> xr.Dataset:
         path: the directory given to :func:`probelib.sample` as ``store``.
 
     Returns:
-        The data set described in :mod:`probelib.store`.
+        The data set described in :mod:`probelib.contract`.
 
     Raises:
         FileNotFoundError: nothing lies there.

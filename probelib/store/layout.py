@@ -1,13 +1,6 @@
 """How a trace lies in a Zarr v3 group: its arrays, its root record, and whether both are whole.
 
-=================  ====================  ==========================================================
-``loss``           chain, draw, sample   l_i(w) at the draw, nats
-``init_loss``      sample                l_i(w*), through the same code path
-``sampling_loss``  chain, step           minibatch loss before each step
-``distance``       chain, draw           |w - w*|
-=================  ====================  ==========================================================
-
-Coordinates: ``chain``, its number; ``sample_id`` and, where the observed data has one, ``label``.
+What the arrays are is in :mod:`probelib.contract`.
 
 The root record is the file ``zarr.json``: attributes under a checksum, among them the sizes of the
 trace, and the metadata of all arrays at these sizes (Zarr's consolidated metadata). It is replaced
@@ -27,6 +20,7 @@ import zarr
 from zarr.codecs import Crc32cCodec
 
 from probelib.arguments import is_whole
+from probelib.contract import COORDINATES, VARIABLES
 from probelib.store.checkpoints import Progress
 from probelib.store.integrity import checksum, chunk_checksum, read_json, write_atomically
 
@@ -35,15 +29,7 @@ from probelib.store.integrity import checksum, chunk_checksum, read_json, write_
 FORMAT = 4
 
 #: Dimensions of each array of a trace.
-DIMENSIONS = {
-    "loss": ("chain", "draw", "sample"),
-    "distance": ("chain", "draw"),
-    "sampling_loss": ("chain", "step"),
-    "init_loss": ("sample",),
-    "chain": ("chain",),
-    "sample_id": ("sample",),
-    "label": ("sample",),
-}
+DIMENSIONS = VARIABLES | COORDINATES
 _DRAW_CHUNK, _STEP_CHUNK, _SAMPLE_CHUNK = 50, 8192, 8192
 # What is ever decoded: plain numbers, in arrays of ours with a checksum and nothing else.
 _DTYPES = {"bool", *(f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64))}

@@ -1,0 +1,114 @@
+"""A trace's losses, read block by block: memory holds a few thousand samples at a time."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from probelib.contract import COORDINATES, diverged
+
+#: Samples that are read at a time: as many as lie together on disk, fewer if there are many draws.
+BLOCK, BLOCK_BYTES = 8192, 2**28
+
+
+def blocks_of_losses(
+    trace: xr.Dataset, needed: np.ndarray | None = None
+) -> Iterator[tuple[slice, np.ndarray]]:
+    """Blocks of samples with their losses, (chain, draw, block) in float64.
+
+    Args:
+        trace: read block by block.
+        needed: shape (sample,); blocks in which it is nowhere true are passed over.
+
+    Raises:
+        ValueError: fewer than two draws, a chain that diverged, losses that are not finite, or
+            a store that is damaged on disk.
+    """
+    require_draws(trace)
+    n, draws = trace.sizes["sample"], trace.sizes["chain"] * trace.sizes["draw"]
+    size = int(np.clip(BLOCK_BYTES // (8 * draws), 64, BLOCK))
+    for start in range(0, n, size):
+        block = slice(start, min(start + size, n))
+        if needed is not None and not needed[block].any():
+            continue
+        loss = _read(trace.loss, block)
+        if not np.isfinite(loss).all():
+            chain, draw, at = (int(i) for i in np.argwhere(~np.isfinite(loss))[0])
+            raise ValueError(
+                f"trace has a non-finite loss in chain {chain}, draw {draw}, sample {start + at}; "
+                "select the chains and draws that are finite first"
+            )
+        yield block, loss.astype(np.float64)
+
+
+def blocks_of_changes(trace: xr.Dataset) -> Iterator[tuple[slice, np.ndarray]]:
+    """Blocks of samples, each with its loss changes (chain, draw, block) in float64."""
+    for block, loss in blocks_of_losses(trace):
+        init = _read(trace.init_loss, block)
+        if not np.isfinite(init).all():
+            first = block.start + int((~np.isfinite(init)).argmax())
+            raise ValueError(
+                f"trace has no l_i(w*) of sample {first}, "
+                "which a loss change needs; give init_loss, where the trace was made elsewhere"
+            )
+        yield block, loss - init
+
+
+def blocks_of_deviations(trace: xr.Dataset) -> Iterator[tuple[slice, np.ndarray]]:
+    """Blocks of samples, each with its losses less their mean over chains and draws.
+
+    Not by way of the changes: these round, which would make a spread of a constant loss.
+    """
+    for block, loss in blocks_of_losses(trace):
+        yield block, loss - loss.mean((0, 1))
+
+
+def require_draws(trace: xr.Dataset) -> None:
+    """Two draws or more, of chains that did not diverge (ValueError)."""
+    if lost := diverged(trace):
+        chain, at = next(iter(lost.items()))
+        raise ValueError(
+            f"trace has chain {chain}, which diverged at step {at['step']}"
+            + (f" (and {len(lost) - 1} more that did)" if len(lost) > 1 else "")
+            + f"; leave it out: trace.drop_sel(chain=[{', '.join(lost)}])"
+        )
+    draws = trace.sizes["chain"] * trace.sizes["draw"]
+    if draws < 2:
+        raise ValueError(f"trace has {draws} draws; an estimate needs at least two")
+
+
+def sample_coords(data: xr.Dataset) -> dict[str, xr.DataArray]:
+    """The coordinates ``sample_id`` and ``label`` of a data set, where it has them, in memory."""
+    names = [name for name, dims in COORDINATES.items() if dims == ("sample",)]
+    return {name: data[name].load() for name in names if name in data.coords}
+
+
+def per_sample(
+    coords: Mapping[str, Any], values: np.ndarray, mcse: np.ndarray, name: str
+) -> xr.DataArray:
+    """One number a sample with its Monte-Carlo standard error, as the coordinate ``mcse``."""
+    return xr.DataArray(
+        values, dims="sample", coords={**coords, "mcse": ("sample", mcse)}, name=name
+    )
+
+
+def _read(of: xr.DataArray, samples: slice) -> np.ndarray:
+    """Values of some samples, which the store's checksums must find as they were written."""
+    try:
+        return of[..., samples].values
+    except (ValueError, OSError) as error:
+        raise ValueError(
+            f"trace cannot be read: {of.name} of samples {samples.start} to {samples.stop - 1} is "
+            f"damaged on disk ({error}); restore the store from a copy or sample it again"
+        ) from error
+
+
+__all__ = [
+    "blocks_of_changes",
+    "blocks_of_deviations",
+    "blocks_of_losses",
+    "per_sample",
+    "require_draws",
+    "sample_coords",
+]

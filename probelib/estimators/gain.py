@@ -1,0 +1,30 @@
+r"""The posterior loss gain (Eq. 4): :math:`\mu_i = \operatorname{E}[\ell_i(w) - \ell_i(w^*)]`."""
+
+import numpy as np
+import xarray as xr
+
+from probelib.estimators.blocks import blocks_of_changes, per_sample, sample_coords
+from probelib.estimators.series import mcse_of_mean
+
+
+def loss_gain(trace: xr.Dataset) -> xr.DataArray:
+    """The posterior loss gain of every observed sample (Eq. 4).
+
+    Args:
+        trace: from :func:`probelib.sample` or :func:`probelib.open_trace`.
+
+    Returns:
+        mu, shape (sample,), nats; its coordinate ``mcse`` is the Monte-Carlo standard error as
+        ArviZ defines it.
+
+    Raises:
+        ValueError: fewer than two draws, or losses that are not finite.
+    """
+    gain, mcse = np.empty(trace.sizes["sample"]), np.empty(trace.sizes["sample"])
+    for block, change in blocks_of_changes(trace):
+        gain[block] = change.mean((0, 1))
+        mcse[block] = mcse_of_mean(change)
+    return per_sample(sample_coords(trace), gain, mcse, "loss_gain")
+
+
+__all__ = ["loss_gain"]

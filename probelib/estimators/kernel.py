@@ -1,0 +1,522 @@
+r"""The posterior loss kernel K (Eq. 5) and its correlation R (Eq. 6).
+
+With :math:`\Delta\ell_i(w) = \ell_i(w) - \ell_i(w^*)` over draws pooled from all chains (A.1):
+
+.. math::
+
+   K_{ij} = \operatorname{Cov}[\Delta\ell_i, \Delta\ell_j], \qquad
+   R_{ij} = K_{ij} / \sqrt{K_{ii} K_{jj}}
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+
+from probelib.contract import required
+from probelib.estimators import blocks
+from probelib.estimators.blocks import (
+    blocks_of_deviations,
+    blocks_of_losses,
+    per_sample,
+    require_draws,
+    sample_coords,
+)
+from probelib.estimators.series import mcse_of_mean
+
+#: Positions along ``sample``: whole numbers, negative ones from the end; a mask; a slice; or None,
+#: which is all.
+Positions = np.ndarray | Sequence[int] | slice | None
+
+# A kernel whose centred trace takes more than this is read from disk at every use.
+_IN_MEMORY = 2**31
+# What the correlations and columns of the rows that look for neighbours at once may take.
+_SEARCH_BYTES = 2**30
+
+
+class Neighbours(NamedTuple):
+    """The most correlated samples of each row, best first."""
+
+    # NamedTuple's own method `index` gives way to the field.
+    index: np.ndarray  # type: ignore[assignment]  # (rows, k), positions along `sample`
+    correlation: np.ndarray  # (rows, k)
+
+
+class Kernel(ABC):
+    """A loss kernel of n samples: what every kernel answers, however it came about.
+
+    ``rows``, ``cols`` and ``among`` are positions along ``sample``: whole numbers (negative ones
+    count from the end), a mask, a slice, or None for all. A sample whose loss has no variance has
+    R_ij = 0 with every sample, itself included.
+
+    Attributes:
+        shape: (n, n).
+    """
+
+    shape: tuple[int, int]
+
+    @abstractmethod
+    def diagonal(self) -> xr.DataArray:
+        """Loss variances K_ii, shape (sample,), nats squared.
+
+        The coordinate ``mcse`` is their Monte-Carlo standard error, and NaN where the kernel does
+        not know it; ``sample_id`` and ``label`` are those of the source, where it has them.
+        """
+
+    @abstractmethod
+    def covariance(self, rows: Positions = None, cols: Positions = None) -> np.ndarray:
+        """K at the positions ``rows`` and ``cols`` (default: all), in nats squared."""
+
+    @abstractmethod
+    def correlation(self, rows: Positions = None, cols: Positions = None) -> np.ndarray:
+        """R at the positions ``rows`` and ``cols`` (default: all), in [-1, 1]."""
+
+    @abstractmethod
+    def features(self, n_components: int | None = None, rows: Positions = None) -> np.ndarray:
+        """Coordinates of samples whose inner products are K, or the best of so few components.
+
+        Args:
+            n_components: keep this many principal axes, the largest first; default: all there are.
+            rows: positions of the samples wanted; default: all.
+
+        Returns:
+            Features, shape (rows, components), nats.
+
+        Raises:
+            ValueError: more components than there are.
+        """
+
+    def top_correlated(
+        self,
+        k: int = 16,
+        rows: Positions = None,
+        among: Positions = None,
+        block: int | None = None,
+    ) -> Neighbours:
+        """The k most correlated samples of each row, itself left out.
+
+        Args:
+            k: how many.
+            rows: positions to find neighbours for; default: all.
+            among: positions that may be neighbours; default: all.
+            block: rows that meet all candidates at once. A trace on disk is read once for each
+                block of rows, and the default takes up to 1 GiB.
+
+        Returns:
+            Neighbours of shape (rows, k), positions in the whole kernel.
+
+        Raises:
+            ValueError: k is not between 1 and the number of candidates less one.
+        """
+        every = np.arange(self.shape[0])
+        row_at, candidates = every[_index(rows)], np.unique(every[_index(among)])
+        if not 1 <= k < len(candidates):
+            raise ValueError(
+                f"k is {k}; choose from 1 to {len(candidates) - 1}, the candidates less one"
+            )
+        if block is None:
+            block = max(1, _SEARCH_BYTES // self._bytes_per_row())
+        parts = [
+            self._nearest(row_at[i : i + block], candidates, k)
+            for i in range(0, max(1, len(row_at)), block)
+        ]
+        index, correlation = (np.concatenate(p) for p in zip(*parts, strict=True))
+        return Neighbours(index, correlation)
+
+    def _nearest(
+        self, rows: np.ndarray, among: np.ndarray, k: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The best k of ``among``, sorted, for some rows, from one pass over the candidates."""
+        value, index = None, torch.full((len(rows), k), -1)
+        for here, scores in self._correlation_blocks(rows, among):
+            row = np.flatnonzero((rows >= here[0]) & (rows <= here[-1]))
+            col = np.searchsorted(here, rows[row])
+            itself = here[col] == rows[row]
+            scores[torch.from_numpy(row[itself]), torch.from_numpy(col[itself])] = -torch.inf
+            if value is None:
+                value = scores.new_full((len(rows), k), -torch.inf)
+            better = (scores.amax(1) > value[:, -1]).nonzero()[:, 0]  # ever fewer, block by block
+            found, place = scores[better].topk(min(k, len(here)), dim=1)
+            both = torch.cat([value[better], found], 1)
+            names = torch.cat([index[better], torch.from_numpy(here)[place]], 1)
+            value[better], order = both.topk(k, dim=1)
+            index[better] = names.gather(1, order)
+        assert value is not None  # there is at least one candidate
+        return index.numpy(), value.clamp(-1, 1).numpy()
+
+    @abstractmethod
+    def _correlation_blocks(
+        self, rows: np.ndarray, among: np.ndarray
+    ) -> Iterator[tuple[np.ndarray, Tensor]]:
+        """Blocks of the candidates ``among``, sorted, each with its R: (rows, block), a copy."""
+
+    @abstractmethod
+    def _bytes_per_row(self) -> int:
+        """What a row takes while it meets a block of candidates."""
+
+
+class LossKernel(Kernel):
+    """The loss kernel of a trace, never built as a full matrix.
+
+    Stored as the centred trace with unit columns U, shape (S, n), and a scale s_i a sample:
+    K_ij = s_i s_j u_i'u_j and R_ij = u_i'u_j. A sample without any variance has u_i = 0. Splitting
+    off the scale keeps samples with losses of 1e-18 nats as exact as the others. The trace is
+    read at the first use, S x n x 4 bytes; beyond 2 GiB it stays on disk, and every use reads it
+    block by block. Correlations and features are float32, covariances float64.
+
+    Args:
+        trace: from :func:`probelib.sample` or :func:`probelib.open_trace`.
+
+    Raises:
+        ValueError: fewer than two draws, or (at first use) losses that are not finite.
+    """
+
+    def __init__(self, trace: xr.Dataset):
+        require_draws(trace)
+        self._trace = trace
+        self.shape = (trace.sizes["sample"], trace.sizes["sample"])
+        self._chains, self._draws = trace.sizes["chain"], trace.sizes["draw"]
+
+    def diagonal(self) -> xr.DataArray:
+        mcse = np.empty(self.shape[0])
+        for block, centred in blocks_of_deviations(self._trace):
+            mcse[block] = mcse_of_mean(np.square(centred))
+        coords = sample_coords(self._trace)
+        return per_sample(coords, np.square(self._scale), mcse, "loss_variance")
+
+    def covariance(self, rows: Positions = None, cols: Positions = None) -> np.ndarray:
+        scale = self._scale[_index(rows)][:, None] * self._scale[_index(cols)]
+        return scale * self.correlation(rows, cols)
+
+    def correlation(self, rows: Positions = None, cols: Positions = None) -> np.ndarray:
+        u = self._columns(rows)
+        v = u if cols is rows else self._columns(cols)
+        return np.clip(u.T @ v, -1, 1)
+
+    def correlation_mcse(self, rows: Positions, cols: Positions) -> np.ndarray:
+        """Monte-Carlo standard error of R, first order: 0 on the diagonal."""
+        return self._mcse(rows, cols, self.correlation(rows, cols))
+
+    def covariance_mcse(self, rows: Positions, cols: Positions) -> np.ndarray:
+        """Monte-Carlo standard error of K, nats squared."""
+        scale = self._scale[_index(rows)][:, None] * self._scale[_index(cols)]
+        return scale * self._mcse(rows, cols, 0.0)
+
+    def _mcse(self, rows: Positions, cols: Positions, slope: np.ndarray | float) -> np.ndarray:
+        """Of the mean of S [u_i u_j - slope (u_i² + u_j²) / 2] over the S draws, row by row."""
+        draws = self._chains * self._draws
+        every, v = self._columns(rows), self._columns(cols).astype(np.float64)
+        error = np.empty((every.shape[1], v.shape[1]))
+        for at, slopes in enumerate(np.broadcast_to(slope, error.shape)):
+            u = every[:, at].astype(np.float64)[:, None]
+            series = draws * (u * v - slopes * (u * u + v * v) / 2)
+            error[at] = mcse_of_mean(series.reshape(self._chains, self._draws, -1))
+        return error
+
+    def _correlation_blocks(
+        self, rows: np.ndarray, among: np.ndarray
+    ) -> Iterator[tuple[np.ndarray, Tensor]]:
+        columns = torch.from_numpy(self._columns(rows)).T.contiguous()
+        for where, unit, _ in self._blocks():
+            here = among[np.searchsorted(among, where.start) : np.searchsorted(among, where.stop)]
+            if not len(here):
+                continue
+            if len(here) < unit.shape[1]:
+                unit = unit[:, here - where.start]
+            yield here, columns @ torch.from_numpy(unit)
+
+    def _bytes_per_row(self) -> int:
+        return 4 * (self._chains * self._draws + blocks.BLOCK)
+
+    def features(self, n_components: int | None = None, rows: Positions = None) -> np.ndarray:
+        """Coordinates whose inner products are K: the loss traces as vectors.
+
+        Args:
+            n_components: keep this many principal axes of the centred traces; default: all S.
+            rows: positions of the samples wanted; default: all.
+
+        Returns:
+            Features, shape (rows, S) or (rows, n_components), nats.
+
+        Raises:
+            ValueError: more components than draws or samples.
+        """
+        chosen = np.arange(self.shape[0])[_index(rows)]
+        draws = self._chains * self._draws
+        if n_components is None:
+            out = np.empty((len(chosen), draws), np.float32)
+            for at, part in self._traces(chosen):
+                out[at] = part
+            return out
+        if not 1 <= n_components <= min(draws, len(chosen)):
+            raise ValueError(
+                f"n_components is {n_components}; choose from 1 to "
+                f"{min(draws, len(chosen))}, the smaller of draws and samples"
+            )
+        gram = np.zeros((draws, draws), np.float32)
+        for _, part in self._traces(chosen):
+            gram += part.T @ part
+        axes = np.linalg.eigh(gram.astype(np.float64))[1][:, ::-1][:, :n_components]
+        axes = axes.astype(np.float32)
+        out = np.empty((len(chosen), n_components), np.float32)
+        for at, part in self._traces(chosen):
+            out[at] = part @ axes
+        return out
+
+    def _traces(self, chosen: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Centred traces (k, S) of some samples block by block, with their places in ``chosen``."""
+        for where, unit, scale in self._blocks():
+            at = np.flatnonzero((chosen >= where.start) & (chosen < where.stop))
+            if len(at):
+                here = chosen[at] - where.start
+                yield at, (unit[:, here] * scale[here].astype(np.float32)).T
+
+    def _columns(self, positions: Positions) -> np.ndarray:
+        """Unit columns of some samples, shape (S, k)."""
+        if self._small:
+            return self._unit_and_scale[0][:, _index(positions)]
+        chosen = np.arange(self.shape[0])[_index(positions)]
+        out = np.empty((self._chains * self._draws, len(chosen)), np.float32)
+        needed = np.zeros(self.shape[0], bool)
+        needed[chosen] = True
+        for where, losses in blocks_of_losses(self._trace, needed):
+            at = np.flatnonzero((chosen >= where.start) & (chosen < where.stop))
+            out[:, at] = _unit_columns(losses[:, :, chosen[at] - where.start])[0]
+        return out
+
+    def _blocks(self) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
+        """Blocks of samples with their unit columns (S, block) and scales (block,)."""
+        if self._small:
+            unit, scale = self._unit_and_scale
+            for start in range(0, self.shape[0], blocks.BLOCK):
+                where = slice(start, min(start + blocks.BLOCK, self.shape[0]))
+                yield where, unit[:, where], scale[where]
+        else:
+            for where, losses in blocks_of_losses(self._trace):
+                yield where, *_unit_columns(losses)
+
+    @property
+    def _small(self) -> bool:
+        return self._chains * self._draws * self.shape[0] * 4 <= _IN_MEMORY
+
+    @cached_property
+    def _unit_and_scale(self) -> tuple[np.ndarray, np.ndarray]:
+        unit = np.empty((self._chains * self._draws, self.shape[0]), np.float32)
+        scale = np.empty(self.shape[0])
+        for where, losses in blocks_of_losses(self._trace):
+            unit[:, where], scale[where] = _unit_columns(losses)
+        return unit, scale
+
+    @cached_property
+    def _scale(self) -> np.ndarray:
+        if self._small:
+            return self._unit_and_scale[1]
+        return np.concatenate(
+            [_unit_columns(losses)[1] for _, losses in blocks_of_losses(self._trace)]
+        )
+
+    def __repr__(self) -> str:
+        return f"LossKernel({self.shape[0]} samples, {self._chains} x {self._draws} draws)"
+
+
+def loss_kernel(trace: xr.Dataset) -> LossKernel:
+    """The posterior loss kernel of a trace (Eqs. 5 and 6): see :class:`LossKernel`."""
+    return LossKernel(trace)
+
+
+class MatrixKernel(Kernel):
+    """A loss kernel that is stored as a full matrix, (n, n), in float64.
+
+    Args:
+        covariance: K, shape (n, n), symmetric, nats squared. A sample whose K_ii is not positive,
+            because it never moves or is not resolved, has R_ij = 0.
+        coords: coordinates along ``sample``, such as ``sample_id`` and ``label``.
+        mcse: Monte-Carlo standard errors of the diagonal, shape (n,), nats squared. A matrix alone
+            does not contain them: by default they are NaN.
+
+    Raises:
+        ValueError: not a symmetric matrix of finite numbers.
+    """
+
+    def __init__(
+        self,
+        covariance: np.ndarray,
+        coords: Mapping[str, Any] | None = None,
+        mcse: np.ndarray | None = None,
+    ):
+        covariance = np.asarray(covariance)
+        if covariance.ndim != 2 or len(set(covariance.shape)) != 1:
+            raise ValueError(f"covariance has shape {covariance.shape}; it must be square")
+        if not np.isfinite(covariance).all():
+            bad = int(np.argwhere(~np.isfinite(covariance))[0, 0])
+            raise ValueError(f"covariance is not finite in row {bad}; remove this sample")
+        self._covariance = covariance.astype(np.float64)
+        n = len(covariance)
+        uneven = np.abs(self._covariance - self._covariance.T)
+        if n and uneven.max() > 1e-4 * np.abs(self._covariance).max():
+            row, col = np.unravel_index(uneven.argmax(), uneven.shape)
+            raise ValueError(
+                f"covariance is not symmetric at ({row}, {col}); give (covariance + covariance.T) "
+                "/ 2 where it should be"
+            )
+        self.shape = (n, n)
+        self._coords = dict(coords or {})
+        self._mcse = np.full(n, np.nan) if mcse is None else np.asarray(mcse, np.float64)
+
+    def diagonal(self) -> xr.DataArray:
+        variance = np.diag(self._covariance).copy()
+        return per_sample(self._coords, variance, self._mcse, "loss_variance")
+
+    def covariance(self, rows: Positions = None, cols: Positions = None) -> np.ndarray:
+        return self._covariance[_index(rows)][:, _index(cols)].copy()
+
+    def correlation(self, rows: Positions = None, cols: Positions = None) -> np.ndarray:
+        variance = np.diag(self._covariance)
+        scale = np.sqrt(np.where(variance > 0, variance, np.inf))
+        part = self.covariance(rows, cols) / scale[_index(rows)][:, None] / scale[_index(cols)]
+        return np.clip(part, -1, 1)
+
+    def features(self, n_components: int | None = None, rows: Positions = None) -> np.ndarray:
+        """Coordinates of samples whose inner products are K, or the best of so few components.
+
+        Eigenvectors of K among ``rows``, each times the root of its eigenvalue. Negative
+        eigenvalues, which rounding makes and an unbiased estimate such as that of
+        :func:`probelib.pair_kernel` may have, are cut off at 0: the inner products of all
+        components are then the positive semidefinite matrix nearest to K (Higham, 1988).
+
+        Args:
+            n_components: keep this many, the largest eigenvalues first; default: all n of the rows.
+            rows: positions of the samples wanted; default: all.
+
+        Returns:
+            Features, shape (rows, components), nats.
+
+        Raises:
+            ValueError: more components than samples.
+        """
+        part = self.covariance(rows, rows)
+        n = len(part)
+        if n_components is not None and not 1 <= n_components <= n:
+            raise ValueError(f"n_components is {n_components}; choose from 1 to {n}, the samples")
+        values, vectors = np.linalg.eigh((part + part.T) / 2)
+        size = np.sqrt(np.maximum(values, 0))
+        return (vectors * size)[:, ::-1][:, :n_components]
+
+    def _correlation_blocks(
+        self, rows: np.ndarray, among: np.ndarray
+    ) -> Iterator[tuple[np.ndarray, Tensor]]:
+        for start in range(0, len(among), blocks.BLOCK):
+            here = among[start : start + blocks.BLOCK]
+            yield here, torch.from_numpy(self.correlation(rows, here))
+
+    def _bytes_per_row(self) -> int:
+        return 3 * 8 * min(self.shape[0], blocks.BLOCK)  # the part of K, scaled twice
+
+    def __repr__(self) -> str:
+        return f"MatrixKernel({self.shape[0]} samples)"
+
+
+def pair_kernel(pairs: xr.Dataset, chains: slice | np.ndarray | None = None) -> MatrixKernel:
+    """The loss kernel that pairs of gradients estimate, over all chains or some.
+
+    Args:
+        pairs: from :func:`probelib.gradient_pairs`.
+        chains: positions of the chains to average; default: all.
+
+    Returns:
+        The kernel. The errors of its diagonal are the spread between chains over the root of
+        their number, and NaN for a single chain.
+    """
+    each = pairs.kernel.values[_index(chains)]
+    variances = np.diagonal(each, axis1=1, axis2=2).astype(np.float64)
+    mcse = variances.std(0, ddof=1) / np.sqrt(len(each)) if len(each) > 1 else None
+    return MatrixKernel(each.mean(0, dtype=np.float64), sample_coords(pairs), mcse)
+
+
+def split_half_reliability(first: np.ndarray, second: np.ndarray) -> float:
+    """How well two independent estimates of R agree: Pearson's r over all pairs i < j.
+
+    It is the share of the variance between pairs that is signal, in each of the two halves; for
+    the average of both see :func:`spearman_brown`.
+
+    Args:
+        first, second: R from two halves of the draws that share no chain, shape (n, n).
+
+    Returns:
+        r; 0 where one of the two does not vary.
+
+    Raises:
+        ValueError: the shapes differ, or there are fewer than three samples.
+    """
+    if first.shape != second.shape or len(first) < 3:
+        raise ValueError(
+            f"first has shape {first.shape} and second {second.shape}; give two correlation "
+            "matrices of the same samples, at least three"
+        )
+    above = np.triu_indices(len(first), 1)
+    a, b = first[above], second[above]
+    if np.ptp(a) == 0 or np.ptp(b) == 0:
+        return 0.0
+    return float(np.corrcoef(a, b)[0, 1])
+
+
+def spearman_brown(reliability: float) -> float:
+    """Reliability of the mean of two halves that agree by ``reliability``: 2 r / (1 + r).
+
+    Halves that agree less than chance have none: 0.
+    """
+    r = max(reliability, 0.0)
+    return 2 * r / (1 + r)
+
+
+def tilt(pairs: xr.Dataset) -> float:
+    r"""How much of a difference the data term of Eq. 1 makes, which gradient pairs leave out.
+
+    The weights of a walk count by :math:`\exp[-n\beta L(w)]` under Eq. 1, L taken over the samples
+    that were observed. Near 1 they all count alike and the Gaussian stands for the local posterior;
+    near 1 / draws one outweighs the rest.
+
+    Args:
+        pairs: from :func:`probelib.gradient_pairs`.
+
+    Returns:
+        The effective share of the draws, (sum v)² / (draws x sum v²), in (0, 1].
+    """
+    log_weight = -required(pairs, "n_beta", "pairs") * pairs.loss.values.mean(-1, dtype=np.float64)
+    weight = np.exp(log_weight - log_weight.max()).ravel()
+    return float(weight.sum() ** 2 / (weight.size * np.square(weight).sum()))
+
+
+def _unit_columns(losses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Centred losses as unit columns (S, k), float32, and their scales (k,): see LossKernel."""
+    centred = (losses - losses.mean((0, 1))).reshape(-1, losses.shape[-1])
+    norm = np.linalg.norm(centred, axis=0)
+    centred /= np.where(norm > 0, norm, 1)
+    return centred.astype(np.float32), norm / np.sqrt(len(centred) - 1)
+
+
+def _index(positions: Positions) -> slice | np.ndarray:
+    if positions is None:
+        return slice(None)
+    if isinstance(positions, slice):
+        return positions
+    index = np.asarray(positions)
+    return index if index.size else index.astype(np.int64)  # an empty list has no kind
+
+
+__all__ = [
+    "Kernel",
+    "LossKernel",
+    "MatrixKernel",
+    "Neighbours",
+    "loss_kernel",
+    "pair_kernel",
+    "spearman_brown",
+    "split_half_reliability",
+    "tilt",
+]

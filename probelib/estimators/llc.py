@@ -1,0 +1,115 @@
+r"""Numbers of the whole data set: LLC, empirical variance, singular fluctuation (App. B).
+
+.. math::
+
+   \hat\lambda = n\beta\,(\operatorname{E}[L(w)] - L(w^*)), \qquad
+   V = \sum_i K_{ii}, \qquad \hat\nu = \tfrac{\beta}{2} V
+"""
+
+from dataclasses import replace
+
+import numpy as np
+import xarray as xr
+
+from probelib.contract import required
+from probelib.estimators.blocks import blocks_of_changes, blocks_of_deviations
+from probelib.estimators.series import Estimate, estimate_mean
+
+
+def local_learning_coefficient(trace: xr.Dataset) -> Estimate:
+    r"""The local learning coefficient (B.1): :math:`\hat\lambda = n\beta\,(E[L(w)] - L(w^*))`.
+
+    L is the mean over the *observed* samples: observe the sampling data for the LLC as defined.
+    The paper prints n beta times the sum of the gains, which is n times larger.
+
+    Args:
+        trace: from :func:`probelib.sample` or :func:`probelib.open_trace`.
+
+    Returns:
+        The LLC, dimensionless, with its standard error from ArviZ.
+
+    Raises:
+        ValueError: fewer than two draws, losses that are not finite, or no n_beta.
+    """
+    return estimate_mean(required(trace, "n_beta") * mean_loss_change(trace))
+
+
+def mean_loss_change(trace: xr.Dataset) -> np.ndarray:
+    """L(w) - L(w*) over the observed samples at every draw: shape (chain, draw), nats.
+
+    Args:
+        trace: from :func:`probelib.sample` or :func:`probelib.open_trace`.
+
+    Raises:
+        ValueError: fewer than two draws, or losses that are not finite.
+    """
+    total = np.zeros((trace.sizes["chain"], trace.sizes["draw"]))
+    for _, change in blocks_of_changes(trace):
+        total += change.sum(-1)
+    return total / trace.sizes["sample"]
+
+
+def empirical_variance(trace: xr.Dataset) -> Estimate:
+    """The empirical variance V, the sum of the observed samples' loss variances (Eq. 13).
+
+    Args:
+        trace: from :func:`probelib.sample` or :func:`probelib.open_trace`.
+
+    Returns:
+        V = tr K, nats squared. Its standard error is that of the mean of the squared deviations,
+        first order in the error of the gains.
+
+    Raises:
+        ValueError: fewer than two draws, or losses that are not finite.
+    """
+    return estimate_mean(_squared_deviations(trace))
+
+
+def singular_fluctuation(trace: xr.Dataset) -> Estimate:
+    r"""The singular fluctuation (Eq. 14): :math:`\hat\nu = \frac{\beta}{2} V`, on this data set.
+
+    Computed as n beta / 2 times the mean variance, so that an observed random subset estimates
+    the same quantity as the whole.
+
+    Args:
+        trace: from :func:`probelib.sample` or :func:`probelib.open_trace`.
+
+    Returns:
+        nu, dimensionless, with its standard error.
+
+    Raises:
+        ValueError: fewer than two draws, losses that are not finite, or no n_beta.
+    """
+    n_beta = required(trace, "n_beta")
+    return estimate_mean(n_beta / 2 * _squared_deviations(trace) / trace.sizes["sample"])
+
+
+def _squared_deviations(trace: xr.Dataset) -> np.ndarray:
+    """Squared distance from the gain at every draw, whose mean is tr K: (chain, draw)."""
+    draws = trace.sizes["chain"] * trace.sizes["draw"]
+    total = np.zeros((trace.sizes["chain"], trace.sizes["draw"]))
+    for _, deviation in blocks_of_deviations(trace):
+        total += np.square(deviation).sum(-1)
+    return total * (draws / (draws - 1))
+
+
+def share(part: np.ndarray, total: np.ndarray) -> Estimate:
+    r"""The ratio of two means over the same draws, with its Monte-Carlo error to first order.
+
+    The error of :math:`r = \bar a / \bar b` is that of the mean of
+    :math:`(a_t - r b_t) / \bar b`: what moves both at once cancels.
+
+    Args:
+        part, total: series a and b, shape (chain, draw).
+    """
+    ratio = part.mean() / total.mean()
+    return replace(estimate_mean((part - ratio * total) / total.mean()), value=float(ratio))
+
+
+__all__ = [
+    "empirical_variance",
+    "local_learning_coefficient",
+    "mean_loss_change",
+    "share",
+    "singular_fluctuation",
+]

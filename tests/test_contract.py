@@ -1,0 +1,81 @@
+"""What a trace holds by name, on traces of ours and on traces made elsewhere."""
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from torch import nn
+
+import probelib
+from probelib import contract
+from probelib.contract import RunSettings
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def bare(**config):
+    losses = np.random.default_rng(0).random((2, 9, 3)).astype(np.float32)
+    return xr.Dataset(
+        {"loss": (("chain", "draw", "sample"), losses), "init_loss": ("sample", losses[0, 0])},
+        attrs={"config": config} if config else {},
+    )
+
+
+def test_a_trace_of_ours_is_what_the_contract_says():
+    x, y = torch.randn(12, 3, generator=torch.Generator().manual_seed(0)), torch.arange(12) % 3
+    torch.manual_seed(0)
+    posterior = probelib.LocalPosterior(
+        nn.Linear(3, 3), probelib.cross_entropy, (x, y), n_beta=10.0, localization=5.0
+    )
+    trace = probelib.sample(
+        posterior, sampler=probelib.SGLD(1e-3, 4), chains=2, draws=3, burn_in=1, thin=2,
+        seed=7, progress=False,
+    )  # fmt: skip
+    assert {str(k): v.dims for k, v in trace.data_vars.items()} == contract.VARIABLES
+    assert {str(k): v.dims for k, v in trace.coords.items()} == contract.COORDINATES
+    assert set(contract.ATTRIBUTES) <= set(trace.attrs)
+    assert contract.settings(trace) == RunSettings(
+        n_beta=10.0, localization=5.0, beta=10 / 12, n_samples=12, n_parameters=12,
+        sampler="SGLD", step_size=1e-3, batch_size=4, chains=2, draws=3, burn_in=1, thin=2,
+    )  # fmt: skip
+    assert contract.diverged(trace) == {}
+
+
+@pytest.mark.parametrize("key", ["kernel", "sampler"])
+def test_the_sampler_is_found_under_either_name(key):
+    assert contract.settings(bare(**{key: "SGLD"})).sampler == "SGLD"
+
+
+def test_what_a_trace_does_not_say_is_none():
+    assert contract.settings(bare()) == RunSettings()
+
+
+@pytest.mark.parametrize(
+    "estimate", [probelib.local_learning_coefficient, probelib.singular_fluctuation]
+)
+def test_a_missing_setting_is_named_and_the_remedy_works(estimate):
+    trace = bare()
+    with pytest.raises(ValueError, match="trace has no n_beta in its attributes; ") as error:
+        estimate(trace)
+    remedy = str(error.value).split("add it: ")[1].replace("...", "10.0")
+    exec(remedy, {"trace": trace})
+    assert np.isfinite(estimate(trace).value)
+    probelib.loss_gain(trace)  # which never needed it
+
+
+@pytest.mark.parametrize(
+    ("config", "sentence"),
+    [
+        ({"n_beta": "ten"}, "trace has the n_beta 'ten' in its attributes; it must be a number"),
+        ({"n_beta": True}, "trace has the n_beta True in its attributes; it must be a number"),
+        ({"sampler": 3}, "trace has the sampler 3 in its attributes; it must be text"),
+    ],
+)
+def test_a_setting_of_another_kind_is_named(config, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        contract.settings(bare(**config))
+
+
+def test_a_config_that_is_none():
+    with pytest.raises(ValueError, match=r"trace has the config \[1\] in its attributes; give a"):
+        contract.settings(bare().assign_attrs(config=[1]))
