@@ -69,6 +69,8 @@ def test_the_library_requires_little() -> None:
     assert "probelib[plot]" in BOOK["dependencies"]
     assert PROJECT["requires-python"] == BOOK["requires-python"]
     assert PROJECT["version"] == BOOK["version"] == probelib.__version__
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == PROJECT["version"]
 
 
 def test_the_book_needs_nothing_of_the_tests() -> None:
