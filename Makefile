@@ -67,7 +67,7 @@ book: env ## run the chapters and render the book (PROFILE=laptop)
 	$(BIN)/python book/driver.py --profile $(PROFILE) $(if $(ONLY),--only $(ONLY)) $(if $(FROM),--from $(FROM))
 
 test: tools lint ## lint, test, run every chapter small, build the book with warnings as errors
-	$(BIN)/python -m pytest $(if $(COVERAGE),--cov)
+	$(BIN)/python -m pytest $(if $(COVERAGE),--cov=probelib)
 
 lint: tools ## check the style and the types, and that notebooks and sources agree
 	$(BIN)/ruff format --check .

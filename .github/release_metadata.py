@@ -30,7 +30,8 @@ def absolute(page: str, repository: str, tag: str) -> str:
         kind = "" if image else "blob/"
         return f"{image}{text}{host}/{repository}/{kind}{tag}/{target}"
 
-    return LINK.sub(address, page)
+    page = LINK.sub(address, page)
+    return page.replace("ADDRESS-OF-THIS-REPOSITORY", f"https://github.com/{repository}")
 
 
 def with_urls(project: str, repository: str, tag: str) -> str:
