@@ -11,6 +11,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from jupyter_client.kernelspec import get_kernel_spec
 
 import driver
 import gate
@@ -123,6 +124,15 @@ def test_the_kernel_is_this_interpreter_whatever_is_installed(
     monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
     add(layout, "00_first", body=f"import sys\nassert sys.executable == {sys.executable!r}")
     go(layout)
+
+
+@pytest.mark.parametrize(("given", "policy"), [(None, "passive"), ("active", "active")])
+def test_the_kernels_threads_wait_passively_by_default(given, policy, monkeypatch) -> None:
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    if given is not None:
+        monkeypatch.setenv("OMP_WAIT_POLICY", given)
+    with driver.own_kernel() as name:
+        assert get_kernel_spec(name).env["OMP_WAIT_POLICY"] == policy
 
 
 def test_chapters_run_in_the_notebooks_folder(layout) -> None:

@@ -381,6 +381,23 @@ def test_networks_side_by_side_are_those_one_by_one(data, networks, capsys):
     assert capsys.readouterr() == ("", "")  # no bar over nothing to train
 
 
+@pytest.mark.parametrize(("given", "policy"), [(None, "passive"), ("active", "active")])
+def test_trainings_side_by_side_wait_passively_by_default(data, monkeypatch, given, policy):
+    def started(command, env, **options):
+        policies.append(env["OMP_WAIT_POLICY"])
+        raise OSError("not started")
+
+    policies = []
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    if given is not None:
+        monkeypatch.setenv("OMP_WAIT_POLICY", given)
+    monkeypatch.setattr("probebook.training.subprocess.Popen", started)
+    recipes = [dataclasses.replace(TINY, name=f"unstarted-{policy}-{i}") for i in range(2)]
+    with pytest.raises(OSError, match="not started"):
+        trained_networks(recipes, *data, seed=1, progress=False, jobs=2)
+    assert set(policies) == {policy}
+
+
 def test_a_failed_training_beside_others_is_named(data, networks):
     bad = dataclasses.replace(TINY, name="bad", learning_rate=1e30, epochs=9)
     long = dataclasses.replace(TINY, name="long", epochs=10**6)

@@ -450,7 +450,7 @@ def _train_side_by_side(
 ) -> list[TrainedNetwork]:
     """Train each recipe in a process of its own, ``jobs`` at a time, the longest first."""
     # Plain subprocesses: multiprocessing's would import the caller's script a second time.
-    environment = dict(os.environ)
+    environment = {"OMP_WAIT_POLICY": "passive"} | os.environ  # several trainings share the cores
     environment["PYTHONPATH"] = os.pathsep.join(
         filter(None, [str(Path(__file__).resolve().parents[2]), environment.get("PYTHONPATH")])
     )
