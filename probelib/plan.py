@@ -56,12 +56,12 @@ class Plan:
                 "observe_dtype", self.observe_dtype, "float32", "bfloat16", "auto"
             ),
         }
-        if self.thin != "auto":
-            if isinstance(self.thin, str):
-                raise ValueError(
-                    f"thin is {shown(self.thin)}; it must be a whole number, 1 or more, or 'auto'"
-                )
+        if not isinstance(self.thin, str):
             checked["thin"] = require_whole("thin", self.thin)
+        elif self.thin != "auto":
+            raise ValueError(
+                f"thin is {shown(self.thin)}; it must be a whole number, 1 or more, or 'auto'"
+            )
         elif checked["burn_in"] < schedule.BURN_IN:
             raise ValueError(
                 "thin is 'auto', which looks at the losses during burn-in, but burn_in is "

@@ -328,7 +328,7 @@ def test_what_is_found_in_a_damaged_store(store):
         r"zarr.json does not have the content that its checksum says": lambda: edit(
             store / "zarr.json", lambda c: c["attributes"]["config"].update(n_beta=11.0)
         ),
-        r"chains-0.json does not have the content": lambda: edit(
+        r"chains-0.json: it does not have the content": lambda: edit(
             store / "checkpoint" / "chains-0.json", lambda c: c.update(draws_done=119)
         ),
         r"chains-0.json: .*No such file": lambda: (store / "checkpoint" / "chains-0.json").unlink(),

@@ -284,7 +284,7 @@ class DiskStore(TraceStore):
 
     def clean_if_free(self) -> None:
         """The same for a call that writes nothing: it waits for nobody, and fails at nothing."""
-        if any(True for _ in self._leftovers()):
+        if self.lock_file().exists() or any(True for _ in self._leftovers()):
             with suppress(StoreBusy, OSError), self.held():
                 self.dismiss_workers()
                 self.clean()
@@ -294,6 +294,7 @@ class DiskStore(TraceStore):
         if layout.is_trace(place):  # in anything else, nothing is ours
             meeting = (place / "checkpoint" / name for name in (JOB, CALL))
             yield from (file for file in meeting if file.exists())
+            yield from place.glob(".zarr.json.*")
             yield from place.glob("checkpoint/.*")
             yield from place.glob("checkpoint/*.bar")
             yield from place.rglob("*.partial")
