@@ -34,9 +34,9 @@ import numpy as np
 import torch
 
 import probelib
+from probebook import figures
 from probebook.chapter import Chapter
 from probebook.toys import Witness, exact_claim, integrate, loss_surface, two_classes
-from probelib import plotting
 
 torch.set_num_threads(1)  # the models are so small that a second thread only gets in the way
 
@@ -132,7 +132,7 @@ change = (trace.loss - trace.init_loss).values.reshape(chains * draws, -1)
 changes = {name: change[:, i] for name, i in toy.named.items()}
 cloud = sgld.weights(burn_in)[:, thin - 1 :: thin].reshape(-1, 2)
 shuffled = np.random.default_rng(seed).permutation(len(cloud))
-plotting.probe_picture(
+figures.probe_picture(
     toy.x.numpy(),
     toy.y.numpy(),
     toy.named,
@@ -177,7 +177,7 @@ chapter.record(
     r_hard_rival=r[0, 2],
     r_hard_rival_mcse=r_error[0, 2],
 )
-plotting.kernel_picture(
+figures.kernel_picture(
     {name: changes[name][shuffled[:4000]] for name in three},
     [("hard", "friend"), ("hard", "rival")],
     r,
@@ -191,7 +191,7 @@ plotting.kernel_picture(
 
 # %% mystnb={"figure": {"caption": "The whole data set, each sample coloured by its loss gain (left) and by its correlation with the sample named hard (right); squares and circles are the two classes. Left: the fragile samples line the boundary, more so at its ends, where the fan is wide. Right: look at the two classes at one end of the line: opposite colours. Then at one class at both ends: opposite colours again.", "name": "fig-maps"}, "image": {"alt": "Two scatter plots of the same sixty points and the trained line. Left: colour is loss gain, bright for points near the ends of the line and dark for points far from it. Right: colour is correlation with the sample hard, red for points of its class at its end and of the other class at the other end, blue for the rest near the line."}}
 everyone = np.arange(len(toy.y))
-plotting.data_maps(
+figures.data_maps(
     toy.x.numpy(),
     toy.y.numpy(),
     toy.named,

@@ -37,9 +37,8 @@ from IPython.display import Markdown
 from scipy.stats import chi2
 
 import probelib
-from probebook import toys
+from probebook import figures, toys
 from probebook.chapter import Chapter, Claim
-from probelib import plotting
 
 torch.set_num_threads(1)  # the models are so small that a second thread only gets in the way
 
@@ -171,7 +170,7 @@ z_batches = (by_batch[:, 0] - predicted) / by_batch[:, 1]
 
 # %% mystnb={"figure": {"caption": "Stationary variance of the chain, measured (points, bars of two standard errors) and in theory (black line). Left: full gradient. Variance in units of Eq. 1's against the step size in units of the precision; three directions of one regression fall on one curve. Right: minibatches. Look at the largest batches: only the curve with the finite-population factor (black) meets the points.", "name": "fig-stationary"}, "image": {"alt": "Left: variance times precision against epsilon times A; a curve that rises from one near zero to five at epsilon A of 3.2, with measured points of three directions on it, above the dotted line of Eq. 1. Right: variance against batch size on log axes, falling from batch size 1 to 32; measured points follow the black theory curve, and a dashed curve without the finite-population factor lies above them at large batches."}}
 axis = np.linspace(0, 3.4, 200)
-plotting.stationary_variance(
+figures.stationary_variance(
     [(step_in_precisions[:, k], scaled[:, 0, k], scaled[:, 1, k]) for k in (2, 1, 0)],
     (axis, 1 / (1 - axis / 4)),
     (batches, by_batch[:, 0], by_batch[:, 1]),
@@ -250,7 +249,7 @@ off = np.abs(np.triu(exact_kernel, 1))
 i, j = (int(v) for v in np.unravel_index(off.argmax(), off.shape))
 
 # %% mystnb={"figure": {"caption": "Linear regression, measured against exact. Left: loss gain of each sample over its exact value; the filled points, over the exact law of the discretised chain, must lie on the line within their bars of two standard errors; the open ones, over the law of Eq. 1, show the bias of the step size. Bars are long where a large residual makes a loss swing widely about a small mean. Right: every entry of the loss kernel against its exact value.", "name": "fig-regression"}, "image": {"alt": "Left: ratio of measured to exact loss gain for forty samples; filled blue points scatter around one, open orange diamonds lie five to thirty-five per cent above. Right: measured kernel entries against exact ones, all close to the diagonal."}}
-plotting.closed_forms(
+figures.closed_forms(
     (exact_gain, regression.gain(limit), gain.values, gain.mcse.values),
     (exact_kernel, kernel.covariance()),
 )
@@ -461,7 +460,7 @@ chapter.say(
 )
 
 # %% mystnb={"figure": {"caption": "What is printed (dashed, red) against what is measured (points) and exact (black). Erratum 1: the variance of a weight under the localization alone falls with gamma. Erratum 2: the variance of the printed update (squares) does not answer to n beta, and agrees with Eq. 1 only where beta is 1, at the dotted line. Erratum 6: the mean estimate of the kernel's trace from single short chains lies below the truth, the more so the fewer independent draws a chain is worth.", "name": "fig-errata"}, "image": {"alt": "Three panels. Top left: variance against gamma on log axes; measured points lie on the falling line one over gamma, not on the rising line gamma. Top right: total variance against n beta; round points follow a falling curve, squares lie on a flat line that crosses it at n beta of 40. Bottom: ratio of the mean estimated to the exact trace of K against effective draws; points rise from well below one towards one along the exact curve."}}
-plotting.three_errata(
+figures.three_errata(
     (gammas, spread[:, 0], spread[:, 1]),
     (
         finer,
@@ -557,7 +556,7 @@ series = {
     for name, run in runs.items()
 }
 lags = min(40, network_steps // thin // 2)
-plotting.chain_gallery(
+figures.chain_gallery(
     {
         name: (along, probelib.estimators.autocorrelation(along, lags))
         for name, along in series.items()
@@ -689,7 +688,7 @@ for knob, values in grid.items():
     knobs[label] = numbers
 
 # %% mystnb={"figure": {"caption": "One setting changed at a time on the small network, the others as in Table 1 (dotted lines). Above: the local learning coefficient with two standard errors. Below: the least effective number of draws. Look for the triangles: many effective draws, small errors, and a wrong coefficient.", "name": "fig-sweep"}, "image": {"alt": "Two rows of three panels with log axes: local learning coefficient above, effective draws below, against epsilon, n beta and gamma. Circles mark sound runs, crosses runs that have not mixed, triangles runs whose step is too long. Crosses have few effective draws; triangles have many, but their coefficients shoot up with epsilon and n beta."}}
-plotting.sweeps(
+figures.sweeps(
     knobs,
     dict(zip(knobs, (table1["epsilon"], table1["n beta"], table1["gamma"]), strict=True)),
     verdicts,

@@ -175,13 +175,14 @@ chosen = {
     "highest loss gain": order[: -k - 1 : -1].copy(),
 }
 chapter.keep(
-    plotting.digit_grid(
+    plotting.image_grid(
         {name: images[index].numpy() for name, index in chosen.items()},
         {
             name: [f"{digit_of[i]}: {gain_text(gain.values[i])}" for i in index]
             for name, index in chosen.items()
         },
         cols=6,
+        cmap="gray_r",
     ),
     "digits",
 )
@@ -237,7 +238,7 @@ chapter.record(
     n_negative_gain=int((gain.values <= 0).sum()),
 )
 subset = np.random.default_rng(seed).choice(n_samples, min(n_scatter, n_samples), replace=False)
-plotting.loss_against_gain(
+plotting.gain_against_loss(
     loss[subset],
     gain.values[subset],
     "Pearson {pearson_loss_gain:.3f}, Spearman {spearman_loss_gain:.3f}".format(**chapter.numbers),

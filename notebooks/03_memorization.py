@@ -247,7 +247,7 @@ chapter.record(
 )
 
 # %% mystnb={"figure": {"caption": "t-SNE of the loss covariance kernel for a random subset of training digits, mislabeled ones drawn on top. Look for where they lie, and whether it is one cluster or a fringe of many.", "name": "fig-tsne"}, "image": {"alt": "Scatter plot of a two-dimensional t-SNE embedding of training digits; mislabeled digits are marked in a second colour and shape."}}
-plotting.embedding(xy, {"clean": ~noisy[subset], "mislabeled": noisy[subset]})
+plotting.embedding(xy, {"clean": ~noisy[subset], "mislabeled": noisy[subset]}, name="t-SNE")
 
 # %%
 chapter.say(

@@ -41,6 +41,7 @@ from IPython.display import HTML, display
 
 import probelib
 from probebook import alignment as al
+from probebook import figures
 from probebook.cache import cache_dir, write_atomically
 from probebook.chapter import Chapter, Claim
 from probebook.classifiers import first_classifier
@@ -205,7 +206,7 @@ for gamma in (table1_localization, localization, 10 * localization):
     chapter.record(**{f"chain_loss_gamma_{gamma:.0f}": float(later.mean())})
 at_center = float(trace.init_loss.mean())
 chapter.record(chain_loss_start=at_center)
-plotting.chain_losses(along, at_center, float(np.log(logits.shape[1])))
+figures.chain_losses(along, at_center, float(np.log(logits.shape[1])))
 
 # %% [markdown]
 # (These chains take long steps that keep the posterior, and minibatches of 16; the section after next
@@ -316,7 +317,7 @@ chapter.table(
 )
 
 # %% mystnb={"figure": {"caption": "The sweep of the localization, whole network. Top: mean loss over the draws, beside that of the trained network and of guessing. Middle: reliability of R from both walks together (the table has that of one). Bottom: WordNet similarity of cross-label neighbours; the band is the central 95 % of what chance gives. The vertical line is the paper's setting. Look for the smallest γ at which all three are sound.", "name": "fig-imagenet-sweep"}, "image": {"alt": "Three stacked panels against gamma on a log axis: mean loss falls from above guessing to that of the trained network, reliability rises towards 1, and WordNet similarity of neighbours rises above the band of chance."}}
-plotting.localization_sweep(
+figures.localization_sweep(
     np.array(gammas),
     {
         "mean loss (nats)": {
@@ -554,7 +555,7 @@ chapter.record(
 # %% mystnb={"figure": {"caption": "Split-half reliability of the correlation kernel of the last module, from one half of the chains against the other, as draws grow: nominal (left) and effective ones (right), in each half; and that of gradient pairs on the same posterior. The dotted line is what noise of one over the root of the effective draws leaves of a signal as wide as gradient pairs find it. Look at where the curve ends: 1 is a kernel without chance in it.", "name": "fig-kernel-reliability"}, "image": {"alt": "Two panels of reliability against the number of draws in one half of the chains, on a log axis: a measured curve for SGLD with a dotted prediction, and one point for gradient pairs."}}
 per_half = np.array(effective) / 2
 of_pairs = np.array([chapter.numbers["head_pairs_equivalent_draws"] / 2])
-plotting.reliability_curves(
+figures.reliability_curves(
     {
         "SGLD": (grid * head_chains / 2, per_half, np.array(reliable)),
         "gradient pairs": (
@@ -899,7 +900,7 @@ if row is not None:  # the same photographs, two localizations
     )
 
 # %% mystnb={"figure": {"caption": "WordNet similarity of the five nearest cross-label neighbours: the classes dealt out at random under the loss kernel's neighbours (grey), and what each kernel's neighbours have; the table has each kernel's own interval. Look at the distance from the grey, and between the kernels and plain features.", "name": "fig-kernel-agreement"}, "image": {"alt": "A grey histogram of similarities under permutation, and labeled vertical lines for the loss kernel, its variants and penultimate features."}}
-plotting.permutation_picture(
+figures.permutation_picture(
     main.null,
     {name: aligned.value for name, aligned in results.items()},
     "WordNet similarity of the cross-label top 5",

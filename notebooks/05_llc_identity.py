@@ -33,11 +33,10 @@
 import numpy as np
 
 import probelib
-from probebook import known_llc
+from probebook import figures, known_llc
 from probebook.chapter import Chapter, Claim
 from probebook.probes import mnist_probe
 from probebook.toys import exact_claim
-from probelib import plotting
 
 # %% tags=["parameters"]
 profile: str = "laptop"  # smoke, laptop or paper
@@ -173,7 +172,7 @@ for name, parts in split.items():
     chapter.record(**{prefixes[name] + key: value for key, value in parts.numbers().items()})
 
 # %% mystnb={"figure": {"caption": "The LLC taken apart. Left: Lorenz curves. The samples are ordered by loss gain; the curve tells what share of the LLC the lowest part of them holds. On the diagonal all samples would hold the same; the more the curve hugs the corner, the fewer samples hold it. Right: share of the LLC of each class over its share of the samples, with bars of two standard errors. Above the dotted line a class costs more than its due.", "name": "fig-llc-parts"}, "image": {"alt": "Left: two Lorenz curves below the diagonal, which stay near zero and rise steeply at the right end. Right: for each digit from zero to nine, a circle and a square with error bars around the dotted line at one."}}
-plotting.llc_in_parts(
+figures.llc_in_parts(
     {name: parts.lorenz for name, parts in split.items()},
     [str(digit) for digit in range(10)],
     {
@@ -300,7 +299,7 @@ chapter.say(
 
 # %% mystnb={"figure": {"caption": "Measured LLC (circles, bars of two standard errors) of every known model, in units of the exact value of its own chain. Left: look whether the bars reach the line at 1, and how far the open diamonds lie from it: that distance is the bias of the step size. Right: the same on a wider axis, with the limit as a cross. How far a cross lies from 1 is not an error of the sampler; it is what a finite n beta and gamma leave of the coefficient.", "name": "fig-known-answers"}, "image": {"alt": "Two panels with one row a model. Left: blue circles with error bars near the line at one and orange diamonds a few per cent to the left of it. Right: the same, with red crosses that lie close to one for regular models and far to the right of it for monomials with several weights."}}
 truths = np.array([model.truth for model, _ in known])
-plotting.known_answers(
+figures.known_answers(
     [model.what for model, _ in known],
     np.array([estimate.value for _, estimate in known]) / truths,
     np.array([error[model.key] for model, _ in known]) / truths,
@@ -336,7 +335,7 @@ for name, (exponents, volumes, key) in shown.items():
     points[name] = at, estimate.value / model.limit, estimate.mcse / model.limit
     at_1e6 = known_llc.monomial_law(exponents, 1e6, 1.0, volumes).llc
     chapter.record(**{f"{key}_share_of_limit_at_1e6": at_1e6 / model.limit})
-plotting.approach(curves, points, r"$\kappa = n\beta\, \gamma^{-\sum k_i}$")
+figures.approach(curves, points, r"$\kappa = n\beta\, \gamma^{-\sum k_i}$")
 
 # %%
 chapter.say(
@@ -373,7 +372,7 @@ chapter.record(
 )  # fmt: skip
 
 # %% mystnb={"figure": {"caption": "When to believe an LLC estimate. The same model from one base setting, with one knob turned in each panel: exact value of the chain (solid), of Eq. 1 (dotted) and of the limit (dashed), and what SGLD measured (circles, bars of two standard errors). Shaded: the exact value is off by more than 10 % for the reason given. Look for the stretch between the shaded regions: it has to be wide enough to stand on.", "name": "fig-believe"}, "image": {"alt": "Four panels of LLC against n beta, gamma, step size and number of steps, all on log axes. Against n beta the curve rises to a plateau near the dashed line and shoots up at the right end. Against gamma it falls beyond a plateau. Against step size it is flat and then shoots up. Against the number of steps it rises to the plateau. Measured points lie on the solid curves. Regions at the ends are shaded and labelled leash dominates, step too long, chain too short."}}
-plotting.when_to_believe(sweeps.panels, 0.75)
+figures.when_to_believe(sweeps.panels, 0.75)
 
 # %%
 chapter.table(

@@ -36,11 +36,10 @@ import torch
 import xarray as xr
 
 import probelib
-from probebook import gibbs
+from probebook import figures, gibbs
 from probebook.chapter import Chapter, Claim
 from probebook.probes import mnist_probe
 from probebook.toys import exact_claim
-from probelib import plotting
 from probelib.estimators import az
 
 # %% tags=["parameters"]
@@ -138,7 +137,7 @@ chapter.say(
 # into account that a class and the whole are measured on the same draws.
 
 # %% mystnb={"figure": {"caption": "Which digits the two coefficients come from: each class's share of the local learning coefficient (circles) and of the empirical variance V (diamonds), with bars of two Monte-Carlo standard errors, over its share of the training digits (grey). Look for classes whose two points lie apart: their losses fluctuate more, or less, than they rise.", "name": "fig-fluctuation-classes"}, "image": {"alt": "Ten grey bars of nearly equal height, one a digit class, and on each two points with error bars: the class's share of the learning coefficient and its share of the empirical variance. The points of some classes lie well above the bar, those of others below it."}}
-plotting.group_shares(
+figures.group_shares(
     [str(label) for label in by_class.groups],
     by_class.size,
     {
@@ -254,7 +253,7 @@ scaled = {
     key: (value.mean(1), value.std(1, ddof=1) / np.sqrt(data_sets))
     for key, (value, _) in measured.items()
 }
-plotting.gibbs_levels(
+figures.gibbs_levels(
     {
         f"{name}: λ = {model.learning_coefficient:g}": {
             f"β = {b:g}": (
@@ -510,7 +509,7 @@ for name, model in models.items():
         fine,
         np.array([e.deviation for e in exact[name, show]]),
     )
-plotting.one_data_set(
+figures.one_data_set(
     {
         f"{name}": {f"n = {sizes[k]:,}": measured[name, show][1][k] for k in ends}
         for name in ("regular", "square")
@@ -587,7 +586,7 @@ waic_error = {  # exact: E[WAIC] - E[generalization loss] at each n
 }
 
 # %% mystnb={"figure": {"caption": "WAIC and what it estimates, at beta 1. Left and middle: each point is a data set; both losses less that of the truth, times n; the dashed line is where their sum is 2 lambda, the cross their mean. WAIC is right on average, while the data sets that it ranks best are those that predict worst. Right: how far the means over data sets are apart, exact, against n; dashed: a line of slope -2.", "name": "fig-waic"}, "image": {"alt": "Left and middle: generalization loss against WAIC for many data sets, points strung along a falling diagonal line, with a cross at the mean. Right: log-log plot of the difference of the means against n for three models, all falling parallel to a dashed line of slope minus two."}}
-plotting.waic_picture(
+figures.waic_picture(
     {
         name: (
             waic_size * waic[name].waic[:2000],

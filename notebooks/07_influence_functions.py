@@ -36,10 +36,9 @@ import torch
 from torch.nn.utils import parameters_to_vector
 
 import probelib
-from probebook import retraining, toys
+from probebook import figures, retraining, toys
 from probebook.chapter import Chapter, Claim
 from probebook.probes import mnist_probe
-from probelib import plotting
 
 # %% tags=["parameters"]
 profile: str = "laptop"  # smoke, laptop or paper
@@ -196,7 +195,7 @@ for n_beta in sampled_at:
 
 # %% mystnb={"figure": {"caption": "Relative error of three expansions of the loss kernel against n beta, over several logistic regressions (line: median, band: range), under the local posterior and under its Gaussian approximation. Lines: no sampling error. Look at the slopes: the trace term (dashed) moves the error a little and leaves its slope; only all terms of that order together (dash-dotted) make it steeper. Open black markers: the first-order kernel against a sampled one, which levels off where the sampler's own error takes over.", "name": "fig-laplace-orders"}, "image": {"alt": "Two log-log panels of relative error against n beta from thirty to thirty thousand. In both, the first-order and the second-order line fall together with slope one, and a third line falls with slope two. Open markers for sampled kernels follow the first-order line at small n beta and flatten out at large n beta."}}
 posterior_law, gaussian_law = laws
-plotting.expansion_errors(
+figures.expansion_errors(
     n_betas,
     errors,
     {
@@ -446,7 +445,7 @@ of_redundant_line = [
 kernel_agree = [retraining.spearman(relu_kernels[g], relu_kernels[gammas[1]]) for g in gammas]
 
 # %% mystnb={"figure": {"caption": "A ReLU network as training leaves it. Left: the sizes of its Hessian's eigenvalues, with negative ones and exact zeros (crosses, below 1e-12). Middle: the largest classical influence against the damping, over its value at the reference (dotted). Look for the spikes: each is a negative eigenvalue that the damping cancels. The redundant line, which has only exact zeros, knows none. Right: rank correlation of the influences of all pairs with those at the reference, and the same for the sampled kernel against the localization.", "name": "fig-singular"}, "image": {"alt": "Three panels. Left: eigenvalue sizes on a log axis falling over many powers of ten, some marked as negative, and a row of crosses at the bottom for zeros. Middle: largest influence against damping from one millionth to one; a spiky line for the ReLU network, a smooth flat one for the redundant line. Right: rank correlation against damping, falling unevenly towards small damping for the classical influence; three diamonds for the kernel."}}
-plotting.singular_influence(
+figures.singular_influence(
     np.where(np.abs(relu_values) < 1e-12, 0, relu_values),
     damping,
     {"ReLU network": largest, "redundant line": np.array(of_redundant_line)},
@@ -619,7 +618,7 @@ shown = {
     "classical, δ = 0.1": "−I/n, δ = 0.1",
     "inner product of gradients": "inner product of gradients",
 }
-plotting.retraining_scatter(
+figures.retraining_scatter(
     truth.ravel(),
     {
         name: (predictions[key].ravel(), f"Spearman {agreements[key].pairs:.3f}")
@@ -735,7 +734,7 @@ chance = float(((np.bincount(digit_of) / n_subset) ** 2).sum())
 drawn = np.random.default_rng(seed).choice(len(upper[0]), min(6000, len(upper[0])), replace=False)
 pair = upper[0][drawn], upper[1][drawn]
 positive = (length > 0) & (deviation > 0)
-plotting.kernel_and_gradients(
+figures.kernel_and_gradients(
     cosine[pair],
     correlation[pair],
     digit_of[pair[0]] == digit_of[pair[1]],

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from probelib.estimators import LossKernel
-from probelib.plotting import digit_grid
+from probelib.plotting import image_grid
 
 _SPRITE_COLUMNS = 40
 
@@ -93,7 +93,7 @@ def explorer_widget(digits: Digits, kernel: LossKernel, per_page: int = 40) -> o
         with grid:
             grid.clear_output(wait=True)
             if len(part):
-                display(digit_grid({name: digits.images[part]}, {name: lines}, cols=10))
+                display(image_grid({name: digits.images[part]}, {name: lines}, 10, cmap="gray_r"))
             else:
                 print("No digit has these labels.")
         if len(part):
@@ -109,7 +109,7 @@ def explorer_widget(digits: Digits, kernel: LossKernel, per_page: int = 40) -> o
         name = f"sample {pick.value} and the digits most correlated with it"
         with near:
             near.clear_output(wait=True)
-            display(digit_grid({name: digits.images[index]}, {name: lines}, cols=11))
+            display(image_grid({name: digits.images[index]}, {name: lines}, 11, cmap="gray_r"))
 
     def restart(_: object) -> None:
         page.value = 1

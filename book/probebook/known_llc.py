@@ -708,7 +708,7 @@ class Sweeps:
 
     Attributes:
         points: what was measured.
-        panels: what :func:`probelib.plotting.when_to_believe` draws.
+        panels: what :func:`probebook.figures.when_to_believe` draws.
         boundaries: where each cause moves the exact value by a tenth.
     """
 
