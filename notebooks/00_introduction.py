@@ -36,7 +36,14 @@ import torch
 import probelib
 from probebook import figures
 from probebook.chapter import Chapter
-from probebook.toys import Witness, exact_claim, integrate, loss_surface, two_classes
+from probebook.quadrature import integrate
+from probebook.toys import (
+    Witness,
+    exact_claim,
+    largest_curvature,
+    loss_surface,
+    two_classes,
+)
 
 torch.set_num_threads(1)  # the models are so small that a second thread only gets in the way
 
@@ -214,7 +221,8 @@ figures.data_maps(
 # %%
 exact = integrate(posterior)
 llc = probelib.local_learning_coefficient(trace)
-bias = step_size * exact.precision / 4
+stiffest = n_beta * largest_curvature(posterior) + localization
+bias = step_size * stiffest / 4
 scale = np.sqrt(np.diag(exact.kernel))
 exact_r = (exact.kernel / scale[:, None] / scale)[np.ix_(at, at)]
 chapter.record(llc=llc.value, llc_mcse=llc.mcse, step_bias=bias)

@@ -637,7 +637,9 @@ else:
         table1_mean_loss_chain=row_trust.loss_along_chains,
         table1_split_half_reliability=probelib.split_half_reliability(first, second),
         table1_correlation_mean=float(al.off_diagonal((first + second) / 2).mean()),
-        table1_spearman_wordnet=al.spearman(row_r, wordnet[np.ix_(row_labels, row_labels)]),
+        table1_spearman_wordnet=al.spearman_of_pairs(
+            row_r, wordnet[np.ix_(row_labels, row_labels)]
+        ),
         table1_wordnet=row_meaning.value,
         table1_chance=row_meaning.chance,
         table1_interval_low=row_meaning.low,
@@ -838,8 +840,8 @@ for name, matrix in measured.items():
         "chance": aligned.chance,
         "interval_low": aligned.low,
         "interval_high": aligned.high,
-        "spearman_wordnet": al.spearman(matrix, among),
-        "spearman_features": al.spearman(matrix, feature_r),
+        "spearman_wordnet": al.spearman_of_pairs(matrix, among),
+        "spearman_features": al.spearman_of_pairs(matrix, feature_r),
         "shared_with_features": al.overlap(
             al.cross_label_top(matrix, labels, 5), al.cross_label_top(feature_r, labels, 5)
         ),
@@ -884,7 +886,7 @@ if row is not None:  # the same photographs, two localizations
         table1_class_agreement=al.noise_free_correlation(row_halves, [class_r[among_row]] * 2),
         table1_feature_agreement=al.noise_free_correlation(row_halves, [feature_r[among_row]] * 2),
         table1_class_wordnet=meaning(class_r[among_row], row_labels).value,
-        table1_spearman_features=al.spearman(row_r, feature_r[among_row]),
+        table1_spearman_features=al.spearman_of_pairs(row_r, feature_r[among_row]),
         table1_agreement=al.noise_free_correlation(
             row_halves, (first[among_row], second[among_row])
         ),

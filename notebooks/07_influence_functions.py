@@ -37,8 +37,10 @@ from torch.nn.utils import parameters_to_vector
 
 import probelib
 from probebook import figures, retraining, toys
+from probebook.alignment import spearman
 from probebook.chapter import Chapter, Claim
 from probebook.probes import mnist_probe
+from probebook.quadrature import integrate
 
 # %% tags=["parameters"]
 profile: str = "laptop"  # smoke, laptop or paper
@@ -145,7 +147,7 @@ regressions = [retraining.overlapping_classes(seed=k) for k in range(data_sets)]
 for which in range(data_sets):
     for at, n_beta in enumerate(n_betas):
         posterior = logistic(n_beta, which)
-        exact = retraining.integrate(posterior, points)
+        exact = integrate(posterior, points)
         distance[which, at] = exact.total_variation
         for name, law in laws.items():
             truth = exact.kernel if law == "posterior" else exact.gaussian_kernel
@@ -169,7 +171,7 @@ sampled_at = n_betas[::2]
 budget, chain_errors, draw_errors = [], [], []
 for n_beta in sampled_at:
     posterior = logistic(n_beta)
-    first, truth = probelib.laplace_kernel(posterior), retraining.integrate(posterior, points)
+    first, truth = probelib.laplace_kernel(posterior), integrate(posterior, points)
     gradients = probelib.per_sample_gradients(posterior)
     precision = np.linalg.inv(probelib.laplace_covariance(posterior))
     epsilon = 0.1 / np.linalg.eigvalsh(precision)[-1]
@@ -270,7 +272,7 @@ chapter.table(budget_rows, "Where the distance between SGLD's kernel and g'Sg co
 
 # %%
 posterior = logistic(n_betas[4])
-exact = retraining.integrate(posterior, points)
+exact = integrate(posterior, points)
 n = posterior.n_samples
 printed = np.linalg.inv(n * probelib.hessian(posterior))
 size = np.trace(exact.covariance)
@@ -376,7 +378,7 @@ orbit = {
 }
 chapter.record(
     product_classical_largest=np.abs(probelib.classical_influence(no_gradient, 1e-6)).max(),
-    product_kernel_spearman=retraining.spearman(at_zero, left_out),
+    product_kernel_spearman=spearman(at_zero, left_out),
     product_kernel_trace=np.trace(at_zero),
     **{
         f"orbit_change_gamma_{g:.0f}": retraining.relative_error(orbit[3.0, g], orbit[1.0, g])
@@ -426,23 +428,21 @@ for k, gamma in enumerate(gammas):
     relu_trust[gamma] = probelib.diagnostics(trace, 128).rhat_max
     half = trace.sizes["chain"] // 2
     halves = trace.isel(chain=slice(half)), trace.isel(chain=slice(half, None))
-    relu_halves[gamma] = retraining.spearman(
-        *(probelib.loss_kernel(part).covariance() for part in halves)
-    )
+    relu_halves[gamma] = spearman(*(probelib.loss_kernel(part).covariance() for part in halves))
 
 damping = np.geomspace(1e-6, 1, 241)
 at_reference = probelib.classical_influence(base, reference)
 of_line = probelib.classical_influence(redundant, reference)
 largest, agree = np.array(
     [
-        (np.abs(i).max() / np.abs(at_reference).max(), retraining.spearman(i, at_reference))
+        (np.abs(i).max() / np.abs(at_reference).max(), spearman(i, at_reference))
         for i in retraining.influence_path(base, damping)
     ]
 ).T
 of_redundant_line = [
     np.abs(i).max() / np.abs(of_line).max() for i in retraining.influence_path(redundant, damping)
 ]
-kernel_agree = [retraining.spearman(relu_kernels[g], relu_kernels[gammas[1]]) for g in gammas]
+kernel_agree = [spearman(relu_kernels[g], relu_kernels[gammas[1]]) for g in gammas]
 
 # %% mystnb={"figure": {"caption": "A ReLU network as training leaves it. Left: the sizes of its Hessian's eigenvalues, with negative ones and exact zeros (crosses, below 1e-12). Middle: the largest classical influence against the damping, over its value at the reference (dotted). Look for the spikes: each is a negative eigenvalue that the damping cancels. The redundant line, which has only exact zeros, knows none. Right: rank correlation of the influences of all pairs with those at the reference, and the same for the sampled kernel against the localization.", "name": "fig-singular"}, "image": {"alt": "Three panels. Left: eigenvalue sizes on a log axis falling over many powers of ten, some marked as negative, and a row of crosses at the bottom for zeros. Middle: largest influence against damping from one millionth to one; a spiky line for the ReLU network, a smooth flat one for the redundant line. Right: rank correlation against damping, falling unevenly towards small damping for the classical influence; three diamonds for the kernel."}}
 figures.singular_influence(
@@ -565,7 +565,7 @@ same_basin = [
 chapter.record(
     loo_cold_starts=len(again),
     loo_cold_same=int(np.sum(same_basin)),
-    loo_cold_spearman=retraining.spearman(cold.changes, truth[again]),
+    loo_cold_spearman=spearman(cold.changes, truth[again]),
 )
 chapter.say(
     "Largest gradient norm at the end of a training: {loo_gradient_at_rest:.0e}; smallest "
@@ -596,7 +596,7 @@ for n_beta, divisor in temperatures.items():
     chain_facts.append(
         (
             n_beta, trust.rhat_max, trust.ess_min,
-            retraining.spearman(*(probelib.loss_kernel(part).covariance() for part in halves)),
+            spearman(*(probelib.loss_kernel(part).covariance() for part in halves)),
         )
     )  # fmt: skip
 cool = around_network(center, 12_000.0)
@@ -754,11 +754,9 @@ spread = {
 }
 middle_half = np.add.outer(digit_of, -digit_of)[upper] != 0
 chapter.record(
-    mnist_spearman=retraining.spearman(cosine[upper], correlation[upper]),
-    mnist_spearman_across=retraining.spearman(
-        cosine[upper][middle_half], correlation[upper][middle_half]
-    ),
-    mnist_spearman_sizes=retraining.spearman(length, deviation),
+    mnist_spearman=spearman(cosine[upper], correlation[upper]),
+    mnist_spearman_across=spearman(cosine[upper][middle_half], correlation[upper][middle_half]),
+    mnist_spearman_sizes=spearman(length, deviation),
     mnist_purity_kernel=purities["kernel"].mean(),
     mnist_purity_gradients=purities["gradients"].mean(),
     mnist_purity_kernel_short=purities["kernel"][short].mean(),

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import spearmanr
 
 import probelib
 from probebook.alignment import (
@@ -16,6 +17,7 @@ from probebook.alignment import (
     off_diagonal,
     overlap,
     spearman,
+    spearman_of_pairs,
     top,
     without_common_part,
 )
@@ -91,6 +93,8 @@ def test_overlap_and_spearman():
     a = rng.normal(size=(20, 20))
     assert spearman(a, np.exp(a)) == pytest.approx(1)
     assert spearman(a, -a) == pytest.approx(-1)
+    assert spearman(a, a.T) == pytest.approx(spearmanr(a.ravel(), a.T.ravel()).statistic)
+    assert spearman_of_pairs(a, np.tril(-a) + np.triu(a)) == pytest.approx(1)  # i < j alone
 
 
 @given(st.integers(0, 10_000), st.integers(2, 12), st.integers(3, 30))

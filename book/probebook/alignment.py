@@ -11,21 +11,6 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import spearmanr
 
-__all__ = [
-    "Alignment",
-    "alignment",
-    "cosine",
-    "cross_label_top",
-    "equivalent_draws",
-    "noise_free_correlation",
-    "noise_free_slope",
-    "off_diagonal",
-    "overlap",
-    "spearman",
-    "top",
-    "without_common_part",
-]
-
 
 @dataclass(frozen=True, eq=False)
 class Alignment:
@@ -116,8 +101,13 @@ def alignment(
 
 
 def spearman(one: np.ndarray, other: np.ndarray) -> float:
+    """Spearman's rank correlation of two arrays of the same shape, flattened."""
+    return float(spearmanr(np.ravel(one), np.ravel(other)).statistic)
+
+
+def spearman_of_pairs(one: np.ndarray, other: np.ndarray) -> float:
     """Spearman's rank correlation of two similarities over all pairs of images."""
-    return float(spearmanr(off_diagonal(one), off_diagonal(other)).statistic)
+    return spearman(off_diagonal(one), off_diagonal(other))
 
 
 def overlap(one: np.ndarray, other: np.ndarray) -> float:
@@ -192,3 +182,20 @@ def without_common_part(covariance: np.ndarray) -> np.ndarray:
     """
     by_row = covariance.mean(0)
     return covariance - by_row[:, None] - by_row + by_row.mean()
+
+
+__all__ = [
+    "Alignment",
+    "alignment",
+    "cosine",
+    "cross_label_top",
+    "equivalent_draws",
+    "noise_free_correlation",
+    "noise_free_slope",
+    "off_diagonal",
+    "overlap",
+    "spearman",
+    "spearman_of_pairs",
+    "top",
+    "without_common_part",
+]
