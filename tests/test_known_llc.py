@@ -170,38 +170,11 @@ def test_reduced_rank_law_against_gibbs_sampling():
 # -- the chain ---------------------------------------------------------------------------------
 
 
-def gaussian_chain(dimensions: int = 1) -> known.ChainLaw:
-    precision = np.array([20.0, 50.0])[:dimensions, None]
-    return known.ChainLaw(lambda w: precision * w, 2.5, dimensions, STEP_SIZE)
-
-
-@pytest.mark.parametrize("dimensions", [1, 2])
-def test_a_gaussian_chain_has_its_closed_form(dimensions):
-    chain = gaussian_chain(dimensions)
-    start = np.exp(-10 * (chain.weights**2).sum(0))
-    mass, relaxation = chain.stationary(start)
-    for precision, w in zip((20.0, 50.0), chain.weights, strict=False):
-        variance = 1 / (precision * (1 - STEP_SIZE * precision / 4))
-        # Sums over a grid of 0.75 standard deviations of the noise are integrals to 1e-7.
-        assert mass @ w**2 == pytest.approx(variance, rel=1e-6)
-    # The slowest even function is the square of the first weight.
-    assert relaxation == pytest.approx(-0.5 / np.log(1 - STEP_SIZE * 20 / 2), rel=1e-5)
-
-
-def test_a_gaussian_chain_on_its_way():
-    chain, steps = gaussian_chain(), np.arange(1, 31)
-    shrink = 1 - STEP_SIZE * 20 / 2
-    expected = STEP_SIZE * (1 - shrink ** (2 * steps)) / (1 - shrink**2)
-    np.testing.assert_allclose(chain.along(chain.weights[0] ** 2, 30), expected, rtol=1e-6)
-
-
 def test_a_chain_that_runs_away_is_an_error():
     with pytest.raises(ArithmeticError, match=r"step_size is 0\.1, with which the chain leaves"):
         known.monomial_chain_llc([2], 1000.0, 1.0, 0.1)
     with pytest.raises(ArithmeticError, match=r"step_size is 0\.1.*keep it below 0\.0976"):
         known.mixed_chain_llc(N_BETA, 1.0, 0.1)
-    with pytest.raises(ValueError, match="dimensions is 3"):
-        known.ChainLaw(lambda w: w, 1.0, 3, 0.1)
 
 
 @pytest.mark.parametrize("k", [(2,), (3,), (1, 1), (2, 1)])
