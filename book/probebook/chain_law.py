@@ -74,13 +74,15 @@ class ChainLaw:
 
         Returns:
             Masses of the nodes, shape (k,), and the steps in which the slowest even function of
-            the weights forgets all but 1/e of where it was.
+            the weights with the symmetries of ``start`` forgets all but 1/e of where it was.
 
         Raises:
             ArithmeticError: the chain leaves the grid: it has no stationary law there.
         """
+        # Of the start's symmetries, such as an exchange of two weights; a smaller tolerance lets
+        # rounding bring in vectors that lack them.
         values, vectors = eigs(
-            self._operator, k=2, which="LM", v0=start, ncv=min(40, len(start)), tol=1e-12
+            self._operator, k=2, which="LM", v0=start, ncv=min(40, len(start)), tol=1e-10
         )
         first, second = np.argsort(-np.abs(values))
         lost = 1 - abs(values[first])
