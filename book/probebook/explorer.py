@@ -48,6 +48,22 @@ class Digits:
         return f"{label}: {gain_text(self.gain[i])}"
 
 
+def explorer(digits: Digits, kernel: LossKernel, *, live: bool, seed: int = 0) -> object:
+    """What to show in a cell: the widget in a running notebook, the same as HTML in a page.
+
+    Args:
+        digits: the samples, in the order of the trace.
+        kernel: their loss kernel.
+        live: whether a kernel stays to answer.
+        seed: of the choice of digits for the page.
+    """
+    from IPython.display import HTML
+
+    if live:
+        return explorer_widget(digits, kernel)
+    return HTML(explorer_html(digits, kernel, seed=seed))
+
+
 def explorer_widget(digits: Digits, kernel: LossKernel, per_page: int = 40) -> object:
     """An ipywidgets view for a running kernel: all samples, all neighbours.
 
