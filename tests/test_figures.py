@@ -1,9 +1,8 @@
 """Every chapter's figure draws what it is given, once, in colours that stay apart."""
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
+from drawn import assert_drawn
 
 from probebook import figures
 from probebook.figures import loss_kernel
@@ -164,13 +163,7 @@ def test_every_figure_is_drawn_here():
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_figure_is_returned_and_not_left_with_pyplot(name, tmp_path):
-    before = plt.get_fignums()
-    fig = FIGURES[name]()
-    assert isinstance(fig, Figure)
-    assert plt.get_fignums() == before
-    fig.savefig(tmp_path / "figure.png")
-    pixels = plt.imread(tmp_path / "figure.png")
-    assert pixels[..., :3].std() > 0.01, "the figure is blank"
+    assert_drawn(FIGURES[name], tmp_path)
 
 
 def test_the_cloud_is_drawn_whole_and_as_sixty_lines():

@@ -8,7 +8,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
+from drawn import assert_drawn
 
 import probelib
 from probelib import plotting
@@ -88,13 +88,7 @@ def test_the_library_starts_without_matplotlib_and_draws_without_scikit_learn():
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_figure_is_returned_and_not_left_with_pyplot(name, tmp_path):
-    before = plt.get_fignums()
-    fig = FIGURES[name]()
-    assert isinstance(fig, Figure)
-    assert plt.get_fignums() == before
-    fig.savefig(tmp_path / "figure.png")
-    pixels = plt.imread(tmp_path / "figure.png")
-    assert pixels[..., :3].std() > 0.01, "the figure is blank"
+    assert_drawn(FIGURES[name], tmp_path)
 
 
 def test_style_does_not_leak():
