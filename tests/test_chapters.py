@@ -1,7 +1,9 @@
 """What chapters record and claim, on small made-up results."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
+import jupytext
 import numpy as np
 import pytest
 import xarray as xr
@@ -23,6 +25,7 @@ from probebook.chapters import (
 from probebook.prerun import KeptPairs
 from probelib.estimators import Estimate
 
+NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("[0-9]*.py"))
 RNG = np.random.default_rng(0)
 
 
@@ -216,3 +219,16 @@ def test_the_last_module_is_compared_at_growing_draws():
     assert measured["gradient pairs"][0] == [4]
     noise = 1 / (found.effective / 2)
     np.testing.assert_allclose(expected["SGLD"], found.signal**2 / (found.signal**2 + noise))
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_no_cell_is_longer_than_a_reader_takes_in(path):
+    """25 lines of code, blank ones and comments not counted; parameters are a list."""
+    long = {}
+    for cell in jupytext.read(path).cells:
+        if cell.cell_type == "code" and "parameters" not in cell.metadata.get("tags", []):
+            lines = [line.strip() for line in cell.source.splitlines()]
+            lines = [line for line in lines if line and not line.startswith("#")]
+            if len(lines) > 25:
+                long[lines[0]] = len(lines)
+    assert not long
