@@ -229,7 +229,7 @@ figures.chain_losses(along, at_center, float(np.log(logits.shape[1])))
 
 
 # %%
-meaning = helpers.meaning_of(wordnet, permutations, seed)
+meaning = al.meaning_of(wordnet, permutations, seed)
 x_some, y_some = images[some], targets[some]
 
 
@@ -571,7 +571,7 @@ chapter.say(
 # %% mystnb={"figure": {"caption": "References with the strongest cross-label neighbours, each with its five most correlated photographs; whole network. Numbers are R. Look at what the five share: kind, background, colour, or what is done with the thing.", "name": "fig-neighbours-top"}, "image": {"alt": "Grid of photographs: eight references in bold frames, each followed by its five most correlated photographs with class names and correlations."}}
 rank = np.arange(len(r))
 in_both = np.minimum(*(half[rank, cross[:, 0]] for half in both_halves))
-chosen = helpers.apart(np.argsort(-in_both), cross, most=8)
+chosen = al.apart(np.argsort(-in_both), cross, most=8)
 
 
 def grid_of(references, k, **options):

@@ -9,9 +9,11 @@ from scipy.stats import spearmanr
 import probelib
 from probebook.alignment import (
     alignment,
+    apart,
     cosine,
     cross_label_top,
     equivalent_draws,
+    meaning_of,
     noise_free_correlation,
     noise_free_slope,
     off_diagonal,
@@ -85,6 +87,23 @@ def test_images_of_one_label_stay_together_when_labels_are_dealt():
         ]
     }
     assert {round(v, 9) for v in found.null} <= {round(v, 9) for v in ways}
+
+
+def test_meaning_is_the_alignment_of_cross_label_neighbours():
+    rng = np.random.default_rng(0)
+    r, labels = rng.normal(size=(8, 8)), np.arange(8) % 4
+    similarity = rng.random((4, 4))
+    found = meaning_of(similarity, permutations=20, seed=3, k=2)(r, labels)
+    expected = alignment(cross_label_top(r, labels, 2), labels, similarity, permutations=20, seed=3)
+    assert found.value == expected.value
+    np.testing.assert_array_equal(found.null, expected.null)
+
+
+def test_references_are_not_neighbours_of_each_other():
+    neighbours = np.array([[1], [0], [3], [4], [0]])
+    chosen = apart(np.array([2, 3, 1, 0, 4]), neighbours, most=3)
+    np.testing.assert_array_equal(chosen, [2, 1, 4])
+    assert len(apart(np.arange(5), neighbours, most=1)) == 1
 
 
 def test_overlap_and_spearman():

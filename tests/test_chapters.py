@@ -155,13 +155,6 @@ def test_the_budget_of_an_exact_kernel_is_empty():
     assert total == pytest.approx(1, rel=1e-3)  # the made-up kernel is a million times larger
 
 
-def test_references_are_not_neighbours_of_each_other():
-    neighbours = np.array([[1], [0], [3], [4], [0]])
-    chosen = loss_kernel.apart(np.array([2, 3, 1, 0, 4]), neighbours, most=3)
-    np.testing.assert_array_equal(chosen, [2, 1, 4])
-    assert len(loss_kernel.apart(np.arange(5), neighbours, most=1)) == 1
-
-
 def pairs_of(kernels: np.ndarray, loss: np.ndarray) -> xr.Dataset:
     return xr.Dataset(
         {

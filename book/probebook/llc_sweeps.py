@@ -21,6 +21,7 @@ from probebook.known_llc import (
 )
 
 KNOBS = {"n_beta": "nβ", "localization": "γ", "step_size": "ε"}
+_LIMIT = 0.75  # learning coefficient of the model
 _OFF = 0.1  # a cause is called out where it moves the exact value by more than this
 
 
@@ -147,7 +148,6 @@ def sweep_mixed(
             "exact, this chain": (at, np.array([mixed_chain_llc(**e) for e in exact])),
             "exact, Eq. 1": (at, np.array([_eq1(e).llc for e in exact])),
         }
-    limit, goal = 0.75, mixed_chain_llc(**base)
     relaxation = monomial_chain_llc([2], **base)[1]
     steps = int(np.ceil(12 * relaxation))
     run = _run_mixed(base, chains, draws=steps, thin=1, burn_in=0, seed=seed + len(measured))
@@ -168,8 +168,29 @@ def sweep_mixed(
         "exact, Eq. 1": (count[[0, -1]], np.full(2, _eq1(base).llc)),
     }
 
+    short = int(np.argmax(expected >= (1 - _OFF) * mixed_chain_llc(**base))) + 1
+    boundaries = _boundaries(base, wide, relaxation, short)
+    return Sweeps(measured, _panels(measured, curves, boundaries), boundaries)
+
+
+def _boundaries(
+    base: Mapping[str, float],
+    wide: Mapping[str, tuple[float, float]],
+    relaxation: float,
+    short: int,
+) -> dict[str, float]:
+    """Where each cause moves the exact value of :class:`Mixed` by a tenth.
+
+    Args:
+        base: settings from which each is moved.
+        wide: setting -> the range that is searched.
+        relaxation: of the chain at ``base``, in steps.
+        short: steps from w* in which a chain comes within a tenth.
+    """
+    n_beta, localization, step_size = (base[k] for k in KNOBS)
+
     def leash(knob: str) -> Callable[[float], float]:
-        return lambda v: _eq1(dict(base) | {knob: v}).llc / limit - (1 - _OFF)
+        return lambda v: _eq1(dict(base) | {knob: v}).llc / _LIMIT - (1 - _OFF)
 
     def step(knob: str) -> Callable[[float], float]:
         return lambda v: (
@@ -181,24 +202,7 @@ def sweep_mixed(
     many = float(brentq(step("n_beta"), n_beta, wide["n_beta"][1]))
     tight = float(brentq(leash("localization"), localization, wide["localization"][1]))
     long = float(brentq(step("step_size"), step_size, wide["step_size"][1]))
-    short = int(np.argmax(expected >= (1 - _OFF) * goal)) + 1
-    leash_text, step_text, short_text = "leash dominates", "step too long", "chain too short"
-    regions = {
-        "n_beta": {leash_text: (0, few), step_text: (many, np.inf)},
-        "localization": {leash_text: (tight, np.inf)},
-        "step_size": {step_text: (long, np.inf)},
-        "steps": {short_text: (0, short)},
-    }
-    labels = {
-        "n_beta": r"$n\beta$", "localization": r"$\gamma$", "step_size": r"$\epsilon$",
-        "steps": r"steps from $w^*$",
-    }  # fmt: skip
-    panels = {}
-    for knob, label in labels.items():
-        own = [p for p in measured if p.knob == knob]
-        seen = tuple(np.array([getattr(p, k) for p in own]) for k in ("value", "llc", "mcse"))
-        panels[label] = curves[knob], seen, regions[knob]
-    boundaries = {
+    return {
         "n_beta_low": few,
         "n_beta_high": many,
         "localization": tight,
@@ -209,7 +213,29 @@ def sweep_mixed(
         "relaxation_steps": relaxation,
         "relaxations": short / relaxation,
     }
-    return Sweeps(measured, panels, boundaries)
+
+
+def _panels(
+    measured: Sequence[Point], curves: Mapping[str, dict], boundaries: Mapping[str, float]
+) -> dict[str, tuple]:
+    """What :func:`probebook.figures.when_to_believe` draws, one panel a setting."""
+    leash, step, short = "leash dominates", "step too long", "chain too short"
+    regions = {
+        "n_beta": {leash: (0, boundaries["n_beta_low"]), step: (boundaries["n_beta_high"], np.inf)},
+        "localization": {leash: (boundaries["localization"], np.inf)},
+        "step_size": {step: (boundaries["step_size"], np.inf)},
+        "steps": {short: (0, boundaries["steps"])},
+    }
+    labels = {
+        "n_beta": r"$n\beta$", "localization": r"$\gamma$", "step_size": r"$\epsilon$",
+        "steps": r"steps from $w^*$",
+    }  # fmt: skip
+    panels = {}
+    for knob, label in labels.items():
+        own = [p for p in measured if p.knob == knob]
+        points = tuple(np.array([getattr(p, k) for p in own]) for k in ("value", "llc", "mcse"))
+        panels[label] = curves[knob], points, regions[knob]
+    return panels
 
 
 def _eq1(settings: Mapping[str, float]) -> Law:

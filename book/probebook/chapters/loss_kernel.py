@@ -1,6 +1,6 @@
 """Chapter 04: the rows behind its tables, kept runs computed again, and the claims."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,6 @@ from probebook.imagenet import Decoded, ImageFiles
 from probebook.prerun import KeptPairs
 
 Rows = list[dict[str, str]]
-Meaning = Callable[[np.ndarray, np.ndarray], al.Alignment]  # R and labels -> alignment
 EVEN, ODD = slice(0, None, 2), slice(1, None, 2)  # of the chains: two halves that share nothing
 NOT_A_RESULT = (
     '<p class="not-a-result"><strong>A stand-in.</strong> No ImageNet photographs were found '
@@ -26,7 +25,7 @@ NOT_A_RESULT = (
 )
 
 
-# -- two halves, and what neighbours mean ------------------------------------------------------
+# -- two halves of the chains ------------------------------------------------------------------
 
 
 def halves_of_pairs(pairs: xr.Dataset) -> list[np.ndarray]:
@@ -38,22 +37,6 @@ def halves_of_draws(trace: xr.Dataset, draws: int | None = None) -> list[np.ndar
     """R from the first draws of the even chains, and of the odd ones."""
     part = trace.isel(draw=slice(draws))
     return [probelib.loss_kernel(part.isel(chain=half)).correlation() for half in (EVEN, ODD)]
-
-
-def meaning_of(similarity: np.ndarray, permutations: int, seed: int, k: int = 5) -> Meaning:
-    """A function of R and labels: WordNet similarity of cross-label neighbours, against chance.
-
-    Args:
-        similarity: of the classes, shape (classes, classes).
-        permutations, seed: of :func:`probebook.alignment.alignment`.
-        k: neighbours of each photograph.
-    """
-
-    def meaning(r: np.ndarray, labels: np.ndarray) -> al.Alignment:
-        nearest = al.cross_label_top(r, labels, k)
-        return al.alignment(nearest, labels, similarity, permutations=permutations, seed=seed)
-
-    return meaning
 
 
 # -- the photographs ---------------------------------------------------------------------------
@@ -154,7 +137,7 @@ class Localization:
 
 
 def localization_of(
-    gamma: float, pairs: xr.Dataset, labels: np.ndarray, meaning: Meaning
+    gamma: float, pairs: xr.Dataset, labels: np.ndarray, meaning: al.Meaning
 ) -> Localization:
     """What gradient pairs at one localization say."""
     right = pairs.init_loss.values < np.log(2)  # more than half the probability on the label
@@ -195,7 +178,7 @@ def reduced_rows(
     chapter: Chapter,
     reduced: Mapping[str, xr.Dataset],
     labels: np.ndarray,
-    meaning: Meaning,
+    meaning: al.Meaning,
     passes: int,
 ) -> Rows:
     """Record what cheaper kernels leave of the first one, and give a line of a table each.
@@ -204,7 +187,7 @@ def reduced_rows(
         chapter: where to.
         reduced: name -> gradient pairs, those of the whole network first.
         labels: of the photographs, shape (n,).
-        meaning: from :func:`meaning_of`.
+        meaning: from :func:`probebook.alignment.meaning_of`.
         passes: gradients of every photograph that each took.
     """
     whole = next(iter(reduced))
@@ -417,7 +400,7 @@ class Table1Row:
         halves: Sequence[np.ndarray],
         class_r: np.ndarray,
         feature_r: np.ndarray,
-        meaning: Meaning,
+        meaning: al.Meaning,
     ) -> None:
         """Record the chapter's kernel, classes and features on the same photographs.
 
@@ -425,7 +408,7 @@ class Table1Row:
             chapter: where to.
             r, halves: the chapter's kernel, and its two halves, shape (n, n).
             class_r, feature_r: cosines of the labels' weights and of features, shape (n, n).
-            meaning: from :func:`meaning_of`.
+            meaning: from :func:`probebook.alignment.meaning_of`.
         """
         own = np.ix_(self.at, self.at)
         chapter.record(
@@ -440,7 +423,7 @@ class Table1Row:
 
 
 def table1_row(
-    trace: xr.Dataset, at: np.ndarray, labels: np.ndarray, meaning: Meaning
+    trace: xr.Dataset, at: np.ndarray, labels: np.ndarray, meaning: al.Meaning
 ) -> Table1Row:
     """Kernel and neighbours of a run at the paper's setting."""
     r = probelib.loss_kernel(trace).correlation()
@@ -510,23 +493,6 @@ def record_kernel(
     )
 
 
-def apart(order: np.ndarray, neighbours: np.ndarray, most: int) -> np.ndarray:
-    """The first references in an order none of which is a neighbour of an earlier one.
-
-    Args:
-        order: positions, best first, shape (n,).
-        neighbours: of each, shape (n, k).
-        most: how many to take.
-    """
-    chosen: list[int] = []
-    taken: set[int] = set()
-    for i in map(int, order):
-        if i not in taken and len(chosen) < most:
-            chosen.append(i)
-            taken |= {i, *map(int, neighbours[i])}
-    return np.array(chosen)
-
-
 # -- what neighbours mean ----------------------------------------------------------------------
 
 
@@ -541,7 +507,7 @@ def alignment_rows(
     measured: Mapping[str, np.ndarray],
     labels: np.ndarray,
     among: np.ndarray,
-    meaning: Meaning,
+    meaning: al.Meaning,
 ) -> tuple[dict[str, al.Alignment], Rows]:
     """Record what each similarity's neighbours mean, and give a line of a table each.
 
@@ -550,7 +516,7 @@ def alignment_rows(
         measured: name -> similarity, shape (n, n); "loss kernel" and "features" among them.
         labels: of the photographs, shape (n,).
         among: WordNet similarity of the photographs' classes, shape (n, n).
-        meaning: from :func:`meaning_of`.
+        meaning: from :func:`probebook.alignment.meaning_of`.
     """
     rows, results, features = [], {}, measured["features"]
     for name, matrix in measured.items():
@@ -589,7 +555,7 @@ def record_agreement(
     gradient_cosine: np.ndarray,
     some: np.ndarray,
     labels: np.ndarray,
-    meaning: Meaning,
+    meaning: al.Meaning,
 ) -> None:
     """Record the kernel's neighbours beside chance, and its agreement with simpler similarities.
 
@@ -601,7 +567,7 @@ def record_agreement(
         gradient_cosine: of the gradients at w*, on the photographs ``some``.
         some: positions of those.
         labels: of all photographs.
-        meaning: from :func:`meaning_of`.
+        meaning: from :func:`probebook.alignment.meaning_of`.
     """
     r, last = measured["loss kernel"], measured["last module only"]
     classes, features = measured["weights of the labels"], measured["features"]
@@ -690,14 +656,12 @@ __all__ = [
     "Localization",
     "Table1Row",
     "alignment_rows",
-    "apart",
     "claims",
     "halves_of_draws",
     "halves_of_pairs",
     "label_weights",
     "last_module",
     "localization_of",
-    "meaning_of",
     "record_agreement",
     "record_kept",
     "record_kernel",
