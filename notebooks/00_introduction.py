@@ -34,9 +34,16 @@ import numpy as np
 import torch
 
 import probelib
+from probebook import figures
 from probebook.chapter import Chapter
-from probebook.toys import Witness, exact_claim, integrate, loss_surface, two_classes
-from probelib import plotting
+from probebook.quadrature import integrate
+from probebook.toys import (
+    exact_claim,
+    largest_curvature,
+    loss_surface,
+    path,
+    two_classes,
+)
 
 torch.set_num_threads(1)  # the models are so small that a second thread only gets in the way
 
@@ -107,10 +114,10 @@ posterior = probelib.LocalPosterior(
     n_beta=n_beta,
     localization=localization,
 )
-sgld = Witness(step_size=step_size)  # probelib.SGLD, which also keeps the weights for the picture
+sampler = probelib.SGLD(step_size=step_size)
 trace = probelib.sample(
     posterior,
-    sampler=sgld,
+    sampler=sampler,
     chains=chains,
     draws=draws,
     burn_in=burn_in,
@@ -130,9 +137,11 @@ kernel = probelib.loss_kernel(trace)  # K and R
 # %% mystnb={"figure": {"caption": "A Bayesian probe. 1: the trained model's decision line (black) and the lines of sixty draws from the local posterior (grey); squares and circles are the two classes. 2: the same draws as points in weight space, on the contours of the mean loss; the cloud is long where the loss is flat. 3: the loss changes of an easy and of a hard sample over all draws. The grey fan never reaches the easy sample, so its loss hardly moves; it sweeps over the hard one. The means of the two histograms are their loss gains.", "name": "fig-probe"}, "image": {"alt": "Four panels. Top left: points of two classes in the plane, a black line through the origin between them and a fan of grey lines around it that spreads towards both ends; the sample named easy is far above the fan, the samples named hard, friend and rival lie within it. Top right: an elongated cloud of blue points around a star labelled w star, on oval contour lines of the loss. Bottom: two histograms of loss changes; that of the easy sample is a spike at zero, that of the hard sample is broad, mostly positive in its tail, and has a clearly positive mean."}}
 change = (trace.loss - trace.init_loss).values.reshape(chains * draws, -1)
 changes = {name: change[:, i] for name, i in toy.named.items()}
-cloud = sgld.weights(burn_in)[:, thin - 1 :: thin].reshape(-1, 2)
+# The same chains once more, for the weights: a trace keeps the losses.
+weights = path(posterior, sampler, chains=chains, steps=burn_in + draws * thin, seed=seed)
+cloud = weights[:, burn_in:][:, thin - 1 :: thin].reshape(-1, 2)
 shuffled = np.random.default_rng(seed).permutation(len(cloud))
-plotting.probe_picture(
+figures.probe_picture(
     toy.x.numpy(),
     toy.y.numpy(),
     toy.named,
@@ -177,7 +186,7 @@ chapter.record(
     r_hard_rival=r[0, 2],
     r_hard_rival_mcse=r_error[0, 2],
 )
-plotting.kernel_picture(
+figures.kernel_picture(
     {name: changes[name][shuffled[:4000]] for name in three},
     [("hard", "friend"), ("hard", "rival")],
     r,
@@ -191,7 +200,7 @@ plotting.kernel_picture(
 
 # %% mystnb={"figure": {"caption": "The whole data set, each sample coloured by its loss gain (left) and by its correlation with the sample named hard (right); squares and circles are the two classes. Left: the fragile samples line the boundary, more so at its ends, where the fan is wide. Right: look at the two classes at one end of the line: opposite colours. Then at one class at both ends: opposite colours again.", "name": "fig-maps"}, "image": {"alt": "Two scatter plots of the same sixty points and the trained line. Left: colour is loss gain, bright for points near the ends of the line and dark for points far from it. Right: colour is correlation with the sample hard, red for points of its class at its end and of the other class at the other end, blue for the rest near the line."}}
 everyone = np.arange(len(toy.y))
-plotting.data_maps(
+figures.data_maps(
     toy.x.numpy(),
     toy.y.numpy(),
     toy.named,
@@ -214,7 +223,8 @@ plotting.data_maps(
 # %%
 exact = integrate(posterior)
 llc = probelib.local_learning_coefficient(trace)
-bias = step_size * exact.precision / 4
+stiffest = n_beta * largest_curvature(posterior) + localization
+bias = step_size * stiffest / 4
 scale = np.sqrt(np.diag(exact.kernel))
 exact_r = (exact.kernel / scale[:, None] / scale)[np.ix_(at, at)]
 chapter.record(llc=llc.value, llc_mcse=llc.mcse, step_bias=bias)

@@ -34,12 +34,11 @@
 import numpy as np
 import torch
 from IPython.display import Markdown
-from scipy.stats import chi2
 
 import probelib
-from probebook import toys
-from probebook.chapter import Chapter, Claim
-from probelib import plotting
+from probebook import figures, toys
+from probebook.chapter import Chapter
+from probebook.chapters import local_posterior as helpers
 
 torch.set_num_threads(1)  # the models are so small that a second thread only gets in the way
 
@@ -127,21 +126,12 @@ posterior = probelib.LocalPosterior(
 )
 
 
-def squared_moves(posterior, step_size, batch_size=None, basis=None, kept=steps, before=burn_in):
-    """(w - w*)² at every step, along the columns of a basis: shape (chains, kept, d)."""
-    sgld = toys.Witness(step_size=step_size, batch_size=batch_size)
-    probelib.sample(
-        posterior, sampler=sgld, chains=chains, draws=1, thin=kept, burn_in=before,
-        seed=seed, progress=False,
-    )  # fmt: skip
-    moves = sgld.weights(before) - posterior.center.numpy()
-    return np.square(moves if basis is None else moves @ basis)
-
-
+# %%
+kept = {"chains": chains, "steps": steps, "burn_in": burn_in, "seed": seed}
 relative_steps = np.array([0.3, 0.6, 1.2, 2.2, 3.2])  # epsilon times the largest precision
 scaled = np.empty((len(relative_steps), 2, 3))  # variance times A, and its standard error
 for row, relative in zip(scaled, relative_steps, strict=True):
-    squares = squared_moves(posterior, relative / precision[-1], basis=directions)
+    squares = helpers.squared_moves(posterior, relative / precision[-1], basis=directions, **kept)
     row[:] = toys.mean_and_error(squares * precision)
 step_in_precisions = relative_steps[:, None] * precision / precision[-1]
 z_steps = (scaled[:, 0] - 1 / (1 - step_in_precisions / 4)) / scaled[:, 1]
@@ -153,9 +143,10 @@ constant = probelib.LocalPosterior(
     toys.Constant(y.mean(0)), probelib.squared_error, (x, y), n_beta=nb, localization=gamma
 )
 batches = np.array([1, 2, 4, 8, 16, 32])
+fewer = kept | {"steps": steps // 4}
 by_batch = np.array(
     [
-        toys.mean_and_error(squared_moves(constant, step_size, int(m), kept=steps // 4).mean(-1))
+        toys.mean_and_error(helpers.squared_moves(constant, step_size, int(m), **fewer).mean(-1))
         for m in batches
     ]
 )
@@ -171,7 +162,7 @@ z_batches = (by_batch[:, 0] - predicted) / by_batch[:, 1]
 
 # %% mystnb={"figure": {"caption": "Stationary variance of the chain, measured (points, bars of two standard errors) and in theory (black line). Left: full gradient. Variance in units of Eq. 1's against the step size in units of the precision; three directions of one regression fall on one curve. Right: minibatches. Look at the largest batches: only the curve with the finite-population factor (black) meets the points.", "name": "fig-stationary"}, "image": {"alt": "Left: variance times precision against epsilon times A; a curve that rises from one near zero to five at epsilon A of 3.2, with measured points of three directions on it, above the dotted line of Eq. 1. Right: variance against batch size on log axes, falling from batch size 1 to 32; measured points follow the black theory curve, and a dashed curve without the finite-population factor lies above them at large batches."}}
 axis = np.linspace(0, 3.4, 200)
-plotting.stationary_variance(
+figures.stationary_variance(
     [(step_in_precisions[:, k], scaled[:, 0, k], scaled[:, 1, k]) for k in (2, 1, 0)],
     (axis, 1 / (1 - axis / 4)),
     (batches, by_batch[:, 0], by_batch[:, 1]),
@@ -230,6 +221,7 @@ kernel = probelib.loss_kernel(trace)
 llc = probelib.local_learning_coefficient(trace)
 variance = probelib.empirical_variance(trace)
 
+# %%
 batch = 8
 noisy = probelib.sample(
     posterior,
@@ -242,68 +234,25 @@ noisy = probelib.sample(
 )
 llc_minibatch = probelib.local_learning_coefficient(noisy)
 
+# %%
 limit = regression.covariance(n_beta, localization)
 of_chain = regression.covariance(n_beta, localization, epsilon)
 of_noisy_chain = regression.covariance(n_beta, localization, epsilon, batch)
 exact_gain, exact_kernel = regression.gain(of_chain), regression.kernel(of_chain)
-off = np.abs(np.triu(exact_kernel, 1))
-i, j = (int(v) for v in np.unravel_index(off.argmax(), off.shape))
 
 # %% mystnb={"figure": {"caption": "Linear regression, measured against exact. Left: loss gain of each sample over its exact value; the filled points, over the exact law of the discretised chain, must lie on the line within their bars of two standard errors; the open ones, over the law of Eq. 1, show the bias of the step size. Bars are long where a large residual makes a loss swing widely about a small mean. Right: every entry of the loss kernel against its exact value.", "name": "fig-regression"}, "image": {"alt": "Left: ratio of measured to exact loss gain for forty samples; filled blue points scatter around one, open orange diamonds lie five to thirty-five per cent above. Right: measured kernel entries against exact ones, all close to the diagonal."}}
-plotting.closed_forms(
+figures.closed_forms(
     (exact_gain, regression.gain(limit), gain.values, gain.mcse.values),
     (exact_kernel, kernel.covariance()),
 )
 
 # %% tags=["hide-input"]
-chapter.record(
-    regression_gain_mean=gain.values.mean(),
-    regression_gain_z_max=np.abs((gain.values - exact_gain) / gain.mcse.values).max(),
-    regression_llc=llc.value,
-    regression_llc_mcse=llc.mcse,
-    regression_llc_eq1=regression.llc(n_beta, limit),
-    regression_llc_minibatch=llc_minibatch.value,
-    regression_llc_minibatch_mcse=llc_minibatch.mcse,
-    regression_llc_minibatch_eq1=regression.llc(n_beta, limit),
-    regression_trace_k=variance.value,
-    regression_trace_k_mcse=variance.mcse,
-    regression_trace_k_eq1=np.trace(regression.kernel(limit)),
-    regression_k_pair=kernel.covariance([i], [j])[0, 0],
-    regression_k_pair_mcse=kernel.covariance_mcse([i], [j])[0, 0],
-    regression_k_pair_eq1=regression.kernel(limit)[i, j],
-)
-closed = [  # each exact value is recorded as exact_<key>
-    toys.exact_claim(
-        chapter, "regression: LLC", "regression_llc", regression.llc(n_beta, of_chain), llc.mcse,
-    ),
-    toys.exact_claim(
-        chapter, f"regression: LLC, minibatches of {batch}", "regression_llc_minibatch",
-        regression.llc(n_beta, of_noisy_chain), llc_minibatch.mcse,
-    ),
-    toys.exact_claim(
-        chapter, "regression: tr K (nats²)", "regression_trace_k", np.trace(exact_kernel),
-        variance.mcse,
-    ),
-    toys.exact_claim(
-        chapter, "regression: largest off-diagonal K (nats²)", "regression_k_pair",
-        exact_kernel[i, j], chapter.numbers["regression_k_pair_mcse"],
-    ),
-]  # fmt: skip
-rows = []
-for claim in closed:
-    value, error, truth, zero = (
-        chapter.numbers[name.format(claim.key)] for name in ("{}", "{}_mcse", "exact_{}", "{}_eq1")
-    )
-    chapter.record(**{f"{claim.key}_bias": truth / zero - 1})
-    rows.append(
-        {
-            "quantity": claim.what.removeprefix("regression: "),
-            "measured": f"{value:.4f} ± {error:.4f}",
-            "exact, this chain": f"{truth:.4f}",
-            "exact, Eq. 1": f"{zero:.4f}",
-            "bias of the chain": f"{truth / zero - 1:+.1%}",
-        }
-    )
+measured = helpers.Regression(
+    regression, n_beta, gain, kernel, llc, variance, llc_minibatch, batch,
+    limit, of_chain, of_noisy_chain,
+)  # fmt: skip
+closed = measured.claims(chapter)  # each exact value is recorded as exact_<key>
+rows = helpers.bias_rows(chapter, closed)
 chapter.table(
     rows, "Linear regression: the measurement against the exact law of the chain, and of Eq. 1."
 )
@@ -351,7 +300,7 @@ for g in gammas:
     free = probelib.LocalPosterior(
         toys.Constant(y.mean(0)), probelib.squared_error, (x, y), n_beta=1e-9, localization=g
     )
-    spread.append(toys.mean_and_error(squared_moves(free, 0.2 / g, kept=steps // 4).mean(-1)))
+    spread.append(toys.mean_and_error(helpers.squared_moves(free, 0.2 / g, **fewer).mean(-1)))
 spread = np.array(spread)
 chapter.record(
     erratum1_gamma=gammas[2],
@@ -375,36 +324,13 @@ chapter.say(
 
 # %%
 temperatures = np.array([5.0, 10.0, 40.0, 160.0])
-ours, printed, printed_error, exact_ours = (np.empty(len(temperatures)) for _ in range(4))
-erratum2_eps = 0.3 / (np.maximum(temperatures, 40.0) * curvature[-1] + localization)
-for k, t in enumerate(temperatures):
-    at_t = probelib.LocalPosterior(
-        regression.model,
-        probelib.squared_error,
-        regression.data,
-        n_beta=t,
-        localization=localization,
-    )
-    ours[k], _ = toys.mean_and_error(
-        squared_moves(at_t, erratum2_eps[k], kept=steps // 2, before=2 * burn_in).sum(-1)
-    )
-    path = toys.printed_update(
-        at_t,
-        step_size=erratum2_eps[k],
-        chains=chains,
-        steps=2 * burn_in + steps // 2,
-        seed=seed + 1,
-    )
-    moves = path[:, 2 * burn_in :] - regression.center
-    printed[k], printed_error[k] = toys.mean_and_error(np.square(moves).sum(-1))
-finer = np.geomspace(2, 200, 40)
-eq1 = {t: np.trace(regression.covariance(t, localization)) for t in (*finer, *temperatures)}
-chapter.record(
-    erratum2_n_beta=temperatures[1],
-    erratum2_ours_over_eq1=ours[1] / eq1[10.0],
-    erratum2_printed_over_eq1=printed[1] / eq1[10.0],
-    erratum2_printed_over_eq1_error=printed_error[1] / eq1[10.0],
+updates = helpers.both_updates(
+    regression,
+    temperatures,
+    localization,
+    **kept | {"steps": steps // 2, "burn_in": 2 * burn_in},
 )
+updates.record(chapter)
 chapter.say(
     "At nβ = {erratum2_n_beta:g}, with n = 40: our variance is "
     "{erratum2_ours_over_eq1:.3f} times that of Eq. 1, that of the printed update "
@@ -435,24 +361,17 @@ many = probelib.sample(
     progress=False,
 ).load()
 truth = np.trace(regression.kernel(regression.covariance(n_beta, localization, erratum6_eps)))
-ratios = np.array([toys.trace_by_chain(many, int(t)) for t in lengths]) / truth
-ratio, ratio_error = ratios.mean(1), ratios.std(1, ddof=1) / np.sqrt(short_chains)
-expected, ess = np.array(
-    [regression.expected_trace_ratio(n_beta, localization, erratum6_eps, int(t)) for t in lengths]
-).T
-smooth = np.array(
-    [regression.expected_trace_ratio(n_beta, localization, erratum6_eps, t) for t in range(4, 260)]
-).T
-pooled = probelib.empirical_variance(many)
-chapter.record(
-    erratum6_draws=int(lengths[2]),
-    erratum6_ess=ess[2],
-    erratum6_ratio=ratio[2],
-    erratum6_ratio_error=ratio_error[2],
-    erratum6_z_max=np.abs((ratio - expected) / ratio_error).max(),
-    erratum6_pooled_ratio=pooled.value / truth,
-    erratum6_pooled_ratio_mcse=pooled.mcse / truth,
-)
+
+
+def theory(draws):
+    """Expected ratio and effective draws of one chain."""
+    return regression.expected_trace_ratio(n_beta, localization, erratum6_eps, draws)
+
+
+# %%
+short = helpers.short_chains(many, lengths, truth, theory)
+smooth = np.array([theory(t) for t in range(4, 260)]).T
+short.record(chapter, probelib.empirical_variance(many), truth)
 chapter.say(
     "From {erratum6_draws} draws of one chain, worth {erratum6_ess:.1f} independent ones, the estimate "
     "is on average **{erratum6_ratio:.3f} ± {erratum6_ratio_error:.3f}** of the truth. Pooled over "
@@ -461,22 +380,21 @@ chapter.say(
 )
 
 # %% mystnb={"figure": {"caption": "What is printed (dashed, red) against what is measured (points) and exact (black). Erratum 1: the variance of a weight under the localization alone falls with gamma. Erratum 2: the variance of the printed update (squares) does not answer to n beta, and agrees with Eq. 1 only where beta is 1, at the dotted line. Erratum 6: the mean estimate of the kernel's trace from single short chains lies below the truth, the more so the fewer independent draws a chain is worth.", "name": "fig-errata"}, "image": {"alt": "Three panels. Top left: variance against gamma on log axes; measured points lie on the falling line one over gamma, not on the rising line gamma. Top right: total variance against n beta; round points follow a falling curve, squares lie on a flat line that crosses it at n beta of 40. Bottom: ratio of the mean estimated to the exact trace of K against effective draws; points rise from well below one towards one along the exact curve."}}
-plotting.three_errata(
+finer = np.geomspace(2, 200, 40)
+printed_law = np.trace(regression.covariance(40.0, localization, updates.step_size[1]))
+figures.three_errata(
     (gammas, spread[:, 0], spread[:, 1]),
     (
         finer,
         {
-            "Eq. 1": np.array([eq1[t] for t in finer]),
-            "printed update, exact": np.full(
-                len(finer),
-                np.trace(regression.covariance(40.0, localization, erratum2_eps[1])),
-            ),
+            "Eq. 1": np.array([np.trace(regression.covariance(t, localization)) for t in finer]),
+            "printed update, exact": np.full(len(finer), printed_law),
         },
         temperatures,
-        {"ours, measured": ours, "printed, measured": printed},
+        {"ours, measured": updates.ours, "printed, measured": updates.printed},
         40.0,
     ),
-    (ess, ratio, ratio_error, smooth[1], smooth[0]),
+    (short.ess, short.ratio, short.error, smooth[1], smooth[0]),
 )
 
 # %% [markdown]
@@ -505,6 +423,7 @@ h_max = toys.largest_curvature(
 thin = 5
 
 
+# %%
 def probe(**changed):
     """Run the chains with Table 1's settings, some of them changed."""
     settings = table1 | changed
@@ -525,6 +444,7 @@ def stiffness(**changed):
     return settings["epsilon"] * (settings["n beta"] * h_max + settings["gamma"])
 
 
+# %%
 chapter.record(
     h_max=h_max,
     table1_stiffness=stiffness(),
@@ -556,7 +476,7 @@ series = {
     name: float(run.init_loss.mean()) + probelib.mean_loss_change(run) for name, run in runs.items()
 }
 lags = min(40, network_steps // thin // 2)
-plotting.chain_gallery(
+figures.chain_gallery(
     {name: (along, probelib.autocorrelation(along, lags)) for name, along in series.items()},
     "loss (nats)",
     reference=looks["Table 1"].loss_at_center,
@@ -564,36 +484,16 @@ plotting.chain_gallery(
 )
 
 # %% tags=["hide-input"]
-for key, name in zip(("table1", "short", "loose", "long"), cases, strict=True):
-    estimate = probelib.local_learning_coefficient(runs[name])
-    chapter.record(
-        **{
-            f"network_{key}_rhat_max": looks[name].rhat_max,
-            f"network_{key}_ess_min": looks[name].ess_min,
-            f"network_{key}_llc": estimate.value,
-            f"network_{key}_llc_mcse": estimate.mcse,
-            f"network_{key}_loss": looks[name].loss_along_chains,
-            f"network_{key}_loss_at_center": looks[name].loss_at_center,
-            f"network_{key}_autocorrelation_steps": looks[name].autocorrelation_time * thin,
-            f"network_{key}_distance": looks[name].distance,
-            f"network_{key}_stiffness": stiffness(**cases[name]),
-        }
-    )
+rows = helpers.network_rows(
+    chapter,
+    runs,
+    looks,
+    {name: stiffness(**changed) for name, changed in cases.items()},
+    keys=("table1", "short", "loose", "long"),
+    thin=thin,
+)
 chapter.table(
-    [
-        {
-            "settings": name,
-            "largest R-hat": f"{look.rhat_max:.3f}",
-            "least ESS": f"{look.ess_min:.0f}",
-            "autocorrelation time (steps)": f"{look.autocorrelation_time * thin:.0f}",
-            "ε A_max": f"{stiffness(**cases[name]):.2f}",
-            "loss at w*": f"{look.loss_at_center:.3f}",
-            "along the chains": f"{look.loss_along_chains:.3f}",
-            "distance": f"{look.distance:.2f}",
-            "LLC": str(probelib.local_learning_coefficient(runs[name])),
-        }
-        for name, look in looks.items()
-    ],
+    rows,
     "The same four runs in numbers: R-hat and ESS over the mean loss and 100 samples' losses.",
 )
 
@@ -630,69 +530,41 @@ chapter.say("`DivergenceError`: *{divergence}*")
 # which concerns the sampler alone. The outcome is {numref}`fig-sweep`.
 
 # %% tags=["hide-input"]
-verdicts = ("sound", "not mixed", "step too long")
 grid = {
     "epsilon": [1e-4, 1e-3, 5e-3, 2e-2, 5e-2],
     "n beta": [1.0, 10.0, 100.0, 300.0],
     "gamma": [0.3, 3.0, 30.0, 150.0],
 }
-knobs, sweep_rows = {}, []
-done = {(): runs["Table 1"]} | {
-    tuple(changed.items()): runs[name] for name, changed in cases.items()
-}
+done = {tuple(changed.items()): runs[name] for name, changed in cases.items()}
+swept = []
 for knob, values in grid.items():
-    columns = []
     for value in values:
         changed = {} if value == table1[knob] else {knob: value}
-        key = tuple(changed.items())
+        key, settings = tuple(changed.items()), table1 | changed
         run = done[key] if key in done else probe(**changed)
-        look = probelib.diagnostics(run, n_samples=100)
-        estimate = probelib.local_learning_coefficient(run)
-        verdict = verdicts[2 if stiffness(**changed) > 1 else 1 if look.rhat_max > 1.1 else 0]
-        columns.append((value, estimate.value, estimate.mcse, look.ess_min, verdict))
-        name = f"{knob.replace(' ', '_')}_{value:g}".replace(".", "p").replace("-", "m")
-        settings = table1 | changed
-        forgetting = 2 / (settings["epsilon"] * settings["gamma"])
-        chapter.record(
-            **{
-                f"sweep_{name}_llc": estimate.value,
-                f"sweep_{name}_llc_mcse": estimate.mcse,
-                f"sweep_{name}_rhat_max": look.rhat_max,
-                f"sweep_{name}_ess_min": look.ess_min,
-                f"sweep_{name}_distance": look.distance,
-                f"sweep_{name}_stiffness": stiffness(**changed),
-                f"sweep_{name}_forgetting": forgetting,
-                f"sweep_{name}_verdict": verdict,
-            }
+        point = helpers.Setting(
+            knob,
+            value,
+            probelib.local_learning_coefficient(run),
+            probelib.diagnostics(run, n_samples=100),
+            stiffness(**changed),
+            2 / (settings["epsilon"] * settings["gamma"]),
         )
-        sweep_rows.append(
-            {
-                "changed": knob.replace("epsilon", "ε")
-                .replace("n beta", "nβ")
-                .replace("gamma", "γ"),
-                "to": f"{value:g}",
-                "ε A_max": f"{stiffness(**changed):.2f}",
-                "2 / (ε γ)": f"{forgetting:.0f}",
-                "largest R-hat": f"{look.rhat_max:.3f}",
-                "least ESS": f"{look.ess_min:.0f}",
-                "LLC": str(estimate),
-                "distance": f"{look.distance:.2f}",
-                "verdict": verdict,
-            }
-        )
-    numbers = [np.array(column) for column in zip(*columns, strict=True)]
-    label = {"epsilon": r"$\epsilon$", "n beta": r"$n\beta$", "gamma": r"$\gamma$"}[knob]
-    knobs[label] = numbers
+        point.record(chapter)
+        swept.append(point)
 
 # %% mystnb={"figure": {"caption": "One setting changed at a time on the small network, the others as in Table 1 (dotted lines). Above: the local learning coefficient with two standard errors. Below: the least effective number of draws. Look for the triangles: many effective draws, small errors, and a wrong coefficient.", "name": "fig-sweep"}, "image": {"alt": "Two rows of three panels with log axes: local learning coefficient above, effective draws below, against epsilon, n beta and gamma. Circles mark sound runs, crosses runs that have not mixed, triangles runs whose step is too long. Crosses have few effective draws; triangles have many, but their coefficients shoot up with epsilon and n beta."}}
-plotting.sweeps(
+knobs = helpers.sweep_panels(swept)
+figures.sweeps(
     knobs,
     dict(zip(knobs, (table1["epsilon"], table1["n beta"], table1["gamma"]), strict=True)),
-    verdicts,
+    helpers.VERDICTS,
 )
 
 # %%
-chapter.table(sweep_rows, "The sweep in numbers. Forgetting time 2 / (ε γ) in steps.")
+chapter.table(
+    [point.row() for point in swept], "The sweep in numbers. Forgetting time 2 / (ε γ) in steps."
+)
 
 # %% [markdown]
 # ### A recipe
@@ -719,58 +591,28 @@ chapter.table(sweep_rows, "The sweep in numbers. Forgetting time 2 / (ε γ) in 
 # other line is an error of the sampler or of this chapter, and the book is not built with it.
 
 # %% tags=["hide-input"]
-printed_law = np.trace(regression.covariance(40.0, localization, erratum2_eps[1]))
-chapter.record(printed_variance_ratio=printed[1] / eq1[10.0], exact_erratum6_ratio=expected[2])
-dof = len(curvature) * (len(curvature) + 1) // 2  # a gain is linear in so many second moments
-z_limit = float(np.sqrt(chi2.isf(1e-4, dof)))
-far = 1 / (1 - relative_steps[-1] / 4)
-claims = [
-    toys.exact_claim(
-        chapter, f"variance over Eq. 1's at εA = {relative_steps[-1]:g}", "step_variance_ratio",
-        far, scaled[-1, 1, -1], why="the discretised chain's own law",
-    ),
-    toys.exact_claim(
-        chapter, "variance with batch size 1", "batch_1_variance", predicted[0], by_batch[0, 1],
-    ),
-    toys.exact_claim(
-        chapter, "variance with batch size 16 of 32", "batch_16_variance", predicted[-2],
-        by_batch[-2, 1], why="without replacement",
-    ),
-    *closed,
-    Claim(
-        "regression: farthest loss gain, in standard errors", "regression_gain_z_max",
-        "no bias", 0, float(f"{z_limit:.3g}"), ".2f",
-        f"root of the chi-squared quantile with {dof} degrees of freedom at 1 in 10,000",
-        must=True,
-    ),
-    toys.exact_claim(
-        chapter, "variance × γ without data", "erratum1_variance_times_gamma", 1 / 0.95,
-        spread[2, 1] * gammas[2],
-    ),
-    toys.exact_claim(
-        chapter, f"printed update: variance over Eq. 1's at nβ = {temperatures[1]:g}",
-        "printed_variance_ratio", printed_law / eq1[10.0], printed_error[1] / eq1[10.0],
-        why="Eq. 7 as printed has a law of its own, and we ran it right",
-    ),
-    Claim(
-        f"erratum 1: variance of a weight at γ = {gammas[2]:g}", "erratum1_variance", "γ = 30",
-        28.4, 31.6, ".4f", "30 ± 5 % for the step size; it is 1/γ, a precision",
-    ),
-    Claim(
-        f"erratum 2: variance of the printed update over Eq. 1's at nβ = {temperatures[1]:g}",
-        "erratum2_printed_over_eq1", "1",
-        float(f"{1 - 4 * chapter.numbers['erratum2_printed_over_eq1_error'] - 0.081:.3g}"),
-        float(f"{1 + 4 * chapter.numbers['erratum2_printed_over_eq1_error'] + 0.081:.3g}"),
-        ".3f", "8 % for the step size; the missing β does the rest",
-    ),
-    Claim(
-        f"erratum 6: mean of tr K̂ / tr K from {lengths[2]} draws", "erratum6_ratio",
-        "1 (unbiased)", float(f"{1 - 4 * ratio_error[2]:.3g}"),
-        float(f"{1 + 4 * ratio_error[2]:.3g}"), ".3f",
-        f"exact expectation {expected[2]:.3f}",
-    ),
-]  # fmt: skip
-chapter.compare(claims, against="exact, or printed")
+chapter.record(
+    printed_variance_ratio=updates.printed[1] / updates.eq1[1],
+    exact_erratum6_ratio=short.expected[2],
+)
+by_step = helpers.stationary_claims(
+    chapter, relative_steps[-1], scaled[-1, 1, -1], predicted, by_batch
+)
+precision_exact, precision_printed = helpers.localization_claims(chapter, gammas[2], spread[2, 1])
+update_exact, update_printed = updates.claims(chapter, printed_law)
+chapter.compare(
+    [
+        *by_step,
+        *closed,
+        helpers.gain_claim(len(curvature)),
+        *precision_exact,
+        *update_exact,
+        *precision_printed,
+        *update_printed,
+        short.claim(),
+    ],
+    against="exact, or printed",
+)
 
 # %% [markdown]
 # ## What could fool you

@@ -33,20 +33,16 @@
 from dataclasses import replace
 
 import numpy as np
-from IPython.display import HTML, display
 from scipy.stats import pearsonr, spearmanr
 
 import probelib
 from probebook.cache import cache_dir
-from probebook.chapter import Chapter, Claim
-from probebook.explorer import Digits, explorer_html, explorer_widget, gain_text
+from probebook.chapter import Chapter
+from probebook.chapters import loss_gain as helpers
+from probebook.explorer import Digits, explorer, gain_text
 from probebook.mnist import load_mnist
-from probebook.training import (
-    RECIPES,
-    prepare_pixels,
-    trained_network,
-    trained_networks,
-)
+from probebook.probes import digit_probe
+from probebook.training import RECIPES, prepare_pixels, trained_network, trained_networks
 from probelib import plotting
 
 # %% tags=["parameters"]
@@ -175,39 +171,20 @@ chosen = {
     "highest loss gain": order[: -k - 1 : -1].copy(),
 }
 chapter.keep(
-    plotting.digit_grid(
+    plotting.image_grid(
         {name: images[index].numpy() for name, index in chosen.items()},
         {
             name: [f"{digit_of[i]}: {gain_text(gain.values[i])}" for i in index]
             for name, index in chosen.items()
         },
         cols=6,
+        cmap="gray_r",
     ),
     "digits",
 )
 
 # %%
-of_class = []
-for digit in range(10):
-    own = gain.values[digit_of == digit]
-    n, mean, median, high = len(own), own.mean(), np.median(own), np.quantile(own, 0.99)
-    chapter.record(
-        **{
-            f"n_digit_{digit}": n,
-            f"gain_digit_{digit}": mean,
-            f"gain_median_digit_{digit}": median,
-            f"gain_q99_digit_{digit}": high,
-        }
-    )
-    of_class.append(
-        {
-            "digit": digit,
-            "n": n,
-            "mean loss gain": f"{mean:.2f}",
-            "median": f"{median:.2f}",
-            "99 % quantile": f"{high:.1f}",
-        }
-    )
+of_class = helpers.class_rows(chapter, gain.values, digit_of)
 chapter.record(
     gain_mean=float(gain.mean()),
     gain_share_hardest_1pct=float(np.sort(gain.values)[-n_samples // 100 :].sum() / gain.sum()),
@@ -237,7 +214,7 @@ chapter.record(
     n_negative_gain=int((gain.values <= 0).sum()),
 )
 subset = np.random.default_rng(seed).choice(n_samples, min(n_scatter, n_samples), replace=False)
-plotting.loss_against_gain(
+plotting.gain_against_loss(
     loss[subset],
     gain.values[subset],
     "Pearson {pearson_loss_gain:.3f}, Spearman {spearman_loss_gain:.3f}".format(**chapter.numbers),
@@ -265,57 +242,31 @@ others = trained_networks(recipes, images, labels, seed=seed)
 part = np.sort(
     np.random.default_rng(seed + 1).choice(n_samples, min(n_compare, n_samples), replace=False)
 )
-
-
-def relation(name, described, loss, gain):
-    """Record how loss and loss gain go together, as a row of the table."""
-    numbers = {
-        "mean_loss": loss.mean(),
-        "mean_gain": gain.mean(),
-        "pearson": pearsonr(loss, gain).statistic,
-        "spearman": spearmanr(loss, gain).statistic,
-    }
-    chapter.record(**{f"{name.replace('-', '_')}_{k}": v for k, v in numbers.items()})
-    titles = "mean loss", "mean loss gain", "Pearson", "Spearman"
-    digits = ".4f", ".2f", ".3f", ".3f"
-    shown = (format(v, d) for v, d in zip(numbers.values(), digits, strict=True))
-    return {"network": described} | dict(zip(titles, shown, strict=True))
-
+# %%
+settings = {
+    "n_beta": n_beta,
+    "localization": localization,
+    "step_size": step_size,
+    "batch_size": batch_size,
+    "chains": 1,
+    "draws": draws,
+    "burn_in": burn_in,
+    "seed": seed,
+}
+described = f"{recipe.describe()} (main)"
+rows = [helpers.relation_row(chapter, "main", described, loss[part], gain.values[part])]
+for other in others.values():
+    _, probed = digit_probe(other, images, labels, part, **settings)
+    mu, at_center = probelib.loss_gain(probed).values, probed.init_loss.values.astype(np.float64)
+    described = other.recipe.describe()
+    rows.append(helpers.relation_row(chapter, other.recipe.name, described, at_center, mu))
 
 # %%
-rows = [relation("main", f"{recipe.describe()} (main)", loss[part], gain.values[part])]
-for other in others.values():
-    seen = prepare_pixels(images, other.recipe)
-    probed = probelib.sample(
-        probelib.LocalPosterior(
-            other.model,
-            probelib.cross_entropy,
-            (seen, labels),
-            n_beta=n_beta,
-            localization=localization,
-        ),
-        observe=(seen[part], labels[part]),
-        sampler=probelib.SGLD(step_size=step_size, batch_size=batch_size),
-        chains=1,
-        draws=draws,
-        burn_in=burn_in,
-        seed=seed,
-        cache=cache_dir("traces"),
-    )
-    mu, at_center = probelib.loss_gain(probed).values, probed.init_loss.values.astype(np.float64)
-    rows.append(relation(other.recipe.name, other.recipe.describe(), at_center, mu))
-chapter.record(
-    n_compared=len(part),
-    pearson_lowest=min(v for k, v in chapter.numbers.items() if k.endswith("_pearson")),
-    pearson_highest=max(v for k, v in chapter.numbers.items() if k.endswith("_pearson")),
-    spearman_lowest=min(v for k, v in chapter.numbers.items() if k.endswith("_spearman")),
-    spearman_highest=max(v for k, v in chapter.numbers.items() if k.endswith("_spearman")),
-)
+chapter.record(n_compared=len(part))
+helpers.record_range(chapter)
 chapter.table(
     rows, f"Loss and loss gain under other recipes; {len(part):,} digits, nats, one seed each."
 )
-
-# %%
 chapter.say(
     "Over these networks Pearson's $r$ runs from {pearson_lowest:.3f} to {pearson_highest:.3f} and "
     "the rank correlation from {spearman_lowest:.3f} to {spearman_highest:.3f}; the paper's $r$ is "
@@ -355,29 +306,7 @@ chapter.say(
 # ## Paper says / this run
 
 # %%
-chapter.compare(
-    [
-        Claim(
-            "Pearson, loss and loss gain",
-            "pearson_loss_gain",
-            "−0.0302",
-            -0.1303,
-            0.0697,
-            ".4f",
-            "within 0.1; the table of other recipes shows how far it moves with the network",
-        ),
-        Claim(
-            "Spearman, loss and loss gain",
-            "spearman_loss_gain",
-            digits=".3f",
-            why="the paper gives none; where it is far from 0, the gain follows the loss in rank",
-        ),
-        Claim("mean loss gain (nats)", "gain_mean", digits=".2f"),
-        Claim("local learning coefficient", "llc", digits=".1f"),
-        Claim("largest R-hat", "rhat_max", digits=".3f", why="a common rule asks for 1.01"),
-        Claim("smallest ESS", "ess_min", digits=".0f", why="a common rule asks for 400"),
-    ]
-)
+chapter.compare(helpers.claims())
 
 # %% [markdown]
 # ## What could fool you
@@ -409,12 +338,7 @@ chapter.say(
 
 # %%
 digits = Digits(images.numpy(), digit_of, digit_of, loss, gain.values)
-kernel = probelib.loss_kernel(trace)
-if live:
-    view = explorer_widget(digits, kernel)
-else:
-    view = HTML(explorer_html(digits, kernel, seed=seed))
-display(view)
+explorer(digits, probelib.loss_kernel(trace), live=live, seed=seed)
 
 # %% [markdown]
 # ## Summary

@@ -34,17 +34,17 @@
 from dataclasses import replace
 
 import numpy as np
-from IPython.display import HTML, display
 from sklearn.manifold import TSNE
 from sklearn.metrics import silhouette_score
 
 import probelib
-from probebook.cache import cache_dir
-from probebook.chapter import Chapter, Claim
-from probebook.explorer import Digits, explorer_html, explorer_widget
+from probebook.chapter import Chapter
+from probebook.chapters import memorization as helpers
+from probebook.explorer import Digits, explorer
 from probebook.memorization import detection, neighbour_auroc, unit_traces
 from probebook.mnist import corrupt_labels, load_mnist
-from probebook.training import RECIPES, evaluate, prepare_pixels, trained_networks
+from probebook.probes import digit_probe
+from probebook.training import RECIPES, trained_networks
 from probelib import plotting
 
 # %% tags=["parameters"]
@@ -101,17 +101,8 @@ chapter.say("{n_noisy} of {n_samples} labels are wrong; {n_still_right} are righ
 names = [recipe_name, *other_recipes]
 recipes = [replace(RECIPES[name], epochs=epochs) for name in names]
 networks = trained_networks(recipes, images, labels, seed=seed)
-
-
-def accuracies(network):
-    """Accuracy on the clean and on the mislabeled samples, against the given labels."""
-    inputs = prepare_pixels(images, network.recipe)
-    correct = evaluate(network.model, inputs, labels)[1].numpy()
-    return correct[~noisy].mean(), correct[noisy].mean()
-
-
 network = networks[recipe_name]
-clean_accuracy, noisy_accuracy = accuracies(network)
+clean_accuracy, noisy_accuracy = helpers.accuracies(network, images, labels, noisy)
 chapter.record(
     recipe=network.recipe.describe(),
     clean_accuracy=clean_accuracy,
@@ -127,48 +118,25 @@ chapter.say(
 #
 # The same call as in {doc}`chapter 2 <02_loss_gain>`, with one chain and a longer burn-in.
 
-
 # %%
-def probe(network, observed):
-    """The trace of the `observed` samples under the network's local posterior (Table 1)."""
-    inputs = prepare_pixels(images, network.recipe)
-    posterior = probelib.LocalPosterior(
-        network.model,
-        probelib.cross_entropy,
-        (inputs, labels),
-        n_beta=n_beta,
-        localization=localization,
-    )
-    return probelib.sample(
-        posterior,
-        observe=(inputs[observed], labels[observed]),
-        sampler=probelib.SGLD(step_size=step_size, batch_size=batch_size),
-        chains=chains,
-        draws=draws,
-        burn_in=burn_in,
-        seed=seed,
-        cache=cache_dir("traces"),
-    )
-
-
-trace = probe(network, np.arange(n_samples))
+settings = {
+    "n_beta": n_beta,
+    "localization": localization,
+    "step_size": step_size,
+    "batch_size": batch_size,
+    "chains": chains,
+    "draws": draws,
+    "burn_in": burn_in,
+    "seed": seed,
+}
+_, trace = digit_probe(network, images, labels, **settings)
 gain = probelib.loss_gain(trace)
 kernel = probelib.loss_kernel(trace)
 trust = probelib.diagnostics(trace, seed=seed)
 llc = probelib.local_learning_coefficient(trace)
-chapter.record(
-    gain_clean=float(gain.values[~noisy].mean()),
-    gain_noisy=float(gain.values[noisy].mean()),
-    gain_ratio=float(gain.values[noisy].mean() / gain.values[~noisy].mean()),
-    gain_median_clean=float(np.median(gain.values[~noisy])),
-    gain_median_noisy=float(np.median(gain.values[noisy])),
-    llc=llc.value,
-    llc_mcse=llc.mcse,
-    rhat_max=trust.rhat_max,
-    ess_min=trust.ess_min,
-    loss_at_center=trust.loss_at_center,
-    loss_along_chains=trust.loss_along_chains,
-)
+
+# %%
+helpers.record_populations(chapter, gain.values, noisy, llc, trust)
 chapter.say(
     "Mean loss gain of the clean samples **{gain_clean:.2f}**, of the mislabeled "
     "**{gain_noisy:.2f}** nats: **{gain_ratio:.1f} times** as much. One chain, split in half: "
@@ -205,14 +173,7 @@ found = {
     "kernel diagonal": detection(kernel.diagonal().values, noisy),
     "loss": detection(loss, noisy),
 }
-chapter.record(
-    auroc_gain=found["loss gain"].auroc,
-    auroc_loss=found["loss"].auroc,
-    auroc_kernel_diagonal=found["kernel diagonal"].auroc,
-    average_precision_gain=found["loss gain"].average_precision,
-    average_precision_loss=found["loss"].average_precision,
-    average_precision_kernel_diagonal=found["kernel diagonal"].average_precision,
-)
+helpers.record_detection(chapter, found["loss gain"], found["loss"], found["kernel diagonal"])
 plotting.detection_curves(
     {name: (*d.roc, d.auroc) for name, d in found.items()},
     {name: (*d.precision_recall, d.average_precision) for name, d in found.items()},
@@ -247,7 +208,7 @@ chapter.record(
 )
 
 # %% mystnb={"figure": {"caption": "t-SNE of the loss covariance kernel for a random subset of training digits, mislabeled ones drawn on top. Look for where they lie, and whether it is one cluster or a fringe of many.", "name": "fig-tsne"}, "image": {"alt": "Scatter plot of a two-dimensional t-SNE embedding of training digits; mislabeled digits are marked in a second colour and shape."}}
-plotting.embedding(xy, {"clean": ~noisy[subset], "mislabeled": noisy[subset]})
+plotting.embedding(xy, {"clean": ~noisy[subset], "mislabeled": noisy[subset]}, name="t-SNE")
 
 # %%
 chapter.say(
@@ -272,68 +233,24 @@ halves = [
 observed = np.sort(np.concatenate(halves))
 flags = noisy[observed]
 chapter.record(n_compared=len(observed))
+
+# %%
 rows = []
-for name in names:
-    part = trace.isel(sample=observed) if name == recipe_name else None
-    part = probe(networks[name], observed) if part is None else part
-    mu = probelib.loss_gain(part).values
-    clean, wrong = accuracies(networks[name])
-    numbers = {
-        "clean_accuracy": clean,
-        "noisy_accuracy": wrong,
-        "gain_clean": mu[~flags].mean(),
-        "gain_noisy": mu[flags].mean(),
-        "gain_ratio": mu[flags].mean() / mu[~flags].mean(),
-        "auroc_gain": detection(mu, flags).auroc,
-        "auroc_loss": detection(part.init_loss.values, flags).auroc,
-    }
-    key = name.replace("-", "_")
-    recipe = networks[name].recipe.describe()
-    chapter.record(**{f"{key}_{k}": v for k, v in numbers.items()}, **{f"{key}_recipe": recipe})
-    rows.append(
-        {
-            "recipe": recipe + (" (main)" if name == recipe_name else ""),
-            "clean / noisy accuracy": f"{clean:.2%} / {wrong:.2%}",
-            "gain clean / noisy": f"{numbers['gain_clean']:.2f} / {numbers['gain_noisy']:.1f}",
-            "ratio": f"{numbers['gain_ratio']:.1f}",
-            "AUROC gain": f"{numbers['auroc_gain']:.3f}",
-            "AUROC loss": f"{numbers['auroc_loss']:.3f}",
-        }
-    )
+for name, other in networks.items():
+    main = name == recipe_name
+    if main:
+        part = trace.isel(sample=observed)
+    else:
+        _, part = digit_probe(other, images, labels, observed, **settings)
+    accuracy = helpers.accuracies(other, images, labels, noisy)
+    rows.append(helpers.recipe_row(chapter, other, part, flags, accuracy, main))
 chapter.table(rows, f"One seed each; {len(observed):,} digits observed.")
 
 # %% [markdown]
 # ## Paper says / this run
 
 # %%
-chapter.compare(
-    [
-        Claim("accuracy, clean", "clean_accuracy", "99 %", 0.985, None, ".2%"),
-        Claim(
-            "accuracy, mislabeled", "noisy_accuracy", "98 %", 0.975, None, ".2%",
-            "set by recipe and epochs, not by the probe",
-        ),
-        Claim(
-            "mean loss gain, clean (nats)", "gain_clean", "2.31", 2.31 / 2, 2.31 * 2, ".2f",
-            "within a factor 2; scales with the network's margins",
-        ),
-        Claim(
-            "mean loss gain, mislabeled (nats)", "gain_noisy", "23", 23 / 2, 23 * 2, ".1f", "likewise",
-        ),
-        Claim("ratio", "gain_ratio", "about 10", 5, 20, ".1f", "within a factor 2"),
-        Claim(
-            "AUROC of the loss gain", "auroc_gain", "separates", 0.9, None, ".3f",
-            "the paper gives no number",
-        ),
-        Claim("AUROC of the loss", "auroc_loss", digits=".3f"),
-        Claim("AUROC of the kernel's diagonal", "auroc_kernel_diagonal", digits=".3f"),
-        Claim(
-            "separation in the t-SNE", "tsne_separation", "a distinct cluster", 0.9, None, ".3f",
-            "neighbour AUROC, defined above; where it is low and that of the correlation kernel high, "
-            "the lengths of the vectors blur the picture",
-        ),
-    ]
-)  # fmt: skip
+chapter.compare(helpers.claims())
 
 # %% [markdown]
 # ## What could fool you
@@ -371,11 +288,7 @@ chapter.say(
 
 # %%
 digits = Digits(images.numpy(), labels.numpy(), true_labels.numpy(), loss, gain.values)
-if live:
-    view = explorer_widget(digits, kernel)
-else:
-    view = HTML(explorer_html(digits, kernel, seed=seed))
-display(view)
+explorer(digits, kernel, live=live, seed=seed)
 
 # %% [markdown]
 # ## Summary

@@ -41,8 +41,10 @@ from IPython.display import HTML, display
 
 import probelib
 from probebook import alignment as al
+from probebook import figures
 from probebook.cache import cache_dir, write_atomically
-from probebook.chapter import Chapter, Claim
+from probebook.chapter import Chapter
+from probebook.chapters import loss_kernel as helpers
 from probebook.classifiers import first_classifier
 from probebook.devices import available_devices, sample_over
 from probebook.imagenet import choose, decode, find_images
@@ -107,6 +109,7 @@ images = decoded.tensor().to(device)
 small = 10 if device == "cpu" else 250  # a batch whose activations stay in a CPU's cache
 
 
+# %%
 @torch.no_grad()
 def apply(model, x, batch=small):
     """The model on many inputs, a small batch at a time."""
@@ -114,8 +117,7 @@ def apply(model, x, batch=small):
 
 
 logits = apply(network, images).float().cpu()
-guessed = logits.argmax(1).numpy()
-labels = np.where(decoded.labels >= 0, decoded.labels, guessed)
+labels = np.where(decoded.labels >= 0, decoded.labels, logits.argmax(1).numpy())
 targets = torch.from_numpy(labels).to(device)
 over = (images, targets)  # what L is the mean over
 if n_sampling > len(labels) and not available.stand_in:
@@ -125,36 +127,26 @@ if n_sampling > len(labels) and not available.stand_in:
         cache=cache_dir("images"),
     )
     over = (wider.tensor(), torch.from_numpy(wider.labels))  # a map of the disk; whole on a GPU
+
+# %%
 classes = imagenet_classes()
 names = [classes[i].name for i in labels]
-right_first = guessed == labels
-right_in_five = (logits.topk(5).indices.numpy() == labels[:, None]).any(1)
 wordnet = wu_palmer([c.path for c in classes])
-chapter.record(
-    stand_in=str(available.stand_in).lower(),
-    network=classifier.name,
-    n_parameters=sum(p.numel() for p in network.parameters()),
-    n_images=len(labels),
+
+# %% tags=["hide-input"]
+helpers.record_photographs(
+    chapter,
+    classifier,
+    decoded,
+    files,
+    logits,
+    labels,
+    stand_in=available.stand_in,
     n_sampling=len(over[1]),
-    n_skipped=len(decoded.skipped),
-    n_classes=len(np.unique(labels)),
-    image_source=files.source,
-    image_side=image_size or classifier.size,
-    top1=float(right_first.mean()),
-    top5=float(right_in_five.mean()),
-    top1_every_fifth=float(right_first[::5].mean()),
-    top5_every_fifth=float(right_in_five[::5].mean()),
-    guessing=float(np.log(logits.shape[1])),
+    side=image_size or classifier.size,
 )
 if available.stand_in:
-    display(
-        HTML(
-            '<p class="not-a-result"><strong>A stand-in.</strong> No ImageNet photographs were found '
-            "here, so this page shows crops of a few photographs that Python packages ship, under "
-            "the labels that a small network gives them. Set <code>PROBELIB_IMAGENET</code> and run "
-            "it again for a result.</p>"
-        )
-    )
+    display(HTML(helpers.NOT_A_RESULT))
 for name, reason in decoded.skipped:
     print(f"skipped {name}: {reason}")
 chapter.say(
@@ -205,7 +197,7 @@ for gamma in (table1_localization, localization, 10 * localization):
     chapter.record(**{f"chain_loss_gamma_{gamma:.0f}": float(later.mean())})
 at_center = float(trace.init_loss.mean())
 chapter.record(chain_loss_start=at_center)
-plotting.chain_losses(along, at_center, float(np.log(logits.shape[1])))
+figures.chain_losses(along, at_center, float(np.log(logits.shape[1])))
 
 # %% [markdown]
 # (These chains take long steps that keep the posterior, and minibatches of 16; the section after next
@@ -237,98 +229,47 @@ plotting.chain_losses(along, at_center, float(np.log(logits.shape[1])))
 
 
 # %%
-even, odd = slice(0, None, 2), slice(1, None, 2)  # of the chains: two halves that share nothing
-
-
-def halves(found):
-    """R from the even walks, and from the odd ones."""
-    return [probelib.pair_kernel(found, part).correlation() for part in (even, odd)]
-
-
-def meaning(r, labels, k=5):
-    """WordNet similarity of the cross-label neighbours in a kernel, against chance."""
-    nearest = al.cross_label_top(r, labels, k)
-    return al.alignment(nearest, labels, wordnet, permutations=permutations, seed=seed)
-
-
-rows, panels = [], {"loss": [], "reliability": [], "meaning": [], "chance": []}
+meaning = al.meaning_of(wordnet, permutations, seed)
 x_some, y_some = images[some], targets[some]
-gammas = sorted({*gammas, table1_localization})
-for gamma in [*gammas, 1e12]:
-    found = probelib.gradient_pairs(
+
+
+def pairs_at(gamma, count=sweep_pairs):
+    """Gradient pairs of the whole network on the photographs of the sweep."""
+    return probelib.gradient_pairs(
         posterior_of(network, x_some, y_some, gamma),
         chains=2,
-        pairs=sweep_pairs if gamma < 1e12 else 1,
+        pairs=count,
         seed=seed,
         batch_size=8,
         cache=cache_dir("pairs"),
     )
-    both = halves(found)
-    r = probelib.pair_kernel(found).correlation()
-    if gamma == 1e12:  # no noise at all: the cosine of the gradients at w*
-        gradient_cosine = r
-        break
-    aligned = meaning(r, labels[some])
-    right = found.init_loss.values < np.log(2)  # more than half the probability on the label
-    kept = float((found.loss.values[:, :, right] < np.log(2)).mean()) if right.any() else 0.0
-    reliability = probelib.split_half_reliability(*both)
-    loss = float(found.loss.mean())
-    panels["loss"].append(loss)
-    panels["reliability"].append(probelib.spearman_brown(reliability))
-    panels["meaning"].append(aligned.value)
-    panels["chance"].append((aligned.chance, aligned.low, aligned.high))
+
+
+# %%
+sweep = []
+for gamma in sorted({*gammas, table1_localization}):
+    point = helpers.localization_of(gamma, pairs_at(gamma), labels[some], meaning)
     if gamma == table1_localization:
-        chapter.record(paper_gamma_mean_loss=loss)
-    key = f"gamma_{gamma:.0f}"
-    chapter.record(
-        **{
-            f"{key}_mean_loss": loss,
-            f"{key}_still_right": kept,
-            f"{key}_tilt": probelib.tilt(found),
-            f"{key}_reliability": reliability,
-            f"{key}_wordnet": aligned.value,
-            f"{key}_interval_low": aligned.low,
-            f"{key}_interval_high": aligned.high,
-        }
-    )
-    rows.append(
-        {
-            "γ": f"{gamma:,.0f}",
-            "mean loss": f"{loss:.2f}",
-            "still right": f"{kept:.0%}",
-            "share of draws under Eq. 1": f"{probelib.tilt(found):.2f}",
-            "reliability of one walk": f"{reliability:.2f}",
-            "WordNet, cross-label top 5": f"{aligned.value:.3f}",
-            "by chance": f"{aligned.low:.3f} to {aligned.high:.3f}",
-        }
-    )
+        chapter.record(paper_gamma_mean_loss=point.loss)
+    chapter.record(**point.numbers())
+    sweep.append(point)
+at_rest = pairs_at(1e12, 1)  # no noise at all: the cosine of the gradients at w*
+gradient_cosine = probelib.pair_kernel(at_rest).correlation()
 chapter.record(
     sweep_images=len(some),
-    sweep_loss_start=float(found.init_loss.mean()),
-    local_gamma=min(
-        (g for g in gammas if chapter.numbers[f"gamma_{g:.0f}_still_right"] >= 0.9), default=0.0
-    ),
+    sweep_loss_start=float(at_rest.init_loss.mean()),
+    local_gamma=min((point.gamma for point in sweep if point.kept >= 0.9), default=0.0),
 )
 chapter.table(
-    rows,
+    [point.row() for point in sweep],
     "The whole network under noise of precision γ. Still right: of the photographs that have more than "
     "half the probability on their label at $w^*$, those that have it along the walks.",
 )
 
 # %% mystnb={"figure": {"caption": "The sweep of the localization, whole network. Top: mean loss over the draws, beside that of the trained network and of guessing. Middle: reliability of R from both walks together (the table has that of one). Bottom: WordNet similarity of cross-label neighbours; the band is the central 95 % of what chance gives. The vertical line is the paper's setting. Look for the smallest γ at which all three are sound.", "name": "fig-imagenet-sweep"}, "image": {"alt": "Three stacked panels against gamma on a log axis: mean loss falls from above guessing to that of the trained network, reliability rises towards 1, and WordNet similarity of neighbours rises above the band of chance."}}
-plotting.localization_sweep(
-    np.array(gammas),
-    {
-        "mean loss (nats)": {
-            "along the draws": np.array(panels["loss"]),
-            "trained": np.full(len(gammas), chapter.numbers["sweep_loss_start"]),
-        },
-        "reliability": {"R, two walks": np.array(panels["reliability"])},
-        "WordNet similarity": {
-            "cross-label top 5": np.array(panels["meaning"]),
-            "chance": np.array(panels["chance"]).T,
-        },
-    },
+figures.localization_sweep(
+    np.array([point.gamma for point in sweep]),
+    helpers.sweep_panels(sweep, chapter.numbers["sweep_loss_start"]),
     levels={"mean loss (nats)": ("guessing", float(np.log(logits.shape[1])))},
     mark=table1_localization,
 )
@@ -368,6 +309,8 @@ variants = {"whole network": (network, x_some), "half the resolution": (network,
 for stage in dict.fromkeys((classifier.head, last)):
     trunk, part = (stages.to(device) for stages in classifier.split(stage))
     variants[f"from {stage} on"] = part, apply(trunk, x_some)
+
+# %% tags=["hide-input"]
 reduced = {
     name: probelib.gradient_pairs(
         posterior_of(part, x, y_some, localization),
@@ -379,31 +322,7 @@ reduced = {
     )
     for name, (part, x) in variants.items()
 }
-whole_halves, rows = halves(reduced["whole network"]), []
-whole_reliability = probelib.split_half_reliability(*whole_halves)
-for name, found in reduced.items():
-    numbers = {
-        "seconds_a_pass": found.attrs["wall_time"] / (2 * (sweep_pairs + 1)),
-        "reliability": probelib.split_half_reliability(*halves(found)),
-        "agreement": 1.0
-        if name == "whole network"
-        else al.noise_free_correlation(halves(found), whole_halves),
-        "wordnet": meaning(probelib.pair_kernel(found).correlation(), labels[some]).value,
-    }
-    key = f"reduced_{name.replace(' ', '_')}"
-    readable = min(numbers["reliability"], whole_reliability) > 0.1 and numbers["agreement"] < 1.2
-    chapter.record(**{f"{key}_{what}": value for what, value in numbers.items()})
-    rows.append(
-        {
-            "what moves": name,
-            "seconds a pass": f"{numbers['seconds_a_pass']:.1f}",
-            "reliability of one walk": f"{numbers['reliability']:.2f}",
-            "agreement with the whole network's R": (
-                f"{numbers['agreement']:.2f}" if readable else "too noisy"
-            ),
-            "WordNet, cross-label top 5": f"{numbers['wordnet']:.3f}",
-        }
-    )
+rows = helpers.reduced_rows(chapter, reduced, labels[some], meaning, 2 * (sweep_pairs + 1))
 chapter.table(
     rows,
     f"{len(some)} photographs, two walks of {sweep_pairs} pairs. Agreement: correlation over pairs of "
@@ -438,6 +357,8 @@ settings = long_step(n_beta, localization)
 long = settings.pop("step_size")
 short = table1_step_size * table1_localization / localization  # eps gamma = 0.1
 observed = np.sort(rng.choice(len(labels), min(100, len(labels)), replace=False))
+
+# %%
 compared = {}
 for name, step, nb, gamma in (
     ("Table 1's", short, n_beta, localization),
@@ -455,29 +376,8 @@ for name, step, nb, gamma in (
         cache=cache_dir("traces"),
     )
 
-
-def split_by_chains(trace, draws=None):
-    """R from the first draws of the even chains, and of the odd ones."""
-    part = trace.isel(draw=slice(draws))
-    return [probelib.loss_kernel(part.isel(chain=half)).correlation() for half in (even, odd)]
-
-
-for key, t in (("table1_step", compared["Table 1's"]), ("long_step", compared["long"])):
-    # nb times the mean gain, which has its own standard error over both chains
-    llc, nb = probelib.local_learning_coefficient(t), t.attrs["config"]["n_beta"]
-    chapter.record(
-        **{
-            f"ess_{key}": llc.ess,
-            f"kernel_draws_{key}": al.equivalent_draws(*split_by_chains(t)),
-            f"gain_{key}": llc.value / nb,
-            f"gain_mcse_{key}": llc.mcse / nb,
-        }
-    )
-chapter.record(
-    steps=2 * n_steps,
-    kernel_draws_ratio=chapter.numbers["kernel_draws_long_step"]
-    / chapter.numbers["kernel_draws_table1_step"],
-)
+# %%
+helpers.record_steps(chapter, compared["Table 1's"], compared["long"])
 chapter.say(
     "{steps} steps at Table 1's εγ are worth **{kernel_draws_table1_step:.0f}** independent draws for the "
     "kernel, as many long steps **{kernel_draws_long_step:.0f}**: {kernel_draws_ratio:.1f} times as many "
@@ -505,6 +405,8 @@ trace = probelib.sample(
     observe_batch_size=50 if device == "cpu" else None,
     cache=cache_dir("traces"),
 )
+
+# %%
 by_pairs = probelib.gradient_pairs(
     posterior_of(head, features, targets, localization),
     chains=chains,
@@ -513,61 +415,13 @@ by_pairs = probelib.gradient_pairs(
     batch_size=25,
     cache=cache_dir("pairs"),
 )
-
-
-grid = np.unique(np.geomspace(10, head_draws, 8).astype(int))
-grid = grid[grid >= min(10, head_draws)]
-parts = [split_by_chains(trace, draws) for draws in grid]
-reliable = [probelib.split_half_reliability(*part) for part in parts]
-effective = [al.equivalent_draws(*part) for part in parts]
-head_trust = probelib.diagnostics(trace, seed=seed)
-pair_halves = halves(by_pairs)
+last_module = helpers.last_module(trace, by_pairs)
+last_module.record(chapter, chains * pairs, seed)
 r_pairs = probelib.pair_kernel(by_pairs).correlation()
 r_draws = probelib.loss_kernel(trace).correlation()
-signal = np.sqrt(max(np.cov(*map(al.off_diagonal, pair_halves))[0, 1], 1e-12))
-pair_reliability = probelib.split_half_reliability(*pair_halves)
-# Covariances are what both estimators are unbiased for. All three are put on one scale, of chains that
-# are not compared, because losses of confident photographs vary a thousandth as much as others.
-spread = np.sqrt(probelib.loss_kernel(trace.isel(chain=even)).diagonal().values)
-scale = np.outer(spread, spread)
-chapter.record(
-    sgld_draws=head_chains * head_draws,
-    sgld_effective_draws=effective[-1],
-    sgld_ess_of_mean_loss=float(head_trust.ess[0]),
-    sgld_rhat_max=head_trust.rhat_max,
-    sgld_split_half_reliability=reliable[-1],
-    sgld_mean_loss=head_trust.loss_along_chains,
-    sgld_losses_a_second=len(labels) * head_chains * head_draws / trace.attrs["wall_time"],
-    head_signal_spread=float(signal),
-    head_draws_for_one_half=float(1 / signal**2),
-    head_pairs=chains * pairs,
-    head_pairs_split_half_reliability=pair_reliability,
-    head_pairs_equivalent_draws=al.equivalent_draws(*pair_halves),
-    head_pairs_tilt=probelib.tilt(by_pairs),
-    draws_on_pairs=al.noise_free_slope(
-        probelib.loss_kernel(trace.isel(chain=odd)).covariance() / scale,
-        *(probelib.pair_kernel(by_pairs, part).covariance() / scale for part in (even, odd)),
-    ),
-    draws_on_pairs_correlation=al.noise_free_slope(r_draws, *pair_halves),
-)
 
 # %% mystnb={"figure": {"caption": "Split-half reliability of the correlation kernel of the last module, from one half of the chains against the other, as draws grow: nominal (left) and effective ones (right), in each half; and that of gradient pairs on the same posterior. The dotted line is what noise of one over the root of the effective draws leaves of a signal as wide as gradient pairs find it. Look at where the curve ends: 1 is a kernel without chance in it.", "name": "fig-kernel-reliability"}, "image": {"alt": "Two panels of reliability against the number of draws in one half of the chains, on a log axis: a measured curve for SGLD with a dotted prediction, and one point for gradient pairs."}}
-per_half = np.array(effective) / 2
-of_pairs = np.array([chapter.numbers["head_pairs_equivalent_draws"] / 2])
-plotting.reliability_curves(
-    {
-        "SGLD": (grid * head_chains / 2, per_half, np.array(reliable)),
-        "gradient pairs": (
-            np.array([chains * (pairs + 1) / 2]),
-            of_pairs,
-            np.array([pair_reliability]),
-        ),
-    },
-    {
-        "SGLD": signal**2 / (signal**2 + 1 / per_half),
-        "gradient pairs": signal**2 / (signal**2 + 1 / of_pairs),
-    },
-)
+figures.reliability_curves(*last_module.curves())
 
 # %%
 chapter.say(
@@ -590,9 +444,10 @@ chapter.say(
 # it, of fewer photographs and draws but with long steps; the sentence below says what it was.
 
 # %% tags=["hide-input"]
-row = None
+run, how = None, ""
 if table1_chains:
-    row = sample_over(
+    how, at = "run here as it stands", np.arange(len(labels))
+    run = sample_over(
         available_devices() if device == "cuda" else [device],
         lambda on: posterior_of(copy.deepcopy(network).to(on), *over, table1_localization),
         observe=(images, targets),
@@ -605,8 +460,9 @@ if table1_chains:
         observe_batch_size=small,
         cache=cache_dir("traces"),
     )
-    row_labels, at, how = labels, np.arange(len(labels)), "run here as it stands"
-elif prerun_dir:
+
+# %% tags=["hide-input"]
+if run is None and prerun_dir:
     kept = kept_trace(
         Path(prerun_dir),
         classifier.name,
@@ -614,34 +470,18 @@ elif prerun_dir:
         [path.name for path in files.paths],
     )
     if kept is not None:
-        row, at, about = kept
-        row_labels = labels[at]
+        run, at, about = kept
         how = (
             f"a kept run ({about['device']}, {about['seconds'] / 60:.0f} min) with long steps and "
             f"minibatches of {about['config']['batch_size']}"
         )
+row = None if run is None else helpers.table1_row(run, at, labels[at], meaning)
+
+# %% tags=["hide-input"]
 if row is None:
     print("No kept run fits these photographs and this network: nothing to show for Table 1's row.")
 else:
-    row_trust = probelib.diagnostics(row, seed=seed)
-    first, second = split_by_chains(row)
-    row_halves, row_r = (first, second), probelib.loss_kernel(row).correlation()
-    row_meaning = meaning(row_r, row_labels)
-    chapter.record(
-        table1_how=how,
-        table1_images=len(row_labels),
-        table1_draws=row.sizes["chain"] * row.sizes["draw"],
-        table1_effective_draws=al.equivalent_draws(first, second),
-        table1_mean_loss_start=row_trust.loss_at_center,
-        table1_mean_loss_chain=row_trust.loss_along_chains,
-        table1_split_half_reliability=probelib.split_half_reliability(first, second),
-        table1_correlation_mean=float(al.off_diagonal((first + second) / 2).mean()),
-        table1_spearman_wordnet=al.spearman(row_r, wordnet[np.ix_(row_labels, row_labels)]),
-        table1_wordnet=row_meaning.value,
-        table1_chance=row_meaning.chance,
-        table1_interval_low=row_meaning.low,
-        table1_interval_high=row_meaning.high,
-    )
+    row.record(chapter, how, wordnet, seed)
     chapter.say(
         "Table 1's row ({table1_how}): {table1_images} photographs, {table1_draws} draws worth "
         "{table1_effective_draws:.0f}. The mean loss goes from {table1_mean_loss_start:.2f} to "
@@ -666,36 +506,24 @@ if prerun_dir:
     everything = posterior_of(network, images, targets, localization)
     kept_whole = kept_pairs(Path(prerun_dir), classifier.name, everything)
 if kept_whole is not None:
-    kernels, walk_loss, walk_start = kept_whole.kernels, kept_whole.loss, kept_whole.init_loss
     check = rng.choice(len(labels), min(n_verify, len(labels)), replace=False)
     again = probelib.gradient_pairs(
         posterior_of(network.cpu(), images[check].cpu(), targets[check].cpu(), localization),
-        chains=len(kernels),
+        chains=len(kept_whole.kernels),
         pairs=kept_whole.about["config"]["pairs"],
         seed=kept_whole.about["config"]["seed"],
         batch_size=8,
     )
     network.to(device)
-    pairs_difference = max(
-        np.abs(
-            kernel.correlation(check, check)
-            - probelib.pair_kernel(again, slice(c, c + 1)).correlation()
-        ).max()
-        for c, kernel in enumerate(kernels)
-    )
-    minutes = kept_whole.about["seconds"] / 60
-    chapter.record(
-        made=f"kept run: {kept_whole.about['device']}, {minutes:.0f} min, torch {kept_whole.about['torch']}",
-        verified_images=len(check),
-        verified_difference=float(pairs_difference),
-        verified_loss_difference=float(
-            np.abs(again.loss.values - kept_whole.loss[:, :, check]).max()
-        ),
-    )
+    helpers.record_kept(chapter, kept_whole, check, again)
     chapter.say(
         "From a {made}. {verified_images} of its photographs computed again: $R$ differs by at most "
         "{verified_difference:.4f}, the losses by {verified_loss_difference:.3f} nats."
     )
+
+# %% tags=["hide-input"]
+if kept_whole is not None:
+    kernels, walk_loss, walk_start = kept_whole.kernels, kept_whole.loss, kept_whole.init_loss
 else:
     found = probelib.gradient_pairs(
         posterior_of(network, images, targets, localization),
@@ -709,28 +537,16 @@ else:
     walk_loss, walk_start = found.loss.values, found.init_loss.values
     chapter.record(made="this run", verified_images=0)
 
+# %% tags=["hide-input"]
 kernel = probelib.MatrixKernel(np.mean([k.covariance() for k in kernels], 0))
-first, second = (
+both_halves = [
     probelib.MatrixKernel(np.mean([k.covariance() for k in kernels[p::2]], 0)).correlation()
     for p in (0, 1)
-)
-pairwise = probelib.split_half_reliability(first, second)
+]
 r = kernel.correlation()
 near = al.top(r, min(16, len(labels) - 1))
 cross = al.cross_label_top(r, labels, 5)
-nearest = [al.cross_label_top(half, labels, 5) for half in (first, second)]
-chapter.record(
-    draws=int(walk_loss.shape[0] * walk_loss.shape[1]),
-    effective_draws=al.equivalent_draws(first, second),
-    mean_loss_start=float(walk_start.mean()),
-    mean_loss_chain=float(walk_loss.mean()),
-    split_half_reliability=pairwise,
-    reliability_of_both=probelib.spearman_brown(pairwise),
-    shared_top5=al.overlap(*nearest),
-    most_frequent_neighbour=int(np.bincount(cross.ravel()).max()),
-    shared_top5_by_chance=5 / (len(labels) - 1),
-    signal_spread=float(np.sqrt(max(np.cov(*map(al.off_diagonal, (first, second)))[0, 1], 0))),
-)
+helpers.record_kernel(chapter, both_halves, walk_loss, walk_start, labels, cross)
 chapter.say(
     "Mean loss {mean_loss_start:.3f} at $w^*$, {mean_loss_chain:.3f} along the walks. {draws} "
     "gradients of every photograph estimate $R$ as well as **{effective_draws:,.0f}** independent "
@@ -754,14 +570,8 @@ chapter.say(
 
 # %% mystnb={"figure": {"caption": "References with the strongest cross-label neighbours, each with its five most correlated photographs; whole network. Numbers are R. Look at what the five share: kind, background, colour, or what is done with the thing.", "name": "fig-neighbours-top"}, "image": {"alt": "Grid of photographs: eight references in bold frames, each followed by its five most correlated photographs with class names and correlations."}}
 rank = np.arange(len(r))
-in_both = np.minimum(first[rank, cross[:, 0]], second[rank, cross[:, 0]])
-strongest = np.argsort(-in_both)
-chosen, taken = [], set()
-for i in strongest:
-    if int(i) not in taken and len(chosen) < 8:
-        chosen.append(int(i))
-        taken |= {int(i), *map(int, cross[i])}
-chosen = np.array(chosen)
+in_both = np.minimum(*(half[rank, cross[:, 0]] for half in both_halves))
+chosen = al.apart(np.argsort(-in_both), cross, most=8)
 
 
 def grid_of(references, k, **options):
@@ -812,12 +622,7 @@ grid_of(np.sort(at_random), min(15, near.shape[1]))
 # %%
 embedding = apply(torch.nn.Sequential(*list(head)[:-1]).eval(), features).flatten(1).cpu().numpy()
 feature_r = al.cosine(embedding - embedding.mean(0))
-by_class = (
-    [m for m in network.modules() if isinstance(m, torch.nn.Linear)][-1].weight.detach().cpu()
-)
-class_r = al.cosine((by_class - by_class.mean(0)).numpy().astype(np.float64))[
-    np.ix_(labels, labels)
-]
+class_r = helpers.label_weights(network, labels)
 centred = probelib.MatrixKernel(al.without_common_part(kernel.covariance())).correlation()
 measured = {
     "loss kernel": r,
@@ -827,67 +632,22 @@ measured = {
     "features": feature_r,
     "weights of the labels": class_r,
 }
+
+# %%
 among = wordnet[np.ix_(labels, labels)]
-rows, results = [], {}
-for name, matrix in measured.items():
-    aligned = results[name] = meaning(matrix, labels)
-    key = "kernel" if name == "loss kernel" else name.replace(",", "").replace(" ", "_").lower()
-    numbers = {
-        "wordnet_top5": aligned.value,
-        "chance": aligned.chance,
-        "interval_low": aligned.low,
-        "interval_high": aligned.high,
-        "spearman_wordnet": al.spearman(matrix, among),
-        "spearman_features": al.spearman(matrix, feature_r),
-        "shared_with_features": al.overlap(
-            al.cross_label_top(matrix, labels, 5), al.cross_label_top(feature_r, labels, 5)
-        ),
-    }
-    chapter.record(**{f"{key}_{what}": value for what, value in numbers.items()})
-    rows.append(
-        {
-            "similarity": name,
-            "WordNet, cross-label top 5": f"{aligned.value:.3f}",
-            "by chance": f"{aligned.chance:.3f} [{aligned.low:.3f}, {aligned.high:.3f}]",
-            "Spearman with WordNet": f"{numbers['spearman_wordnet']:.3f}",
-            "Spearman with features": f"{numbers['spearman_features']:.3f}",
-            "top 5 shared with features": f"{numbers['shared_with_features']:.0%}",
-        }
-    )
-block = np.ix_(some, some)
+results, rows = helpers.alignment_rows(chapter, measured, labels, among, meaning)
 main = results["loss kernel"]
+helpers.record_agreement(
+    chapter, measured, both_halves, main, gradient_cosine, some, labels, meaning
+)
 chapter.record(
-    wordnet_top5_cross_label=main.value,
-    wordnet_chance=main.chance,
-    wordnet_interval_low=main.low,
-    wordnet_interval_high=main.high,
-    wordnet_over_chance=main.value - main.high,
-    spearman_wordnet=chapter.numbers["kernel_spearman_wordnet"],
-    feature_agreement=chapter.numbers["kernel_spearman_features"],
-    gradient_agreement=float(
-        np.corrcoef(al.off_diagonal(r[block]), al.off_diagonal(gradient_cosine))[0, 1]
-    ),
-    gradient_wordnet=meaning(gradient_cosine, labels[some]).value,
-    kernel_wordnet_on_sweep=meaning(r[block], labels[some]).value,
-    last_module_agreement=float(np.corrcoef(al.off_diagonal(r), al.off_diagonal(r_pairs))[0, 1]),
-    class_agreement=al.noise_free_correlation((first, second), (class_r, class_r)),
-    feature_agreement_noise_free=al.noise_free_correlation((first, second), (feature_r, feature_r)),
     loss_gain_mean=float((walk_loss.mean((0, 1)) - walk_start).mean()),
 )
 chapter.table(rows, "Neighbours and all pairs, by the kernel that names them.")
+
+# %%
 if row is not None:  # the same photographs, two localizations
-    among_row = np.ix_(at, at)
-    chapter.record(
-        table1_kernel_here_wordnet=meaning(r[among_row], row_labels).value,
-        table1_features_wordnet=meaning(feature_r[among_row], row_labels).value,
-        table1_class_agreement=al.noise_free_correlation(row_halves, [class_r[among_row]] * 2),
-        table1_feature_agreement=al.noise_free_correlation(row_halves, [feature_r[among_row]] * 2),
-        table1_class_wordnet=meaning(class_r[among_row], row_labels).value,
-        table1_spearman_features=al.spearman(row_r, feature_r[among_row]),
-        table1_agreement=al.noise_free_correlation(
-            row_halves, (first[among_row], second[among_row])
-        ),
-    )
+    row.record_beside(chapter, r, both_halves, class_r, feature_r, meaning)
     chapter.say(
         "On the {table1_images} photographs of Table 1's row: WordNet similarity of the cross-label top 5 "
         "**{table1_wordnet:.3f}** at Table 1's γ, **{table1_kernel_here_wordnet:.3f}** at this chapter's, "
@@ -899,7 +659,7 @@ if row is not None:  # the same photographs, two localizations
     )
 
 # %% mystnb={"figure": {"caption": "WordNet similarity of the five nearest cross-label neighbours: the classes dealt out at random under the loss kernel's neighbours (grey), and what each kernel's neighbours have; the table has each kernel's own interval. Look at the distance from the grey, and between the kernels and plain features.", "name": "fig-kernel-agreement"}, "image": {"alt": "A grey histogram of similarities under permutation, and labeled vertical lines for the loss kernel, its variants and penultimate features."}}
-plotting.permutation_picture(
+figures.permutation_picture(
     main.null,
     {name: aligned.value for name, aligned in results.items()},
     "WordNet similarity of the cross-label top 5",
@@ -920,52 +680,7 @@ chapter.say(
 # ## Paper says / this run
 
 # %% tags=["hide-input"]
-claims = [
-    Claim(
-        "cross-label neighbours: WordNet similarity above the interval of chance",
-        "wordnet_over_chance", "highly interpretable", 0.0, None, ".3f",
-        "the paper shows pictures; this is the distance to the upper end of the interval",
-    ),
-    Claim(
-        "split-half reliability of R", "split_half_reliability", "", digits=".3f",
-        why="of one half; the paper gives none",
-    ),
-    Claim(
-        "mean loss along the chains, this chapter's γ (nats)", "mean_loss_chain",
-        "a local posterior", None, float(np.log(1000)), ".2f", "below guessing",
-    ),
-    Claim(
-        "covariances of SGLD draws on those of gradient pairs, slope freed of noise",
-        "draws_on_pairs", "1", 0.9, 1.1, ".3f",
-        "two estimators of one kernel, not a claim of the paper; the room is for Eq. 1's data term",
-    ),
-    Claim("Spearman of R with WordNet, all pairs", "spearman_wordnet", digits=".3f"),
-]  # fmt: skip
-if kept_whole is not None:
-    claims.append(
-        Claim(
-            "R of the kept run computed again, largest difference", "verified_difference", "0",
-            None, 0.02, ".4f", "bfloat16 and the order of sums", must=True,
-        )
-    )  # fmt: skip
-if row is not None:
-    claims[2:2] = [
-        Claim(
-            "mean loss along the chain, Table 1's γ (nats)", "table1_mean_loss_chain",
-            "a local posterior", None, float(np.log(1000)), ".2f",
-            "above guessing, the draws do worse than a network that knows nothing",
-        ),
-        Claim(
-            "cross-label neighbours, Table 1's γ: WordNet similarity", "table1_wordnet",
-            "highly interpretable", row_meaning.high, None, ".3f",
-            "agrees if above the interval of chance",
-        ),
-        Claim(
-            "R at Table 1's γ and the weights of the labels: correlation", "table1_class_agreement",
-            "", digits=".2f", why="corrected for noise; these weights know nothing of photographs",
-        ),
-    ]  # fmt: skip
-chapter.compare(claims)
+chapter.compare(helpers.claims(kept_whole is not None, row))
 
 # %% [markdown]
 # ## What could fool you
@@ -1053,7 +768,7 @@ if row is not None:
             "above the interval of chance as well. But that network does worse than guessing, and its kernel "
             "correlates by {table1_class_agreement:.2f} with the weights of the labels, which know nothing "
             "of the photographs."
-            if row_meaning.value > row_meaning.high
+            if row.aligned.value > row.aligned.high
             and chapter.numbers["table1_mean_loss_chain"] > chapter.numbers["guessing"]
             else "against {table1_interval_low:.3f} to {table1_interval_high:.3f} by chance."
         )

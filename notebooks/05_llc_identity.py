@@ -33,11 +33,10 @@
 import numpy as np
 
 import probelib
-from probebook import known_llc
-from probebook.chapter import Chapter, Claim
+from probebook import figures, known_llc, llc_parts, llc_sweeps
+from probebook.chapter import Chapter
+from probebook.chapters import llc_identity as helpers
 from probebook.probes import mnist_probe
-from probebook.toys import exact_claim
-from probelib import plotting
 
 # %% tags=["parameters"]
 profile: str = "laptop"  # smoke, laptop or paper
@@ -82,7 +81,7 @@ chapter = Chapter("05_llc_identity", profile=profile, results_dir=results_dir)
 #
 # - **by sample**: `probelib.loss_gain` subtracts $\ell_i(w^*)$, averages every sample's column over
 #   the draws, and only then are the samples averaged;
-# - **by draw**: `known_llc.streamed_llc` averages every draw's row over the samples, which gives
+# - **by draw**: `llc_parts.streamed_llc` averages every draw's row over the samples, which gives
 #   $L(w)$, averages these, and subtracts $L(w^*)$ at the end.
 #
 # $L(w^*)$ itself is also computed afresh, from the network in float64 and PyTorch's own
@@ -98,10 +97,12 @@ n_beta = trace.attrs["config"]["n_beta"]
 gain = probelib.loss_gain(trace).values
 
 by_sample = n_beta * gain.mean()
-by_draw = known_llc.streamed_llc(trace)
-afresh = known_llc.fresh_mean_loss(probe.network.model, probe.inputs, probe.labels)
+by_draw = llc_parts.streamed_llc(trace)
+afresh = llc_parts.fresh_mean_loss(probe.network.model, probe.inputs, probe.labels)
 at_center = float(trace.init_loss.values.astype(np.float64).mean())
 llc = probelib.local_learning_coefficient(trace)
+
+# %%
 chapter.record(
     n_samples=n_samples,
     llc_by_sample=by_sample,
@@ -161,8 +162,8 @@ noisy_probe = mnist_probe(
     burn_in=noisy_burn_in, seed=seed, progress=live,
 )  # fmt: skip
 split = {
-    "clean data": known_llc.split_llc(trace, probe.labels.numpy()),
-    "10 % wrong labels": known_llc.split_llc(
+    "clean data": llc_parts.split_llc(trace, probe.labels.numpy()),
+    "10 % wrong labels": llc_parts.split_llc(
         noisy_probe.trace,
         noisy_probe.labels.numpy(),
         (noisy_probe.labels != noisy_probe.true_labels).numpy(),
@@ -173,7 +174,7 @@ for name, parts in split.items():
     chapter.record(**{prefixes[name] + key: value for key, value in parts.numbers().items()})
 
 # %% mystnb={"figure": {"caption": "The LLC taken apart. Left: Lorenz curves. The samples are ordered by loss gain; the curve tells what share of the LLC the lowest part of them holds. On the diagonal all samples would hold the same; the more the curve hugs the corner, the fewer samples hold it. Right: share of the LLC of each class over its share of the samples, with bars of two standard errors. Above the dotted line a class costs more than its due.", "name": "fig-llc-parts"}, "image": {"alt": "Left: two Lorenz curves below the diagonal, which stay near zero and rise steeply at the right end. Right: for each digit from zero to nine, a circle and a square with error bars around the dotted line at one."}}
-plotting.llc_in_parts(
+figures.llc_in_parts(
     {name: parts.lorenz for name, parts in split.items()},
     [str(digit) for digit in range(10)],
     {
@@ -195,24 +196,7 @@ plotting.llc_in_parts(
 
 # %%
 chapter.table(
-    [
-        {
-            "part": what,
-            **{
-                f"share of the LLC, {name}": known_llc.percent(
-                    chapter.numbers, prefixes[name] + key
-                )
-                for name in split
-            },
-        }
-        for what, key in [
-            ("hardest 1 %", "share_hardest_1pct"),
-            ("hardest 1 %, order from other draws", "share_hardest_1pct_held_out"),
-            *((f"decile {k} by gain", f"share_decile_{k}") for k in range(1, 11)),
-            *((f"class {k}", f"share_class_{k}") for k in range(10)),
-            ("wrongly labeled samples", "share_wrong_labels"),
-        ]
-    ],
+    helpers.share_rows(chapter.numbers, prefixes),
     "Shares of the LLC, with one Monte-Carlo standard error.",
 )
 chapter.say(
@@ -242,7 +226,7 @@ chapter.say(
 # attain it. The prior that the LLC needs is here the leash: without it Eq. 1 has infinite mass along
 # the axes. Since $L$ is homogeneous of degree $2\sum_i k_i$, $\gamma$ only sets the scale: Eq. 1 depends
 # on $\kappa = n\beta\, \gamma^{-\sum_i k_i}$ alone, and a stronger leash is the same as less data. Eq. 1
-# is integrated by the trapezoid rule in $\log w_i$. For the chain, `known_llc.ChainLaw` writes one
+# is integrated by the trapezoid rule in $\log w_i$. For the chain, `chain_law.ChainLaw` writes one
 # step as a matrix on a grid and takes its stationary vector. Three weights are too many for that
 # grid; there we use the first order in $\epsilon$ (`known_llc.Law`),
 #
@@ -278,17 +262,14 @@ for k, model in enumerate(known_llc.known_models(rrr_draws, seed)):
         seed=seed + k,  # else all would share their luck
     )  # fmt: skip
     known.append((model, estimate))
-    chapter.record(**model.numbers(estimate))
+    claims.append(helpers.known_claim(chapter, model, estimate))
     rows.append(model.row(estimate))
-    claims.append(
-        exact_claim(
-            chapter, f"LLC: {model.what}", f"{model.key}_llc", model.truth,
-            float(np.hypot(estimate.mcse, model.truth_se)), model.allowed, why=model.by,
-        )
-    )  # fmt: skip
-error = {model.key: np.hypot(estimate.mcse, model.truth_se) for model, estimate in known}
-away = {model.key: abs(e.value - model.truth) / error[model.key] for model, e in known}
-chapter.record(known_models=len(known), known_z_max=max(away.values()))
+
+# %%
+errors = np.array([helpers.total_error(*pair) for pair in known])
+truths = np.array([model.truth for model, _ in known])
+values = np.array([estimate.value for _, estimate in known])
+chapter.record(known_models=len(known), known_z_max=np.max(np.abs(values - truths) / errors))
 chapter.table(
     rows,
     "The LLC of models that are known, measured and exact. λ is the limit, m its multiplicity.",
@@ -299,11 +280,10 @@ chapter.say(
 )
 
 # %% mystnb={"figure": {"caption": "Measured LLC (circles, bars of two standard errors) of every known model, in units of the exact value of its own chain. Left: look whether the bars reach the line at 1, and how far the open diamonds lie from it: that distance is the bias of the step size. Right: the same on a wider axis, with the limit as a cross. How far a cross lies from 1 is not an error of the sampler; it is what a finite n beta and gamma leave of the coefficient.", "name": "fig-known-answers"}, "image": {"alt": "Two panels with one row a model. Left: blue circles with error bars near the line at one and orange diamonds a few per cent to the left of it. Right: the same, with red crosses that lie close to one for regular models and far to the right of it for monomials with several weights."}}
-truths = np.array([model.truth for model, _ in known])
-plotting.known_answers(
+figures.known_answers(
     [model.what for model, _ in known],
-    np.array([estimate.value for _, estimate in known]) / truths,
-    np.array([error[model.key] for model, _ in known]) / truths,
+    values / truths,
+    errors / truths,
     np.array([model.law for model, _ in known]) / truths,
     np.array([model.limit for model, _ in known]) / truths,
 )
@@ -321,22 +301,9 @@ shown = {
     "½ w₁²w₂²w₃²": ((1, 1, 1), None, "monomial_1_1_1"),
     "reduced rank 3–1–2, rank 0": ((1, 1), (3, 2), "rrr_3_1_2_0"),
 }
-by_key = {model.key: (model, estimate) for model, estimate in known}
 kappa = np.geomspace(1, 1e12, curve_points)
-curves, points = {}, {}
-for name, (exponents, volumes, key) in shown.items():
-    model, estimate = by_key[key]
-    exact = [known_llc.monomial_law(exponents, x, 1.0, volumes).llc for x in kappa]
-    leading = np.full(len(kappa), np.nan)
-    if model.multiplicity > 1:
-        far = kappa > 1e3
-        leading[far] = 1 - (model.multiplicity - 1) / np.log(kappa[far]) / model.limit
-    curves[name] = kappa, np.array(exact) / model.limit, leading
-    at = model.posterior.n_beta / model.posterior.localization ** sum(exponents)
-    points[name] = at, estimate.value / model.limit, estimate.mcse / model.limit
-    at_1e6 = known_llc.monomial_law(exponents, 1e6, 1.0, volumes).llc
-    chapter.record(**{f"{key}_share_of_limit_at_1e6": at_1e6 / model.limit})
-plotting.approach(curves, points, r"$\kappa = n\beta\, \gamma^{-\sum k_i}$")
+curves, points = helpers.approach_to_limit(chapter, known, shown, kappa)
+figures.approach(curves, points, r"$\kappa = n\beta\, \gamma^{-\sum k_i}$")
 
 # %%
 chapter.say(
@@ -363,7 +330,7 @@ chapter.say(
 
 # %%
 base = {"n_beta": 1e4, "localization": 10.0, "step_size": 2e-5}
-sweeps = known_llc.sweep_mixed(
+sweeps = llc_sweeps.sweep_mixed(
     base, points=sweep_points, curve=3 * curve_points, chains=known_chains, burn_in=known_burn_in,
     length=known_length, draws=known_draws, seed=seed,
 )  # fmt: skip
@@ -373,7 +340,7 @@ chapter.record(
 )  # fmt: skip
 
 # %% mystnb={"figure": {"caption": "When to believe an LLC estimate. The same model from one base setting, with one knob turned in each panel: exact value of the chain (solid), of Eq. 1 (dotted) and of the limit (dashed), and what SGLD measured (circles, bars of two standard errors). Shaded: the exact value is off by more than 10 % for the reason given. Look for the stretch between the shaded regions: it has to be wide enough to stand on.", "name": "fig-believe"}, "image": {"alt": "Four panels of LLC against n beta, gamma, step size and number of steps, all on log axes. Against n beta the curve rises to a plateau near the dashed line and shoots up at the right end. Against gamma it falls beyond a plateau. Against step size it is flat and then shoots up. Against the number of steps it rises to the plateau. Measured points lie on the solid curves. Regions at the ends are shaded and labelled leash dominates, step too long, chain too short."}}
-plotting.when_to_believe(sweeps.panels, 0.75)
+figures.when_to_believe(sweeps.panels, 0.75)
 
 # %%
 chapter.table(
@@ -435,34 +402,7 @@ chapter.say(
 # built with it. The paper says nothing about how the sum is distributed.
 
 # %%
-chapter.compare(
-    [
-        Claim(
-            "relative difference: LLC and sum of the gains times β", "identity_relative_error",
-            "equal", None, 1e-10, ".1e",
-            "float64 sums of the same float32 losses, in two orders", must=True,
-        ),
-        Claim(
-            "nβ Σμ over the LLC, relative distance from n", "identity_n_factor_relative_error",
-            "", None, 1e-10, ".1e", "the factor is n, whatever the trace", must=True,
-        ),
-        Claim(
-            "nβ Σμ over the LLC", "identity_n_factor", "1", 0.99, 1.01, ",.1f",
-            "erratum 3: the printed formula is n times too large",
-        ),
-        Claim(
-            "share of the LLC in the hardest 1 %", "share_hardest_1pct_held_out", digits=".3f",
-            why="ordered by other draws",
-        ),
-        Claim(
-            "the same with 10 % wrong labels", "noisy_share_hardest_1pct_held_out", digits=".3f",
-        ),
-        Claim("share of the LLC in wrong labels", "noisy_share_wrong_labels", digits=".3f"),
-        *claims,
-        sweeps.claim(),
-    ],
-    against="paper, or exact",
-)  # fmt: skip
+chapter.compare([*helpers.identity_claims(), *claims, sweeps.claim()], against="paper, or exact")
 
 # %% [markdown]
 # ## What could fool you

@@ -31,16 +31,16 @@
 # | `paper` | the same as `laptop` | the same |
 
 # %% tags=["hide-input"]
+import arviz as az
 import numpy as np
 import torch
 import xarray as xr
 
 import probelib
-from probebook import gibbs
-from probebook.chapter import Chapter, Claim
+from probebook import figures, gibbs
+from probebook.chapter import Chapter
+from probebook.chapters import singular_fluctuation as helpers
 from probebook.probes import mnist_probe
-from probebook.toys import exact_claim
-from probelib import plotting
 
 # %% tags=["parameters"]
 profile: str = "laptop"  # smoke, laptop or paper
@@ -137,7 +137,7 @@ chapter.say(
 # into account that a class and the whole are measured on the same draws.
 
 # %% mystnb={"figure": {"caption": "Which digits the two coefficients come from: each class's share of the local learning coefficient (circles) and of the empirical variance V (diamonds), with bars of two Monte-Carlo standard errors, over its share of the training digits (grey). Look for classes whose two points lie apart: their losses fluctuate more, or less, than they rise.", "name": "fig-fluctuation-classes"}, "image": {"alt": "Ten grey bars of nearly equal height, one a digit class, and on each two points with error bars: the class's share of the learning coefficient and its share of the empirical variance. The points of some classes lie well above the bar, those of others below it."}}
-plotting.group_shares(
+figures.group_shares(
     [str(label) for label in by_class.groups],
     by_class.size,
     {
@@ -148,23 +148,7 @@ plotting.group_shares(
 )
 
 # %% tags=["hide-input"]
-for k, label in enumerate(by_class.groups):
-    chapter.record(
-        **{
-            f"class_{label}_size": by_class.size[k],
-            f"class_{label}_llc_share": by_class.llc[k],
-            f"class_{label}_llc_share_mcse": by_class.llc_mcse[k],
-            f"class_{label}_v_share": by_class.variance[k],
-            f"class_{label}_v_share_mcse": by_class.variance_mcse[k],
-        }
-    )
-most, least = by_class.variance.argmax(), by_class.variance.argmin()
-chapter.record(
-    class_v_most=int(by_class.groups[most]),
-    class_v_least=int(by_class.groups[least]),
-    class_v_share_most=by_class.variance[most],
-    class_v_share_least=by_class.variance[least],
-)
+helpers.record_classes(chapter, by_class)
 chapter.say(
     "Of V, the digit {class_v_most} holds the most, {class_v_share_most:.1%}; the digit "
     "{class_v_least} the least, {class_v_share_least:.1%}."
@@ -253,7 +237,7 @@ scaled = {
     key: (value.mean(1), value.std(1, ddof=1) / np.sqrt(data_sets))
     for key, (value, _) in measured.items()
 }
-plotting.gibbs_levels(
+figures.gibbs_levels(
     {
         f"{name}: λ = {model.learning_coefficient:g}": {
             f"β = {b:g}": (
@@ -285,43 +269,7 @@ slopes = {
 }
 
 # %% tags=["hide-input"]
-claims, rows = [], []
-for (name, b), slope in slopes.items():
-    key = f"gibbs_slope_{name}_beta_{b:g}".replace(".", "_")
-    chapter.record(
-        **{
-            key: slope.value,
-            f"{key}_se": slope.error,
-            f"{key}_bias": slope.bias,
-            f"{key}_nu": slope.nu,
-        }
-    )
-    claims.append(
-        exact_claim(
-            chapter, f"Eq. 12: slope, {name}, β = {b:g}", key, slope.predicted, slope.error,
-            abs(slope.bias), ".4f",
-        )
-    )  # fmt: skip
-    if b == betas[0]:
-        short = {"regular": "regular", "square": "singular"}[name]
-        chapter.record(
-            **{
-                f"gibbs_slope_{short}": slope.value,
-                f"gibbs_slope_{short}_se": slope.error,
-                f"gibbs_slope_{short}_truth": slope.predicted,
-            }
-        )
-    rows.append(
-        {
-            "model": name,
-            "β": f"{b:g}",
-            "λ": f"{models[name].learning_coefficient:g}",
-            "ν": f"{slope.nu:.4f}",
-            "(λ − νβ)/β": f"{slope.predicted:+.4f}",
-            "fitted slope": f"{slope.value:+.4f} ± {slope.error:.4f}",
-            "bias of the fit": f"{slope.bias:+.1g}",
-        }
-    )
+claims, rows = helpers.slope_claims(chapter, slopes, betas[0])
 chapter.table(rows, "The 1/n slope of the mean Gibbs training error, fitted, and by Eq. 12.")
 z = [
     (value - n * gibbs.expected(models[name], int(n), b, prior_precision).gibbs) / error
@@ -342,30 +290,13 @@ chapter.say(
 # would find the limit. Quadrature can go where data cannot:
 
 # %% tags=["hide-input"]
-far = {2: 100, 4: 10**4, 8: 10**8, 16: 10**16}
 at_b = betas[0]
-level = gibbs.limiting_gibbs(gibbs.PRODUCT, at_b)
-rows = []
-for power, n in far.items():
-    e = gibbs.expected(gibbs.PRODUCT, n, at_b, prior_precision)
-    chapter.record(
-        **{f"product_gibbs_1e{power}": n * e.gibbs, f"product_nu_1e{power}": e.fluctuation}
-    )
-    rows.append(
-        {
-            "n": f"10^{power}",
-            "n E[G_n]": f"{n * e.gibbs:.4f}",
-            "(β/2) E[V]": f"{e.fluctuation:.4f}",
-            "n E[G_n] / limit": f"{n * e.gibbs / level:.3f}",
-        }
-    )
-    chapter.record(**{f"product_ratio_1e{power}": n * e.gibbs / level})
-near, farther = (1 / (level - chapter.numbers[f"product_gibbs_1e{power}"]) for power in (8, 16))
-chapter.record(
-    product_limit=level,
-    product_log_slope=(farther - near) / np.log(10**8),  # of 1 / (limit - n E[G_n]) by log n
+rows = helpers.product_rows(chapter, at_b, prior_precision)
+chapter.table(
+    rows,
+    f"The product at β = {at_b:g}, exact; the limits are "
+    f"{chapter.numbers['product_limit']:g} and 0.5.",
 )
-chapter.table(rows, f"The product at β = {at_b:g}, exact; the limits are {level:g} and 0.5.")
 
 # %% [markdown]
 # Every doubling of $\log n$ about halves what is missing. The $o(1/n)$ of Eq. 12 hides a factor
@@ -412,57 +343,17 @@ torch.set_num_threads(threads)
 # %% tags=["hide-input"]
 rows = []
 for name in ("regular", "square"):
-    model = models[name]
-    of_chain = gibbs.chain_moments(model, data, sgld_beta, prior_precision, sgld_step)
-    of_eq1 = gibbs.moments(model, data, sgld_beta, prior_precision)
-    for k, (what, symbol) in enumerate((("gibbs", "n G_n"), ("nu", "(β/2) V"))):
-        value, error, ess = np.array([(e[k].value, e[k].mcse, e[k].ess) for e in sgld[name]]).T
-
-        def known(law, k=k):
-            if k == 0:
-                return data.n * law.gibbs(data)
-            return sgld_beta / 2 * law.empirical_variance(data)
-
-        key = f"sgld_{name}_{what}"
-        truth, limit = known(of_chain), known(of_eq1)
-        spread = np.sqrt(np.sum(error**2)) / sgld_sets
-        chapter.record(
-            **{
-                key: value.mean(),
-                f"{key}_mcse": spread,
-                f"{key}_eq1": limit.mean(),
-                f"{key}_z_max": np.max(np.abs(value - truth) / error),
-                f"{key}_between": value.std(ddof=1) / np.sqrt(sgld_sets),
-            }
-        )
-        claims.append(
-            exact_claim(
-                chapter, f"{name}: {symbol} by SGLD, mean of {sgld_sets} data sets", key,
-                truth.mean(), spread, 0.0 if k == 0 else np.mean(truth / ess), ".4f",
-                "" if k == 0 else "and a bias of 1/ESS (erratum 6)",
-            )
-        )  # fmt: skip
-        rows.append(
-            {
-                "model": name,
-                "quantity": symbol,
-                "SGLD": f"{value.mean():.4f} ± {spread:.4f}",
-                "exact, this chain": f"{truth.mean():.4f}",
-                "exact, Eq. 1": f"{limit.mean():.4f}",
-                "largest distance (standard errors)": f"{chapter.numbers[f'{key}_z_max']:.1f}",
-                "error without pairing": f"{chapter.numbers[f'{key}_between']:.3f}",
-            }
-        )
-    n_expected = sgld_size * gibbs.expected(model, sgld_size, sgld_beta, prior_precision).gibbs
-    chapter.record(
-        **{
-            f"sgld_{name}_expected": n_expected
-            + chapter.numbers[f"sgld_{name}_gibbs"]
-            - chapter.numbers[f"sgld_{name}_gibbs_eq1"],
-            f"sgld_{name}_expected_exact": n_expected,
-            f"sgld_{name}_limit": gibbs.limiting_gibbs(model, sgld_beta),
-        }
+    more_claims, more_rows = helpers.sgld_claims(
+        chapter,
+        models[name],
+        data,
+        sgld[name],
+        beta=sgld_beta,
+        localization=prior_precision,
+        step_size=sgld_step,
     )
+    claims += more_claims
+    rows += more_rows
 chapter.table(
     rows,
     f"SGLD against exact values on the same {sgld_sets} data sets of {sgld_size} samples, at "
@@ -509,7 +400,7 @@ for name, model in models.items():
         fine,
         np.array([e.deviation for e in exact[name, show]]),
     )
-plotting.one_data_set(
+figures.one_data_set(
     {
         f"{name}": {f"n = {sizes[k]:,}": measured[name, show][1][k] for k in ends}
         for name in ("regular", "square")
@@ -521,21 +412,9 @@ plotting.one_data_set(
 
 # %% tags=["hide-input"]
 chapter.record(deviation_beta=show)
-for name, model in models.items():
-    limit = gibbs.limiting_fluctuation(model, show)
-    squares = np.square(measured[name, show][1] - limit)
-    exponent, exponent_se = gibbs.decay_exponent(sizes, squares)
-    off = [
-        gibbs.expected(model, int(n), show, prior_precision).fluctuation - limit for n in sizes[-2:]
-    ]
-    chapter.record(
-        **{
-            f"one_set_exponent_{name}": exponent,
-            f"one_set_exponent_{name}_se": exponent_se,
-            f"one_set_relative_error_{name}": np.sqrt(squares[-1].mean()) / limit,
-            f"mean_exponent_{name}": np.log(off[1] / off[0]) / np.log(sizes[-1] / sizes[-2]),
-        }
-    )
+helpers.record_deviations(
+    chapter, {name: measured[name, show][1] for name in models}, sizes, show, prior_precision
+)
 chapter.record(largest_n=int(sizes[-1]))
 chapter.say(
     "Measured exponents of the error of one data set, at β = {deviation_beta:g}: regular "
@@ -586,7 +465,7 @@ waic_error = {  # exact: E[WAIC] - E[generalization loss] at each n
 }
 
 # %% mystnb={"figure": {"caption": "WAIC and what it estimates, at beta 1. Left and middle: each point is a data set; both losses less that of the truth, times n; the dashed line is where their sum is 2 lambda, the cross their mean. WAIC is right on average, while the data sets that it ranks best are those that predict worst. Right: how far the means over data sets are apart, exact, against n; dashed: a line of slope -2.", "name": "fig-waic"}, "image": {"alt": "Left and middle: generalization loss against WAIC for many data sets, points strung along a falling diagonal line, with a cross at the mean. Right: log-log plot of the difference of the means against n for three models, all falling parallel to a dashed line of slope minus two."}}
-plotting.waic_picture(
+figures.waic_picture(
     {
         name: (
             waic_size * waic[name].waic[:2000],
@@ -600,50 +479,20 @@ plotting.waic_picture(
 )
 
 # %% tags=["hide-input"]
-for name, p in waic.items():
-    key = f"waic_difference_{name}"
-    paired = waic_size * (p.waic - p.generalization)
-    at_size = gibbs.expected_prediction(models[name], waic_size, 1.0, prior_precision)
-    last, end = waic_error[name][-2:]
-    chapter.record(
-        **{
-            key: paired.mean(),
-            f"{key}_se": paired.std(ddof=1) / np.sqrt(waic_sets),
-            f"waic_exponent_{name}": np.log(abs(end / last)) / np.log(sizes[-1] / sizes[-2]),
-            f"waic_{name}": waic_size * p.waic.mean(),
-            f"waic_training_{name}": waic_size * p.training.mean(),
-            f"waic_generalization_{name}": waic_size * p.generalization.mean(),
-            f"waic_correlation_{name}": np.corrcoef(p.waic, p.generalization)[0, 1],
-        }
-    )
+for name, predictions in waic.items():
     claims.append(
-        exact_claim(
-            chapter, f"{name}: n (WAIC − generalization loss), mean of {waic_sets:,} data sets", key,
-            waic_size * float(at_size.waic - at_size.generalization), chapter.numbers[f"{key}_se"],
-            0.0, ".4f",
+        helpers.waic_claim(
+            chapter,
+            models[name],
+            predictions,
+            waic_size,
+            waic_error[name],
+            sizes,
+            prior_precision,
         )
-    )  # fmt: skip
+    )
 chapter.table(
-    [
-        {
-            "model": name,
-            **{
-                head: format(chapter.numbers[f"waic_{key}_{name}".replace("__", "_")], spec)
-                for head, key, spec in (
-                    ("n (training loss − S_n)", "training", "+.3f"),
-                    ("n (WAIC − S_n)", "", "+.3f"),
-                    ("n (generalization loss − S)", "generalization", "+.3f"),
-                )
-            },
-            "WAIC less generalization": "{:+.4f} ± {:.4f}".format(
-                chapter.numbers[f"waic_difference_{name}"],
-                chapter.numbers[f"waic_difference_{name}_se"],
-            ),
-            "exact": f"{chapter.numbers[f'exact_waic_difference_{name}']:+.4f}",
-            "correlation": f"{chapter.numbers[f'waic_correlation_{name}']:+.3f}",
-        }
-        for name in models
-    ],
+    helpers.waic_rows(chapter.numbers, list(models)),
     f"Means over {waic_sets:,} data sets of {waic_size} samples at β = 1, in nats.",
 )
 
@@ -654,8 +503,6 @@ chapter.table(
 # the variances by $S$, probelib by $S - 1$; with that factor the two must agree to rounding.
 
 # %%
-import arviz as az
-
 worst = 0.0
 for trace in (*traces["regular"], *traces["square"]):
     log_likelihood = xr.Dataset({"y": -trace.loss.astype("float64")})
@@ -704,60 +551,13 @@ chapter.say(
 # end of B.2 is held to the three models: an exponent of $-2$, within 0.2.
 
 # %% tags=["hide-input"]
-quadratic = "−2 (“scales quadratically in n”)"
 chapter.compare(
     [
-        Claim(
-            "Eq. 13: V is the trace of K, relative difference", "trace_identity_error", "0", None,
-            1e-9, ".1g", "rounding in float64, three code paths", True,
-        ),
-        Claim(
-            f"Eq. 12: largest |z| of {chapter.numbers['gibbs_points']} means over data sets",
-            "gibbs_z_max", "exact at finite n", None, 4.5, ".2f",
-            "normal errors pass 4.5 in fewer than one of 2,000 runs", True,
-        ),
+        *helpers.theory_claims(chapter),
         *claims,
-        exact_claim(
-            chapter, "product: 1/log n term of Eq. 12, its inverse coefficient", "product_log_slope",
-            at_b * (1 + at_b), 0.0, 0.01 * at_b * (1 + at_b), ".4f",
-            "β(1 + β), within 1 %: by quadrature between n = 10^8 and 10^16",
-        ),
-        Claim(
-            "regular: exponent of one data set’s error", "one_set_exponent_regular", quadratic,
-            -2.2, -1.8, "+.3f", "it is −1/2 (of its square, −1): a mean over n samples",
-        ),
-        Claim(
-            "square: exponent of one data set’s error", "one_set_exponent_square", quadratic,
-            -2.2, -1.8, "+.3f", "it is 0: V stays random, the expectation cannot be dropped",
-        ),
-        Claim(
-            "product: exponent of one data set’s error", "one_set_exponent_product", quadratic,
-            -2.2, -1.8, "+.3f", "slower than any power: 1/log n",
-        ),
-        Claim(
-            "regular: exponent of the mean’s error", "mean_exponent_regular", quadratic,
-            -2.2, -1.8, "+.3f", "even the mean over data sets converges like 1/n",
-        ),
-        Claim(
-            "square: exponent of the mean’s error", "mean_exponent_square", quadratic,
-            -2.2, -1.8, "+.3f", "like 1/√n: the prior is felt",
-        ),
-        Claim(
-            "regular: exponent of E[WAIC] − E[generalization loss]", "waic_exponent_regular",
-            "−2 (Watanabe)", -2.2, -1.8, "+.3f", "the relation that does scale quadratically", True,
-        ),
-        Claim(
-            "square: exponent of E[WAIC] − E[generalization loss]", "waic_exponent_square",
-            "−2 (Watanabe)", -2.2, -1.8, "+.3f", "in the singular model too", True,
-        ),
-        Claim(
-            "WAIC: largest relative difference from ArviZ", "arviz_relative_error", "0", None, 1e-9,
-            ".1g", "rounding in float64", True,
-        ),
-        Claim("MNIST: empirical variance V (nats²)", "mnist_v", digits=".4g"),
-        Claim("MNIST: (β/2) V", "mnist_nu", digits=".2f"),
+        *helpers.asymptotic_claims(chapter, at_b),
     ]
-)  # fmt: skip
+)
 
 # %% [markdown]
 # ## What could fool you

@@ -36,10 +36,12 @@ import torch
 from torch.nn.utils import parameters_to_vector
 
 import probelib
-from probebook import retraining, toys
-from probebook.chapter import Chapter, Claim
+from probebook import figures, retraining, toys
+from probebook.alignment import spearman
+from probebook.chapter import Chapter
+from probebook.chapters import influence_functions as helpers
 from probebook.probes import mnist_probe
-from probelib import plotting
+from probebook.quadrature import integrate
 
 # %% tags=["parameters"]
 profile: str = "laptop"  # smoke, laptop or paper
@@ -94,12 +96,10 @@ torch.set_num_threads(1)  # small models first: a second thread only gets in the
 # $\delta = \gamma / n\beta$. The localization *is* a damping. In the library:
 #
 # ```python
-# from probelib import influence
-#
-# influence.laplace_kernel(posterior)                     # g' S g
-# influence.laplace_kernel(posterior, order=2)            # ... + tr(H S H S) / 2
-# influence.next_order_kernel(posterior)                  # ... and all of that order
-# influence.classical_influence(posterior, damping=1e-3)  # with its minus sign
+# probelib.influence.laplace_kernel(posterior)                      # g' S g
+# probelib.influence.laplace_kernel(posterior, order=2)             # ... + tr(H S H S) / 2
+# probelib.influence.next_order_kernel(posterior)                   # ... and all else of that order
+# probelib.influence.classical_influence(posterior, damping=1e-3)   # with its minus sign
 # ```
 #
 # ## The Laplace regime
@@ -130,10 +130,7 @@ torch.set_num_threads(1)  # small models first: a second thread only gets in the
 # %%
 n_betas = np.geomspace(30, 30_000, 7)
 shrink = 100  # gamma = n beta / 100
-laws = {"the local posterior": "posterior", "the Gaussian N(w*, S)": "gaussian"}
-kinds = ("first order", "with the trace term", "all of the next order")
-errors = {law: {kind: np.empty((data_sets, len(n_betas))) for kind in kinds} for law in laws}
-distance = np.empty((data_sets, len(n_betas)))
+regressions = [retraining.overlapping_classes(seed=k) for k in range(data_sets)]
 
 
 def logistic(n_beta, which=0):
@@ -144,11 +141,15 @@ def logistic(n_beta, which=0):
     )
 
 
-regressions = [retraining.overlapping_classes(seed=k) for k in range(data_sets)]
+# %%
+laws = {"the local posterior": "posterior", "the Gaussian N(w*, S)": "gaussian"}
+kinds = ("first order", "with the trace term", "all of the next order")
+errors = {law: {kind: np.empty((data_sets, len(n_betas))) for kind in kinds} for law in laws}
+distance = np.empty((data_sets, len(n_betas)))
 for which in range(data_sets):
     for at, n_beta in enumerate(n_betas):
         posterior = logistic(n_beta, which)
-        exact = retraining.integrate(posterior, points)
+        exact = integrate(posterior, points)
         distance[which, at] = exact.total_variation
         for name, law in laws.items():
             truth = exact.kernel if law == "posterior" else exact.gaussian_kernel
@@ -174,9 +175,8 @@ for n_beta in sampled_at:
     posterior = logistic(n_beta)
     first, truth = (
         probelib.influence.laplace_kernel(posterior).covariance(),
-        retraining.integrate(posterior, points),
+        integrate(posterior, points),
     )
-    gradients = probelib.influence.per_sample_gradients(posterior)
     precision = np.linalg.inv(probelib.influence.laplace_covariance(posterior))
     epsilon = 0.1 / np.linalg.eigvalsh(precision)[-1]
     trace = probelib.sample(
@@ -184,24 +184,14 @@ for n_beta in sampled_at:
         draws=small_steps // 10, thin=10, burn_in=200, seed=seed, progress=False,
     )  # fmt: skip
     kernel = probelib.loss_kernel(trace)
-    everyone = np.arange(len(first))
-    of_chain = np.linalg.inv(precision @ (np.eye(3) - epsilon / 4 * precision))
-    size = np.linalg.norm(truth.kernel)
-    budget.append(
-        (
-            retraining.relative_error(first, truth.kernel),
-            np.linalg.norm(gradients @ of_chain @ gradients.T - first) / size,
-            np.linalg.norm(kernel.covariance_mcse(everyone, everyone)) / size,
-            retraining.relative_error(first, kernel.covariance()),
-        )
-    )
+    budget.append(helpers.error_budget(posterior, first, truth.kernel, kernel, epsilon))
     chain_errors.append(budget[-1][-1])
     independent = retraining.gaussian_draws(posterior, gaussian_draws, seed)
     draw_errors.append(retraining.relative_error(first, independent))
 
 # %% mystnb={"figure": {"caption": "Relative error of three expansions of the loss kernel against n beta, over several logistic regressions (line: median, band: range), under the local posterior and under its Gaussian approximation. Lines: no sampling error. Look at the slopes: the trace term (dashed) moves the error a little and leaves its slope; only all terms of that order together (dash-dotted) make it steeper. Open black markers: the first-order kernel against a sampled one, which levels off where the sampler's own error takes over.", "name": "fig-laplace-orders"}, "image": {"alt": "Two log-log panels of relative error against n beta from thirty to thirty thousand. In both, the first-order and the second-order line fall together with slope one, and a third line falls with slope two. Open markers for sampled kernels follow the first-order line at small n beta and flatten out at large n beta."}}
 posterior_law, gaussian_law = laws
-plotting.expansion_errors(
+figures.expansion_errors(
     n_betas,
     errors,
     {
@@ -211,56 +201,12 @@ plotting.expansion_errors(
 )
 
 # %% tags=["hide-input"]
-tail = slice(3, None)  # the upper half of the n beta: closer to the limit
-rows = []
-for name, law in laws.items():
-    for kind, key in zip(kinds, ("first", "second", "next"), strict=True):
-        slope, half = retraining.order(n_betas[tail], errors[name][kind][:, tail])
-        short = f"laplace_order_{key}" + ("" if law == "posterior" else "_gaussian")
-        chapter.record(
-            **{short: slope, f"{short}_low": slope - half, f"{short}_high": slope + half},
-            **{f"{short}_half": half, f"{short}_error_largest": errors[name][kind][:, -1].mean()},
-        )
-        rows.append(
-            {
-                "law": name,
-                "expansion": kind,
-                "order in 1/nβ": f"{slope:.3f} ± {half:.3f}",
-                "theory": 2 if key == "next" else 1,
-                "relative error at the largest nβ": f"{errors[name][kind][:, -1].mean():.2e}",
-            }
-        )
-tv_order, tv_half = retraining.order(n_betas[tail], distance[:, tail])
-chapter.record(
-    laplace_n_beta_largest=n_betas[-1],
-    laplace_relative_error=errors[posterior_law]["first order"][:, -1].mean(),
-    laplace_relative_error_low=errors[posterior_law]["first order"][:, -1].min(),
-    laplace_relative_error_high=errors[posterior_law]["first order"][:, -1].max(),
-    laplace_relative_error_smallest=errors[posterior_law]["first order"][:, 0].mean(),
-    tv_order=tv_order,
-    tv_order_low=tv_order - tv_half,
-    tv_order_high=tv_order + tv_half,
-    tv_largest=distance[:, -1].mean(),
-)
+rows = helpers.order_rows(chapter, n_betas, errors, distance)
 chapter.table(rows, "Order of the relative error of K, ± the half-width of a 95 % interval.")
-budget_rows = []
-for n_beta, parts in zip(sampled_at, budget, strict=True):
-    chapter.record(
-        **{
-            f"budget_{n_beta:.0f}_{key}": value
-            for key, value in zip(("expansion", "step", "mcse", "total"), parts, strict=True)
-        }
-    )
-    budget_rows.append(
-        {
-            "nβ": f"{n_beta:,.0f}",
-            "expansion": f"{parts[0]:.4f}",
-            "step size": f"{parts[1]:.4f}",
-            "Monte Carlo": f"{parts[2]:.4f}",
-            "first order against SGLD": f"{parts[3]:.4f}",
-        }
-    )
-chapter.table(budget_rows, "Where the distance between SGLD's kernel and g'Sg comes from.")
+chapter.table(
+    helpers.budget_rows(chapter, sampled_at, budget),
+    "Where the distance between SGLD's kernel and g'Sg comes from.",
+)
 
 # %% [markdown]
 # The trace term belongs to the answer, but alone it cannot improve the order. It is positive on the
@@ -276,7 +222,7 @@ chapter.table(budget_rows, "Where the distance between SGLD's kernel and g'Sg co
 
 # %%
 posterior = logistic(n_betas[4])
-exact = retraining.integrate(posterior, points)
+exact = integrate(posterior, points)
 n = posterior.n_samples
 printed = np.linalg.inv(n * probelib.influence.hessian(posterior))
 size = np.trace(exact.covariance)
@@ -353,6 +299,8 @@ _, kernel_half = of_redundant(plain.model, gamma / 2)
 _, kernel_once = of_redundant(plain.model, gamma)
 undamped = probelib.influence.classical_influence(of_redundant(plain.model, gamma)[0])
 nearly = probelib.influence.classical_influence(redundant, 1e-9)
+
+# %%
 chapter.record(
     redundant_identity_error=retraining.relative_error(kernel_twice, kernel_half),
     redundant_change=retraining.relative_error(kernel_twice, kernel_once),
@@ -382,11 +330,13 @@ orbit = {
     for c in (1.0, 3.0)
     for g in (1.0, 10.0, 100.0)
 }
+
+# %%
 chapter.record(
     product_classical_largest=np.abs(
         probelib.influence.classical_influence(no_gradient, 1e-6)
     ).max(),
-    product_kernel_spearman=retraining.spearman(at_zero, left_out),
+    product_kernel_spearman=spearman(at_zero, left_out),
     product_kernel_trace=np.trace(at_zero),
     **{
         f"orbit_change_gamma_{g:.0f}": retraining.relative_error(orbit[3.0, g], orbit[1.0, g])
@@ -423,7 +373,9 @@ def around_relu(gamma):
 
 base = around_relu(1.0)
 relu_values = np.linalg.eigvalsh(probelib.influence.hessian(base))
-relu_kernels, relu_trust, relu_halves = {}, {}, {}
+
+# %% tags=["hide-input"]
+relu_kernels = []
 for k, gamma in enumerate(gammas):
     trace = probelib.sample(
         around_relu(gamma),
@@ -431,31 +383,32 @@ for k, gamma in enumerate(gammas):
         chains=small_chains // 2, draws=max(relu_steps // 20, 4), thin=20,
         burn_in=relu_steps // 2, seed=seed + k, progress=False,
     )  # fmt: skip
-    kernel = probelib.loss_kernel(trace)
-    relu_kernels[gamma] = kernel.covariance()
-    relu_trust[gamma] = probelib.diagnostics(trace, 128).rhat_max
-    half = trace.sizes["chain"] // 2
-    halves = trace.isel(chain=slice(half)), trace.isel(chain=slice(half, None))
-    relu_halves[gamma] = retraining.spearman(
-        *(probelib.loss_kernel(part).covariance() for part in halves)
+    relu_kernels.append(
+        helpers.SampledKernel(
+            gamma,
+            probelib.loss_kernel(trace).covariance(),
+            probelib.diagnostics(trace, 128).rhat_max,
+            helpers.halves_agreement(trace),
+        )
     )
 
+# %% tags=["hide-input"]
 damping = np.geomspace(1e-6, 1, 241)
 at_reference = probelib.influence.classical_influence(base, reference)
 of_line = probelib.influence.classical_influence(redundant, reference)
 largest, agree = np.array(
     [
-        (np.abs(i).max() / np.abs(at_reference).max(), retraining.spearman(i, at_reference))
+        (np.abs(i).max() / np.abs(at_reference).max(), spearman(i, at_reference))
         for i in retraining.influence_path(base, damping)
     ]
 ).T
 of_redundant_line = [
     np.abs(i).max() / np.abs(of_line).max() for i in retraining.influence_path(redundant, damping)
 ]
-kernel_agree = [retraining.spearman(relu_kernels[g], relu_kernels[gammas[1]]) for g in gammas]
+kernel_agree = [spearman(k.covariance, relu_kernels[1].covariance) for k in relu_kernels]
 
 # %% mystnb={"figure": {"caption": "A ReLU network as training leaves it. Left: the sizes of its Hessian's eigenvalues, with negative ones and exact zeros (crosses, below 1e-12). Middle: the largest classical influence against the damping, over its value at the reference (dotted). Look for the spikes: each is a negative eigenvalue that the damping cancels. The redundant line, which has only exact zeros, knows none. Right: rank correlation of the influences of all pairs with those at the reference, and the same for the sampled kernel against the localization.", "name": "fig-singular"}, "image": {"alt": "Three panels. Left: eigenvalue sizes on a log axis falling over many powers of ten, some marked as negative, and a row of crosses at the bottom for zeros. Middle: largest influence against damping from one millionth to one; a spiky line for the ReLU network, a smooth flat one for the redundant line. Right: rank correlation against damping, falling unevenly towards small damping for the classical influence; three diamonds for the kernel."}}
-plotting.singular_influence(
+figures.singular_influence(
     np.where(np.abs(relu_values) < 1e-12, 0, relu_values),
     damping,
     {"ReLU network": largest, "redundant line": np.array(of_redundant_line)},
@@ -467,39 +420,8 @@ plotting.singular_influence(
 )
 
 # %% tags=["hide-input"]
-tiny = np.abs(relu_values) < 1e-12
-chapter.record(
-    relu_parameters=len(relu_values),
-    relu_zero_eigenvalues=int(tiny.sum()),
-    relu_negative_eigenvalues=int((relu_values < -1e-12).sum()),
-    relu_lowest_eigenvalue=relu_values[0],
-    relu_condition=relu_values[-1] / np.abs(relu_values[~tiny]).min(),
-    relu_influence_spike=largest.max(),
-    relu_agreement_lowest=agree.min(),
-    relu_agreement_small_damping=agree[0],
-)
-rows = []
-for k, gamma in enumerate(gammas):
-    nearest = int(np.abs(damping - gamma / relu_n_beta).argmin())
-    numbers = {
-        "trace": np.trace(relu_kernels[gamma]),
-        "agreement": kernel_agree[k],
-        "halves": relu_halves[gamma],
-        "rhat": relu_trust[gamma],
-        "classical": agree[nearest],
-    }
-    chapter.record(**{f"relu_kernel_{k}_{key}": value for key, value in numbers.items()})
-    rows.append(
-        {
-            "γ": f"{gamma:g}",
-            "γ / nβ": f"{gamma / relu_n_beta:.3g}",
-            "tr K (nats²)": f"{numbers['trace']:.3g}",
-            "kernel: Spearman with the reference": f"{numbers['agreement']:.3f}",
-            "between halves of the chains": f"{numbers['halves']:.3f}",
-            "classical: Spearman with its reference": f"{numbers['classical']:.3f}",
-            "largest R-hat": f"{numbers['rhat']:.3f}",
-        }
-    )
+helpers.record_spectrum(chapter, relu_values, largest, agree)
+rows = helpers.relu_rows(chapter, relu_kernels, kernel_agree, relu_n_beta, damping, agree)
 chapter.table(rows, "The kernel of the ReLU network against its localization.")
 chapter.say(
     "Of {relu_parameters} eigenvalues {relu_zero_eigenvalues} are zero to rounding and "
@@ -549,6 +471,8 @@ losses_at_rest = [float(around_network(w).mean_loss(w)) for w, _ in trained]
 center, slope_at_rest = trained[int(np.argmin(losses_at_rest))]
 network = around_network(center)
 curvature = np.linalg.eigvalsh(probelib.influence.hessian(network))
+
+# %%
 left = np.linspace(0, 119, removals).astype(int)
 removed = retraining.retrain_without(
     retraining.with_weights(teacher, center), probelib.squared_error, surface, left
@@ -575,7 +499,7 @@ same_basin = [
 chapter.record(
     loo_cold_starts=len(again),
     loo_cold_same=int(np.sum(same_basin)),
-    loo_cold_spearman=retraining.spearman(cold.changes, truth[again]),
+    loo_cold_spearman=spearman(cold.changes, truth[again]),
 )
 chapter.say(
     "Largest gradient norm at the end of a training: {loo_gradient_at_rest:.0e}; smallest "
@@ -601,14 +525,9 @@ for n_beta, divisor in temperatures.items():
     predictions[f"βK, SGLD, nβ = {n_beta:g}"] = n_beta / n * kernel.covariance(left)
     if n_beta == 1200:
         predictions["R, SGLD, nβ = 1200"] = kernel.correlation(left)
-    half = small_chains // 2
-    halves = trace.isel(chain=slice(half)), trace.isel(chain=slice(half, None))
-    chain_facts.append(
-        (
-            n_beta, trust.rhat_max, trust.ess_min,
-            retraining.spearman(*(probelib.loss_kernel(part).covariance() for part in halves)),
-        )
-    )  # fmt: skip
+    chain_facts.append((n_beta, trust.rhat_max, trust.ess_min, helpers.halves_agreement(trace)))
+
+# %% tags=["hide-input"]
 cool = around_network(center, 12_000.0)
 weighted, share = retraining.importance_kernel(cool, importance_draws, seed)
 predictions["βK, weighted draws, nβ = 12000"] = 12_000 / n * weighted[left]
@@ -628,7 +547,7 @@ shown = {
     "classical, δ = 0.1": "−I/n, δ = 0.1",
     "inner product of gradients": "inner product of gradients",
 }
-plotting.retraining_scatter(
+figures.retraining_scatter(
     truth.ravel(),
     {
         name: (predictions[key].ravel(), f"Spearman {agreements[key].pairs:.3f}")
@@ -637,65 +556,15 @@ plotting.retraining_scatter(
 )
 
 # %% tags=["hide-input"]
-keys = {
-    "βK, SGLD, nβ = 12": "bayesian_nb_12",
-    "βK, SGLD, nβ = 120": "bayesian_nb_120",
-    "βK, SGLD, nβ = 1200": "bayesian",
-    "R, SGLD, nβ = 1200": "normalised",
-    "βK, weighted draws, nβ = 12000": "weighted_nb_12000",
-    "−I/n, δ = 0": "classical",
-    "−I/n, δ = 0.001": "classical_0p001",
-    "−I/n, δ = 0.01": "classical_0p01",
-    "−I/n, δ = 0.1": "classical_0p1",
-    "−I/n, δ = 1": "classical_1",
-    "inner product of gradients": "inner",
-    "cosine of gradients": "cosine",
-}
-rows = []
-for name, key in keys.items():
-    a = agreements[name]
-    chapter.record(
-        **{
-            f"loo_spearman_{key}": a.pairs,
-            f"loo_spearman_{key}_low": a.pairs_interval[0],
-            f"loo_spearman_{key}_high": a.pairs_interval[1],
-            f"loo_query_{key}": a.query,
-            f"loo_query_{key}_low": a.query_interval[0],
-            f"loo_query_{key}_high": a.query_interval[1],
-        }
-    )
-    row = {
-        "prediction": name,
-        "Spearman, all pairs": f"{a.pairs:.3f}",
-        "95 % interval": f"{a.pairs_interval[0]:.3f} to {a.pairs_interval[1]:.3f}",
-        "mean over queries": f"{a.query:.3f}",
-        "its 95 % interval": f"{a.query_interval[0]:.3f} to {a.query_interval[1]:.3f}",
-        "slope": "–",
-    }
-    if "I/n" in name or "βK" in name:
-        found = predictions[name]
-        scale = (found * truth).sum() / (found * found).sum()
-        chapter.record(**{f"loo_slope_{key}": scale})
-        row["slope"] = f"{scale:.2f}"
-    rows.append(row)
+rows = helpers.agreement_rows(chapter, agreements, predictions, truth)
 chapter.table(
     rows,
     "Retraining against its predictions. The bootstrap draws queries. Slope: of the retrained changes "
     "on the predicted ones, through zero; 1 where the scale is right.",
 )
-rows = []
-for n_beta, rhat, ess, halves in chain_facts:
-    name = f"loo_chain_{n_beta:.0f}"
-    chapter.record(**{f"{name}_rhat": rhat, f"{name}_ess": ess, f"{name}_halves": halves})
-    rows.append(
-        {
-            "nβ": f"{n_beta:g}",
-            "largest R-hat": f"{rhat:.3f}",
-            "least ESS": f"{ess:.0f}",
-            "Spearman of K between halves of the chains": f"{halves:.3f}",
-        }
-    )
-chapter.table(rows, "The chains behind the kernels.")
+chapter.table(helpers.chain_rows(chapter, chain_facts), "The chains behind the kernels.")
+
+# %% tags=["hide-input"]
 chapter.record(
     network_first_error=retraining.relative_error(
         probelib.influence.laplace_kernel(cool).covariance(), weighted
@@ -738,53 +607,31 @@ cosine, length = probelib.influence.gradient_gram(
 )
 part = probelib.loss_kernel(probe.trace.isel(sample=some))
 correlation, deviation = part.correlation(), np.sqrt(part.diagonal().values)
-upper = np.triu_indices(n_subset, 1)
 purities = {
     "kernel": retraining.neighbour_purity(correlation, digit_of),
     "gradients": retraining.neighbour_purity(cosine, digit_of),
 }
-fifth = np.argsort(np.argsort(length)) * 5 // n_subset + 1
-chance = float(((np.bincount(digit_of) / n_subset) ** 2).sum())
+digits = helpers.Digits(digit_of, cosine, length, correlation, deviation, purities)
 
 # %% mystnb={"figure": {"caption": "A random subset of the training digits. Left: the correlation kernel against the cosine of the gradients at the trained weights, for a random part of the pairs. Middle: lengths of the gradients and standard deviations of the losses under the posterior, each over its median; a steep line means that all samples count alike. Right: the share of a digit's ten nearest neighbours that have its class, by length of its gradient; dotted: chance.", "name": "fig-mnist-gradients"}, "image": {"alt": "Three panels. Left: scatter of correlation against gradient cosine, pairs of the same class apart from pairs of different classes. Middle: cumulative distributions on a log axis; that of the gradient lengths spans more powers of ten than that of the standard deviations. Right: two lines of neighbour purity over five groups of digits, with a dotted line at about one tenth."}}
+upper = np.triu_indices(n_subset, 1)
 drawn = np.random.default_rng(seed).choice(len(upper[0]), min(6000, len(upper[0])), replace=False)
 pair = upper[0][drawn], upper[1][drawn]
-positive = (length > 0) & (deviation > 0)
-plotting.kernel_and_gradients(
+moves, fifth = digits.positive, digits.fifth
+figures.kernel_and_gradients(
     cosine[pair],
     correlation[pair],
     digit_of[pair[0]] == digit_of[pair[1]],
-    {"length of the gradient": length[positive], "deviation of the loss": deviation[positive]},
+    {"length of the gradient": length[moves], "deviation of the loss": deviation[moves]},
     {
         name: (np.arange(1, 6), np.array([p[fifth == k].mean() for k in range(1, 6)]))
         for name, p in purities.items()
     },
-    chance,
+    digits.chance,
 )
 
 # %% tags=["hide-input"]
-short = fifth == 1
-spread = {
-    name: np.quantile(v[positive], 0.99) / np.quantile(v[positive], 0.01)
-    for name, v in (("gradient", length), ("deviation", deviation))
-}
-middle_half = np.add.outer(digit_of, -digit_of)[upper] != 0
-chapter.record(
-    mnist_spearman=retraining.spearman(cosine[upper], correlation[upper]),
-    mnist_spearman_across=retraining.spearman(
-        cosine[upper][middle_half], correlation[upper][middle_half]
-    ),
-    mnist_spearman_sizes=retraining.spearman(length, deviation),
-    mnist_purity_kernel=purities["kernel"].mean(),
-    mnist_purity_gradients=purities["gradients"].mean(),
-    mnist_purity_kernel_short=purities["kernel"][short].mean(),
-    mnist_purity_gradients_short=purities["gradients"][short].mean(),
-    mnist_chance=chance,
-    mnist_spread_gradient=spread["gradient"],
-    mnist_spread_deviation=spread["deviation"],
-    mnist_longest_share=np.sort(length**2)[-n_subset // 20 :].sum() / (length**2).sum(),
-    mnist_deviation_share=np.sort(deviation**2)[-n_subset // 20 :].sum() / (deviation**2).sum(),
-)
+digits.record(chapter)
 chapter.say(
     "Rank correlation of kernel and cosine over all pairs: **{mnist_spearman:.3f}**, over pairs of "
     "different classes {mnist_spearman_across:.3f}. Between the 1 % and the 99 % quantile, the lengths of the "
@@ -812,71 +659,7 @@ chapter.say(
 # is measured, and the errata appear as the misses that they are.
 
 # %% tags=["hide-input"]
-claims = [
-    Claim(
-        "Eq. 16: kernels of losses and of loss changes, relative difference", "translation_error",
-        "0", None, 1e-10, ".1e", "a covariance does not know constants", must=True,
-    ),
-    Claim(
-        "Eq. 18, as printed: tr H⁻¹ over the true trace", "erratum4_printed_ratio", "1", 0.95,
-        1.05, ".2f", "erratum 4: temperature and localization are missing",
-    ),
-    Claim(
-        "Eq. 18, corrected: tr S over the true trace", "erratum4_needed_ratio", "1", 0.95, 1.05,
-        ".4f", "S = (nβ H + γ I)⁻¹", must=True,
-    ),
-    Claim(
-        "total variation of posterior and Laplace: order in 1/nβ", "tv_order",
-        "tends to 0", 0.45, 0.55, ".3f", "theory 1/2; here nβ grows on fixed data, not n",
-        must=True,
-    ),
-    Claim(
-        "Eq. 21, as printed: slope of K on +gᵀSg", "erratum5_slope", "−1", -1.05, -0.95, "+.4f",
-        "erratum 5: K is a covariance",
-    ),
-    Claim(
-        "Eq. 21: error of the leading term, order in 1/nβ", "laplace_order_first",
-        "leading order", 0.95, 1.05, ".3f", "relative error; theory 1", must=True,
-    ),
-    Claim(
-        "relative error of the leading term at the largest nβ", "laplace_relative_error",
-        "tends to 0", None, 0.01, ".2g", "of the expansion alone: no sampling error",
-    ),
-    Claim(
-        "the second-order correction in products of Hessians: order with it",
-        "laplace_order_second", "the next term", 1.9, 2.1, ".3f",
-        "other terms of its order remain, so it stays 1; exact for a quadratic loss only",
-    ),
-    Claim(
-        "all terms of that order: order of the error", "laplace_order_next", "", 1.9, 2.1, ".3f",
-        "theory 2", must=True,
-    ),
-    Claim(
-        "regularity fails: zero or negative eigenvalues of a ReLU network",
-        "relu_flat_eigenvalues", "does not hold", 1, None, "d", "at the end of training",
-    ),
-    Claim(
-        "the kernel has what every expansion lacks: Spearman with leaving out, where g = 0 and H = 0",
-        "product_kernel_spearman", "no truncation", 0.9, None, ".3f",
-        "the classical influence is 0 there at any damping",
-    ),
-    Claim(
-        "the redundant line's kernel is the plain one at γ/2: relative difference",
-        "redundant_identity_error", "", None, 1e-9, ".1e", "exact", must=True,
-    ),
-    Claim("retraining: Spearman of βK at nβ = 1200", "loo_spearman_bayesian", digits=".3f"),
-    Claim(
-        "retraining: Spearman of the undamped classical influence", "loo_spearman_classical",
-        digits=".3f", why="at a strict minimum, with the exact Hessian",
-    ),
-    Claim("retraining: Spearman of the inner product", "loo_spearman_inner", digits=".3f"),
-    Claim("MNIST: Spearman of kernel and gradient cosine", "mnist_spearman", digits=".3f"),
-]  # fmt: skip
-chapter.record(
-    relu_flat_eigenvalues=chapter.numbers["relu_zero_eigenvalues"]
-    + chapter.numbers["relu_negative_eigenvalues"]
-)
-chapter.compare(claims)
+chapter.compare(helpers.claims(chapter))
 
 # %% [markdown]
 # ## What could fool you

@@ -4,18 +4,22 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import spearmanr
 
 import probelib
 from probebook.alignment import (
     alignment,
+    apart,
     cosine,
     cross_label_top,
     equivalent_draws,
+    meaning_of,
     noise_free_correlation,
     noise_free_slope,
     off_diagonal,
     overlap,
     spearman,
+    spearman_of_pairs,
     top,
     without_common_part,
 )
@@ -85,12 +89,31 @@ def test_images_of_one_label_stay_together_when_labels_are_dealt():
     assert {round(v, 9) for v in found.null} <= {round(v, 9) for v in ways}
 
 
+def test_meaning_is_the_alignment_of_cross_label_neighbours():
+    rng = np.random.default_rng(0)
+    r, labels = rng.normal(size=(8, 8)), np.arange(8) % 4
+    similarity = rng.random((4, 4))
+    found = meaning_of(similarity, permutations=20, seed=3, k=2)(r, labels)
+    expected = alignment(cross_label_top(r, labels, 2), labels, similarity, permutations=20, seed=3)
+    assert found.value == expected.value
+    np.testing.assert_array_equal(found.null, expected.null)
+
+
+def test_references_are_not_neighbours_of_each_other():
+    neighbours = np.array([[1], [0], [3], [4], [0]])
+    chosen = apart(np.array([2, 3, 1, 0, 4]), neighbours, most=3)
+    np.testing.assert_array_equal(chosen, [2, 1, 4])
+    assert len(apart(np.arange(5), neighbours, most=1)) == 1
+
+
 def test_overlap_and_spearman():
     assert overlap(np.array([[1, 2], [0, 2]]), np.array([[2, 3], [0, 2]])) == pytest.approx(0.75)
     rng = np.random.default_rng(0)
     a = rng.normal(size=(20, 20))
     assert spearman(a, np.exp(a)) == pytest.approx(1)
     assert spearman(a, -a) == pytest.approx(-1)
+    assert spearman(a, a.T) == pytest.approx(spearmanr(a.ravel(), a.T.ravel()).statistic)
+    assert spearman_of_pairs(a, np.tril(-a) + np.triu(a)) == pytest.approx(1)  # i < j alone
 
 
 @given(st.integers(0, 10_000), st.integers(2, 12), st.integers(3, 30))

@@ -11,6 +11,7 @@ from scipy.stats import norm
 
 import probelib
 from probebook import known_llc as known
+from probebook import llc_parts, llc_sweeps
 
 N_BETA, LOCALIZATION, STEP_SIZE = 40.0, 3.0, 0.01
 
@@ -170,38 +171,11 @@ def test_reduced_rank_law_against_gibbs_sampling():
 # -- the chain ---------------------------------------------------------------------------------
 
 
-def gaussian_chain(dimensions: int = 1) -> known.ChainLaw:
-    precision = np.array([20.0, 50.0])[:dimensions, None]
-    return known.ChainLaw(lambda w: precision * w, 2.5, dimensions, STEP_SIZE)
-
-
-@pytest.mark.parametrize("dimensions", [1, 2])
-def test_a_gaussian_chain_has_its_closed_form(dimensions):
-    chain = gaussian_chain(dimensions)
-    start = np.exp(-10 * (chain.weights**2).sum(0))
-    mass, relaxation = chain.stationary(start)
-    for precision, w in zip((20.0, 50.0), chain.weights, strict=False):
-        variance = 1 / (precision * (1 - STEP_SIZE * precision / 4))
-        # Sums over a grid of 0.75 standard deviations of the noise are integrals to 1e-7.
-        assert mass @ w**2 == pytest.approx(variance, rel=1e-6)
-    # The slowest even function is the square of the first weight.
-    assert relaxation == pytest.approx(-0.5 / np.log(1 - STEP_SIZE * 20 / 2), rel=1e-5)
-
-
-def test_a_gaussian_chain_on_its_way():
-    chain, steps = gaussian_chain(), np.arange(1, 31)
-    shrink = 1 - STEP_SIZE * 20 / 2
-    expected = STEP_SIZE * (1 - shrink ** (2 * steps)) / (1 - shrink**2)
-    np.testing.assert_allclose(chain.along(chain.weights[0] ** 2, 30), expected, rtol=1e-6)
-
-
 def test_a_chain_that_runs_away_is_an_error():
     with pytest.raises(ArithmeticError, match=r"step_size is 0\.1, with which the chain leaves"):
         known.monomial_chain_llc([2], 1000.0, 1.0, 0.1)
     with pytest.raises(ArithmeticError, match=r"step_size is 0\.1.*keep it below 0\.0976"):
         known.mixed_chain_llc(N_BETA, 1.0, 0.1)
-    with pytest.raises(ValueError, match="dimensions is 3"):
-        known.ChainLaw(lambda w: w, 1.0, 3, 0.1)
 
 
 @pytest.mark.parametrize("k", [(2,), (3,), (1, 1), (2, 1)])
@@ -323,7 +297,7 @@ def trace() -> xr.Dataset:
 
 
 def test_three_ways_to_the_llc_agree(trace):
-    by_draw = known.streamed_llc(trace)
+    by_draw = llc_parts.streamed_llc(trace)
     gain = probelib.loss_gain(trace).values
     loss = trace.loss.values.astype(np.longdouble)
     exact = float(10 * (loss.mean() - trace.init_loss.values.astype(np.longdouble).mean()))
@@ -336,14 +310,14 @@ def test_three_ways_to_the_llc_agree(trace):
 def test_parts_of_the_llc_are_those_of_their_gains_and_add_up(trace):
     labels = np.arange(200) % 3
     gain = probelib.loss_gain(trace).values
-    parts = known.partial_llc(trace, np.eye(3)[labels])
+    parts = llc_parts.partial_llc(trace, np.eye(3)[labels])
     assert parts.shape == (3, 60, 3)
     expected = [10 / 200 * gain[labels == k].sum() for k in range(3)]
     np.testing.assert_allclose(parts.mean((0, 1)), expected, rtol=1e-10)
     total = 10 * probelib.mean_loss_change(trace)
     np.testing.assert_allclose(parts.sum(-1), total, rtol=1e-10)
     with pytest.raises(ValueError, match="groups has 3 rows; give one for each of the 200"):
-        known.partial_llc(trace, np.eye(3))
+        llc_parts.partial_llc(trace, np.eye(3))
 
 
 @pytest.mark.filterwarnings("ignore:invalid value")  # R-hat of a constant
@@ -362,7 +336,7 @@ def test_the_error_of_a_share_is_that_of_a_ratio():
 
 def test_split_shares_add_up_and_selection_is_seen(trace):
     marked = np.arange(200) < 20
-    split = known.split_llc(trace, np.arange(200) % 4, marked)
+    split = llc_parts.split_llc(trace, np.arange(200) % 4, marked)
     gain = probelib.loss_gain(trace).values
     for shares in (split.classes, split.deciles):
         assert sum(e.value for e in shares) == pytest.approx(1, rel=1e-10)
@@ -377,25 +351,25 @@ def test_split_shares_add_up_and_selection_is_seen(trace):
     assert split.hardest_held_out.value == pytest.approx(held_out, rel=1e-10)
     numbers = split.numbers()
     assert {"gini", "share_wrong_labels", "share_class_3", "share_decile_10_mcse"} <= set(numbers)
-    assert known.percent(numbers, "share_class_9") == "–"
-    assert "share_wrong_labels" not in known.split_llc(trace, np.arange(200) % 4).numbers()
+    assert llc_parts.percent(numbers, "share_class_9") == "–"
+    assert "share_wrong_labels" not in llc_parts.split_llc(trace, np.arange(200) % 4).numbers()
     with pytest.raises(ValueError, match="trace has 4 draws a chain; give 8 or more"):
-        known.split_llc(trace.isel(draw=slice(4)), np.arange(200) % 4)
+        llc_parts.split_llc(trace.isel(draw=slice(4)), np.arange(200) % 4)
 
 
 def test_a_single_chain_can_be_split(trace):
     one = trace.isel(chain=[0], draw=slice(31))
-    assert np.isfinite(known.split_llc(one, np.arange(200) % 4).hardest.rhat)
+    assert np.isfinite(llc_parts.split_llc(one, np.arange(200) % 4).hardest.rhat)
 
 
 def test_lorenz_and_gini_have_their_closed_forms():
-    samples, part = known.lorenz(np.array([3.0, 1.0, 0.0]))
+    samples, part = llc_parts.lorenz(np.array([3.0, 1.0, 0.0]))
     np.testing.assert_allclose(samples, [0, 1 / 3, 2 / 3, 1])
     np.testing.assert_allclose(part, [0, 0, 0.25, 1])
     n = 50
-    assert known.gini(np.arange(1.0, n + 1)) == pytest.approx((n - 1) / (3 * n))
-    assert known.gini(np.ones(n)) == pytest.approx(0, abs=1e-12)
-    assert known.gini(np.eye(n)[0]) == pytest.approx(1 - 1 / n)
+    assert llc_parts.gini(np.arange(1.0, n + 1)) == pytest.approx((n - 1) / (3 * n))
+    assert llc_parts.gini(np.ones(n)) == pytest.approx(0, abs=1e-12)
+    assert llc_parts.gini(np.eye(n)[0]) == pytest.approx(1 - 1 / n)
 
 
 def test_the_fresh_loss_is_in_float64_and_leaves_the_model_alone():
@@ -405,7 +379,7 @@ def test_the_fresh_loss_is_in_float64_and_leaves_the_model_alone():
     logits = x.double().numpy() @ model.weight.detach().double().numpy().T
     logits = logits + model.bias.detach().double().numpy()
     expected = np.mean(np.log(np.exp(logits).sum(1)) - logits[np.arange(11), y.numpy()])
-    assert known.fresh_mean_loss(model, x, y, batch=4) == pytest.approx(expected, rel=1e-12)
+    assert llc_parts.fresh_mean_loss(model, x, y, batch=4) == pytest.approx(expected, rel=1e-12)
     assert model.weight.dtype == torch.float32
 
 
@@ -413,15 +387,15 @@ def test_the_fresh_loss_is_in_float64_and_leaves_the_model_alone():
 
 
 @pytest.fixture(scope="module")
-def sweeps() -> known.Sweeps:
+def sweeps() -> llc_sweeps.Sweeps:
     base = {"n_beta": 500.0, "localization": 10.0, "step_size": 4e-4}
-    return known.sweep_mixed(
+    return llc_sweeps.sweep_mixed(
         base, points=2, curve=4, chains=64, burn_in=5, length=1, draws=10, seed=0
     )
 
 
 def test_sweeps_lie_on_their_exact_values(sweeps):
-    assert {p.knob for p in sweeps.points} == {*known.KNOBS, "steps"}
+    assert {p.knob for p in sweeps.points} == {*llc_sweeps.KNOBS, "steps"}
     # Burn-in leaves exp(-5) of the way, far below the errors of 64 chains.
     assert max(abs(p.z) for p in sweeps.points) < sweeps.claim().high
     numbers = sweeps.numbers()

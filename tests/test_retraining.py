@@ -48,18 +48,6 @@ def test_removal_is_that_of_sherman_morrison(regression):
     np.testing.assert_allclose(cold.changes, found.changes, atol=1e-12)  # there is one minimum
 
 
-def test_the_lattice_knows_regression(regression):
-    """A Gaussian law: K, covariance and distance are exact to the rule's tail, e^-32."""
-    posterior = around(regression.model, regression.data)
-    s = regression.covariance(6.0, 2.0)
-    exact = retraining.integrate(posterior)
-    np.testing.assert_allclose(exact.kernel, regression.kernel(s), rtol=1e-9)
-    np.testing.assert_allclose(exact.gaussian_kernel, regression.kernel(s), rtol=1e-9)
-    np.testing.assert_allclose(exact.kernel_of_losses, exact.kernel, rtol=1e-9)
-    np.testing.assert_allclose(exact.covariance, s, rtol=1e-9)
-    assert exact.total_variation < 1e-9
-
-
 def test_draws_and_weights_are_unbiased(regression):
     """Against the exact K of a Gaussian law.
 
@@ -95,13 +83,6 @@ def test_logistic_regression_is_at_rest():
     posterior = around(neuron, data, probelib.cross_entropy)
     assert np.abs(probelib.influence.per_sample_gradients(posterior).mean(0)).max() < 1e-12
     assert np.linalg.eigvalsh(probelib.influence.hessian(posterior))[0] > 0.01
-
-
-def test_the_lattice_refuses_four_weights():
-    x = torch.eye(4, dtype=torch.float64)
-    model = torch.nn.Linear(4, 1, dtype=torch.float64)
-    with pytest.raises(ValueError, match="three weights"):
-        retraining.integrate(around(model, (x, x[:, :1])))
 
 
 def test_order_is_that_of_a_power_law():
@@ -184,7 +165,6 @@ def test_agreement_is_spearman_and_its_bootstrap_brackets_it():
     assert spread == pytest.approx(np.std(by_query) / np.sqrt(30), rel=0.33)
     assert found["same"].pairs == pytest.approx(1)
     assert found["same"].query_interval == pytest.approx((1, 1))
-    assert retraining.spearman(truth, near) == pytest.approx(a.pairs)
 
 
 def test_purity_counts_neighbours_of_the_same_label():

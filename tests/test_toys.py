@@ -171,22 +171,6 @@ def test_the_printed_update_does_not_know_beta(two):
 # -- models of a few weights -------------------------------------------------------------------
 
 
-def test_integrate_against_the_gaussian_closed_form(two):
-    exact = toys.integrate(local(two))
-    covariance = two.covariance(N_BETA, LOCALIZATION)
-    # The grid ends at seven standard deviations or more: exp(-49 / 2) is 2e-11.
-    np.testing.assert_allclose(exact.gain, two.gain(covariance), rtol=1e-8)
-    np.testing.assert_allclose(exact.kernel, two.kernel(covariance), rtol=1e-8, atol=1e-9)
-    assert exact.llc == pytest.approx(two.llc(N_BETA, covariance), rel=1e-8)
-    largest = np.linalg.eigvalsh(two.precision(N_BETA, LOCALIZATION))[-1]
-    assert exact.precision == pytest.approx(largest, rel=1e-10)
-
-
-def test_integrate_needs_two_weights(one):
-    with pytest.raises(ValueError, match="a grid needs two weights, the model has 1"):
-        toys.integrate(local(one))
-
-
 def test_the_loss_surface_is_the_mean_loss():
     toy = toys.two_classes(n=20)
     posterior = probelib.LocalPosterior(

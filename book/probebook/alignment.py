@@ -6,25 +6,11 @@ pairs i < j or at each image's most similar others.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.stats import spearmanr
-
-__all__ = [
-    "Alignment",
-    "alignment",
-    "cosine",
-    "cross_label_top",
-    "equivalent_draws",
-    "noise_free_correlation",
-    "noise_free_slope",
-    "off_diagonal",
-    "overlap",
-    "spearman",
-    "top",
-    "without_common_part",
-]
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +32,9 @@ class Alignment:
     def chance(self) -> float:
         """The mean of ``null``."""
         return float(self.null.mean())
+
+
+Meaning = Callable[[np.ndarray, np.ndarray], Alignment]  # similarities (n, n) and labels (n,)
 
 
 def off_diagonal(matrix: np.ndarray) -> np.ndarray:
@@ -115,9 +104,47 @@ def alignment(
     )
 
 
+def meaning_of(similarity: np.ndarray, permutations: int, seed: int, k: int = 5) -> Meaning:
+    """A function of R and labels: WordNet similarity of cross-label neighbours, against chance.
+
+    Args:
+        similarity: of the classes, shape (classes, classes).
+        permutations, seed: of :func:`alignment`.
+        k: neighbours of each photograph.
+    """
+
+    def meaning(r: np.ndarray, labels: np.ndarray) -> Alignment:
+        nearest = cross_label_top(r, labels, k)
+        return alignment(nearest, labels, similarity, permutations=permutations, seed=seed)
+
+    return meaning
+
+
+def apart(order: np.ndarray, neighbours: np.ndarray, most: int) -> np.ndarray:
+    """The first references in an order none of which is a neighbour of an earlier one.
+
+    Args:
+        order: positions, best first, shape (n,).
+        neighbours: of each, shape (n, k).
+        most: how many to take.
+    """
+    chosen: list[int] = []
+    taken: set[int] = set()
+    for i in map(int, order):
+        if i not in taken and len(chosen) < most:
+            chosen.append(i)
+            taken |= {i, *map(int, neighbours[i])}
+    return np.array(chosen)
+
+
 def spearman(one: np.ndarray, other: np.ndarray) -> float:
+    """Spearman's rank correlation of two arrays of the same shape, flattened."""
+    return float(spearmanr(np.ravel(one), np.ravel(other)).statistic)
+
+
+def spearman_of_pairs(one: np.ndarray, other: np.ndarray) -> float:
     """Spearman's rank correlation of two similarities over all pairs of images."""
-    return float(spearmanr(off_diagonal(one), off_diagonal(other)).statistic)
+    return spearman(off_diagonal(one), off_diagonal(other))
 
 
 def overlap(one: np.ndarray, other: np.ndarray) -> float:
@@ -192,3 +219,23 @@ def without_common_part(covariance: np.ndarray) -> np.ndarray:
     """
     by_row = covariance.mean(0)
     return covariance - by_row[:, None] - by_row + by_row.mean()
+
+
+__all__ = [
+    "Alignment",
+    "Meaning",
+    "alignment",
+    "apart",
+    "cosine",
+    "cross_label_top",
+    "equivalent_draws",
+    "meaning_of",
+    "noise_free_correlation",
+    "noise_free_slope",
+    "off_diagonal",
+    "overlap",
+    "spearman",
+    "spearman_of_pairs",
+    "top",
+    "without_common_part",
+]

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from probelib import Kernel
-from probelib.plotting import digit_grid
+from probelib.plotting import image_grid
 
 _SPRITE_COLUMNS = 40
 
@@ -46,6 +46,22 @@ class Digits:
         if self.given[i] != self.true[i]:
             label += f" (is {self.true[i]})"
         return f"{label}: {gain_text(self.gain[i])}"
+
+
+def explorer(digits: Digits, kernel: Kernel, *, live: bool, seed: int = 0) -> object:
+    """What to show in a cell: the widget in a running notebook, the same as HTML in a page.
+
+    Args:
+        digits: the samples, in the order of the trace.
+        kernel: their loss kernel.
+        live: whether a kernel stays to answer.
+        seed: of the choice of digits for the page.
+    """
+    from IPython.display import HTML
+
+    if live:
+        return explorer_widget(digits, kernel)
+    return HTML(explorer_html(digits, kernel, seed=seed))
 
 
 def explorer_widget(digits: Digits, kernel: Kernel, per_page: int = 40) -> object:
@@ -93,7 +109,7 @@ def explorer_widget(digits: Digits, kernel: Kernel, per_page: int = 40) -> objec
         with grid:
             grid.clear_output(wait=True)
             if len(part):
-                display(digit_grid({name: digits.images[part]}, {name: lines}, cols=10))
+                display(image_grid({name: digits.images[part]}, {name: lines}, 10, cmap="gray_r"))
             else:
                 print("No digit has these labels.")
         if len(part):
@@ -109,7 +125,7 @@ def explorer_widget(digits: Digits, kernel: Kernel, per_page: int = 40) -> objec
         name = f"sample {pick.value} and the digits most correlated with it"
         with near:
             near.clear_output(wait=True)
-            display(digit_grid({name: digits.images[index]}, {name: lines}, cols=11))
+            display(image_grid({name: digits.images[index]}, {name: lines}, 11, cmap="gray_r"))
 
     def restart(_: object) -> None:
         page.value = 1

@@ -55,6 +55,8 @@ is normal of variance :math:`1 + 1/\beta`, and for a standard normal t
    - \frac{1}{\beta (1 + \beta) \log n} + O\Big(\frac1{\log^2 n}\Big).
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -65,6 +67,7 @@ import xarray as xr
 from torch import Tensor, nn
 
 import probelib
+from probebook.chain_law import ChainLaw
 from probelib.estimators import share
 
 _REACH = 9.0  # standard deviations that quadrature looks at: exp(-81 / 2) is 3e-18
@@ -181,6 +184,12 @@ class Moments:
     covariance: np.ndarray  # Cov[u, u²]
     variance_of_square: np.ndarray  # Var[u²]
 
+    @classmethod
+    def of_powers(cls, e: np.ndarray) -> Moments:
+        """From E[u], E[u²], E[u³] and E[u⁴], shape (D, 4)."""
+        one, two, three, four = e.T
+        return cls(one, two, two - one**2, three - one * two, four - two**2)
+
     def gibbs(self, data: DataSets) -> np.ndarray:
         """G_n = E_w[K_n] (Eq. 11), shape (D,), nats."""
         return self.square / 2 - data.mean * self.mean
@@ -203,8 +212,8 @@ def moments(model: Parametrisation, data: DataSets, beta: float, localization: f
             _mass(u, log_weight, data.n * beta, data.mean[at : at + _CHUNK]) @ powers
             for at in range(0, len(data.mean), _CHUNK)
         ]
-    ).T
-    return Moments(e[0], e[1], e[1] - e[0] ** 2, e[2] - e[0] * e[1], e[3] - e[1] ** 2)
+    )
+    return Moments.of_powers(e)
 
 
 def _mass(u: np.ndarray, log_weight: np.ndarray, n_beta: float, mean: np.ndarray) -> np.ndarray:
@@ -526,10 +535,9 @@ def chain_moments(
 ) -> Moments:
     r"""Moments of u under the exact stationary law of the *discretised* chain, full gradient.
 
-    A chain in one weight is a Markov kernel on the line,
-    :math:`w' \sim \mathcal N(w - \frac\epsilon2 U'(w), \epsilon)`. On a grid finer than its noise
-    it is a matrix whose fixed point is found by squaring. What SGLD must hit, bias of the step
-    size included.
+    From :class:`probebook.chain_law.ChainLaw`, around the point about which the chain is
+    symmetric: the posterior's mean for ``regular``, w = 0 for ``square``. What SGLD must hit, bias
+    of the step size included.
 
     Args:
         model: ``regular`` or ``square``.
@@ -545,24 +553,25 @@ def chain_moments(
     """
     if model.name not in ("regular", "square"):
         raise ValueError(f"model is {model.name!r}; choose 'regular' or 'square', of one weight")
-    n_beta = data.n * beta
+    n_beta, power = data.n * beta, 1 if model.name == "regular" else 2
     u, _ = model.nodes(data.n, beta, localization)
-    reach = 1.1 * (np.abs(u).max() if model.name == "regular" else np.sqrt(u.max()))
-    w = _line(-reach, reach, np.sqrt(step_size) / 3)
-    power = 1 if model.name == "regular" else 2
+    reach = 1.1 * np.abs(u).max() ** (1 / power)
     result = []
     for mean in data.mean:
-        slope = n_beta * (w**power - mean) * power * w ** (power - 1) + localization * w
-        jump = w[None, :] - (w - step_size / 2 * slope)[:, None]
-        log_kernel = -(jump**2) / (2 * step_size)
-        kernel = np.exp(log_kernel - log_kernel.max(1, keepdims=True))
-        kernel /= kernel.sum(1, keepdims=True)
-        for _ in range(16):  # 65,536 steps
-            kernel = kernel @ kernel
-        law = kernel[len(w) // 2] / kernel[len(w) // 2].sum()
-        result.append(law @ w[:, None] ** (power * np.arange(1, 5)))
-    e = np.array(result).T
-    return Moments(e[0], e[1], e[1] - e[0] ** 2, e[2] - e[0] * e[1], e[3] - e[1] ** 2)
+        center = n_beta * mean / (n_beta + localization) if power == 1 else 0.0
+
+        def gradient(away: np.ndarray, mean: float = mean, center: float = center) -> np.ndarray:
+            w = center + away
+            return n_beta * (w**power - mean) * power * w ** (power - 1) + localization * w
+
+        chain = ChainLaw(gradient, reach, 1, step_size)
+        w = center + chain.weights[0]
+        energy = n_beta * (w**power - mean) ** 2 / 2 + localization / 2 * w**2
+        law, _ = chain.stationary(np.exp(energy.min() - energy))
+        both = np.concatenate([w, center - chain.weights[0]])
+        powers = both[:, None] ** (power * np.arange(1, 5))
+        result.append(np.tile(law / 2, 2) @ powers)
+    return Moments.of_powers(np.array(result))
 
 
 # -- shares of a trace by group ----------------------------------------------------------------

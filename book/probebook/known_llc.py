@@ -1,4 +1,4 @@
-r"""Models whose LLC is known, and the LLC taken apart (chapter 05).
+r"""Models whose LLC is known (chapter 05).
 
 The truth that SGLD must meet is not the learning coefficient :math:`\lambda`, a limit, but
 
@@ -12,27 +12,18 @@ here; the bias of a finite :math:`\epsilon` is found from the chain's transition
 first order from Eq. 1 (:class:`Law`).
 """
 
-import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-import xarray as xr
-from scipy.optimize import brentq
-from scipy.sparse import csc_matrix
-from scipy.sparse.linalg import eigs
-from scipy.stats import norm
 from torch import Tensor, nn
 
 import probelib
 from probebook import toys
-from probebook.chapter import Claim
+from probebook.chain_law import ChainLaw
 from probelib import Estimate, LocalPosterior
 from probelib.arguments import require_whole
-from probelib.contract import required
-from probelib.estimators import share
 
 # -- the models --------------------------------------------------------------------------------
 
@@ -313,106 +304,6 @@ def reduced_rank_law(
 # -- the law of the discretised chain ----------------------------------------------------------
 
 
-class ChainLaw:
-    r"""The law of SGLD with the full gradient, on a grid, for one or two weights.
-
-    One step takes w to :math:`m(w) + \sqrt\epsilon\, \xi`. Its operator on densities is a matrix
-    on a grid with a spacing of 0.75 :math:`\sqrt\epsilon`, at which sums over the grid are
-    integrals to within 1e-7. The potential must be even in each weight, so that the positive
-    quadrant is enough.
-
-    Args:
-        gradient: maps weights, shape (d, k), to the gradient of U of the same shape.
-        reach: largest weight on the grid.
-        dimensions: d, 1 or 2.
-        step_size: epsilon.
-
-    Raises:
-        ValueError: a dimension other than 1 or 2.
-    """
-
-    def __init__(
-        self,
-        gradient: Callable[[np.ndarray], np.ndarray],
-        reach: float,
-        dimensions: int,
-        step_size: float,
-    ):
-        if dimensions not in (1, 2):
-            raise ValueError(f"dimensions is {dimensions}; a grid is laid over 1 or 2 weights")
-        sigma = step_size**0.5
-        spacing = 0.75 * sigma
-        points = int(np.ceil(reach / spacing))
-        axis = (np.arange(points) + 0.5) * spacing
-        #: weights at the grid's nodes, shape (d, k)
-        self.weights = np.stack(np.meshgrid(*[axis] * dimensions, indexing="ij")).reshape(
-            dimensions, -1
-        )
-        self.step_size = step_size
-        nodes = self.weights.shape[1]
-        goal = self.weights - step_size / 2 * gradient(self.weights)
-        # What is thrown off the grid by an unstable step is lost; `stationary` sees to it that
-        # this is next to nothing.
-        goal = np.clip(np.abs(goal), 0, 2 * reach)
-        near = np.arange(-8, 9)
-        shares, index = [], []
-        for g in goal:
-            to = np.rint(g / spacing - 0.5).astype(int)[:, None] + near
-            z = ((to + 0.5) * spacing - g[:, None]) / sigma
-            share = np.exp(-0.5 * z**2) * spacing / sigma / np.sqrt(2 * np.pi)
-            to = np.where(to < 0, -1 - to, to)
-            shares.append(np.where(to < points, share, 0.0))
-            index.append(np.minimum(to, points - 1))
-        if dimensions == 1:
-            data, rows = shares[0], index[0]
-        else:
-            data = shares[0][:, :, None] * shares[1][:, None, :]
-            rows = index[0][:, :, None] * points + index[1][:, None, :]
-        starts = np.arange(nodes + 1) * (data.size // nodes)
-        self._operator = csc_matrix((data.ravel(), rows.ravel(), starts), shape=(nodes, nodes))
-        self._operator.sum_duplicates()
-
-    def stationary(self, start: np.ndarray) -> tuple[np.ndarray, float]:
-        """The density at rest, and how fast the chain comes to it.
-
-        Args:
-            start: a guess of the density, such as exp(-U), shape (k,).
-
-        Returns:
-            Masses of the nodes, shape (k,), and the steps in which the slowest even function of
-            the weights forgets all but 1/e of where it was.
-
-        Raises:
-            ArithmeticError: the chain leaves the grid: it has no stationary law there.
-        """
-        values, vectors = eigs(self._operator, k=2, which="LM", v0=start, ncv=40, tol=1e-10)
-        first, second = np.argsort(-np.abs(values))
-        lost = 1 - abs(values[first])
-        if abs(lost) > 1e-6:
-            raise ArithmeticError(
-                f"step_size is {self.step_size:g}, with which the chain leaves the grid at a rate "
-                f"of {lost:.2g} a step; lower it"
-            )
-        mass = np.abs(vectors[:, first].real)
-        return mass / mass.sum(), float(-1 / np.log(abs(values[second])))
-
-    def along(self, values: np.ndarray, steps: int) -> np.ndarray:
-        """E[values] after each of the first steps of a chain that starts at 0, shape (steps,).
-
-        Args:
-            values: at the nodes, shape (k,).
-            steps: how many.
-        """
-        # The first step leads from 0, where U is stationary, to N(0, epsilon).
-        mass = np.exp(-0.5 * (self.weights**2).sum(0) / self.step_size)
-        mass /= mass.sum()
-        seen = np.empty(steps)
-        for t in range(steps):
-            seen[t] = mass @ values
-            mass = self._operator @ mass
-        return seen
-
-
 def _monomial_chain(
     exponents: Sequence[int], n_beta: float, localization: float, step_size: float
 ) -> tuple[ChainLaw, np.ndarray, np.ndarray]:
@@ -462,11 +353,11 @@ def mixed_chain_llc(n_beta: float, localization: float, step_size: float) -> flo
     Raises:
         ArithmeticError: the step is so long that the chain has no such law.
     """
-    stiff = _stiff(n_beta, localization, step_size)
+    stiff = stiff_chain_llc(n_beta, localization, step_size)
     return stiff + monomial_chain_llc([2], n_beta, localization, step_size)[0]
 
 
-def _stiff(n_beta: float, localization: float, step_size: float) -> float:
+def stiff_chain_llc(n_beta: float, localization: float, step_size: float) -> float:
     """nb E[w²] / 2 of a weight of curvature 1 under the chain."""
     precision = n_beta + localization
     if step_size * precision >= 4:
@@ -483,7 +374,7 @@ def mixed_chain_along(
     """nb E[L] of :class:`Mixed` after each step of a chain that starts at w*, shape (steps,)."""
     precision = n_beta + localization
     shrink = (1 - step_size * precision / 2) ** (2 * np.arange(1, steps + 1))
-    stiff = _stiff(n_beta, localization, step_size) * (1 - shrink)
+    stiff = stiff_chain_llc(n_beta, localization, step_size) * (1 - shrink)
     chain, loss, _ = _monomial_chain([2], n_beta, localization, step_size)
     return stiff + n_beta * chain.along(loss, steps)
 
@@ -677,430 +568,6 @@ def measure(
     return replace(estimate, mcse=float(error[1]))
 
 
-# -- one model, every knob ---------------------------------------------------------------------
-
-KNOBS = {"n_beta": "nβ", "localization": "γ", "step_size": "ε"}
-_OFF = 0.1  # a cause is called out where it moves the exact value by more than this
-
-
-@dataclass(frozen=True)
-class Point:
-    """A measurement of :class:`Mixed` at one setting: LLC, standard error, exact values."""
-
-    knob: str
-    value: float
-    llc: float
-    mcse: float
-    chain: float
-    law: float
-    held: float
-    stiffness: float
-
-    @property
-    def z(self) -> float:
-        """Distance from the exact value of the chain in standard errors."""
-        return (self.llc - self.chain) / self.mcse
-
-
-@dataclass(frozen=True)
-class Sweeps:
-    """The LLC of :class:`Mixed` as each setting moves, measured and exact.
-
-    Attributes:
-        points: what was measured.
-        panels: what :func:`probelib.plotting.when_to_believe` draws.
-        boundaries: where each cause moves the exact value by a tenth.
-    """
-
-    points: Sequence[Point]
-    panels: dict
-    boundaries: dict[str, float]
-
-    def numbers(self) -> dict[str, float]:
-        """Everything measured, and the boundaries, by name."""
-        out = {f"boundary_{k}": v for k, v in self.boundaries.items()}
-        out |= {
-            "sweep_points": len(self.points),
-            "sweep_z_max": max(abs(p.z) for p in self.points),
-        }
-        counts: dict[str, int] = {}
-        for p in self.points:
-            counts[p.knob] = counts.get(p.knob, 0) + 1
-            name = f"sweep_{p.knob}_{counts[p.knob]}"
-            out |= {
-                f"{name}_at": p.value,
-                f"{name}_llc": p.llc,
-                f"{name}_mcse": p.mcse,
-                f"{name}_truth": p.chain,
-                f"{name}_eq1": p.law,
-                f"{name}_held": p.held,
-                f"{name}_stiffness": p.stiffness,
-            }
-        return out
-
-    def rows(self) -> list[dict[str, str]]:
-        """A line of a table a point."""
-        return [
-            {
-                "changed": KNOBS.get(p.knob, "steps from w*"),
-                "to": f"{p.value:.3g}",
-                "measured": f"{p.llc:.4f} ± {p.mcse:.4f}",
-                "exact, this chain": f"{p.chain:.4f}",
-                "exact, Eq. 1": f"{p.law:.4f}",
-                "held by the leash, of 2": f"{p.held:.3f}",
-                "ε A_max": f"{p.stiffness:.2f}",
-            }
-            for p in self.points
-        ]
-
-    def claim(self) -> Claim:
-        """That no point lies too far from its exact value: chance does so once in 10,000 runs."""
-        limit = float(norm.isf(0.5e-4 / len(self.points)))
-        return Claim(
-            f"farthest of {len(self.points)} points of the sweeps, in standard errors",
-            "sweep_z_max", "no bias", None, float(f"{limit:.3g}"), ".2f",
-            "the normal quantile at 1 in 10,000 for the largest of so many", must=True,
-        )  # fmt: skip
-
-
-def sweep_mixed(
-    base: Mapping[str, float],
-    *,
-    points: int,
-    curve: int,
-    chains: int,
-    burn_in: float,
-    length: float,
-    draws: int,
-    seed: int,
-) -> Sweeps:
-    """Turn nb, gamma, epsilon and the number of steps of :class:`Mixed`, each alone.
-
-    Errors come from the independent chains.
-
-    Args:
-        base: ``n_beta``, ``localization``, ``step_size``, from which each is moved.
-        points: measured for each of the four.
-        curve: points of each exact curve.
-        chains: independent chains of each run.
-        burn_in, length: of each run, in relaxation times.
-        draws: kept of each chain.
-        seed: of the chains; every run has another.
-    """
-    n_beta, localization, step_size = (base[k] for k in KNOBS)
-    ends = {  # measured where a run is short, up to a step near the edge of stability
-        "n_beta": (n_beta / 10, 3 / step_size - localization),
-        "localization": (localization / 10, localization * 300),
-        "step_size": (step_size / 2, 3 / (n_beta + localization)),
-    }
-    wide = ends | {"n_beta": (n_beta / 1000, ends["n_beta"][1])}
-    measured, curves = [], {}
-    for knob in KNOBS:
-        for value in np.geomspace(*ends[knob], points):
-            settings = dict(base) | {knob: float(value)}
-            run = {"chains": chains, "draws": draws, "seed": seed + len(measured)}
-            measured.append(_measure_mixed(knob, settings, burn_in, length, **run))
-        at = np.geomspace(*wide[knob], curve)
-        exact = [dict(base) | {knob: float(v)} for v in at]
-        curves[knob] = {
-            "exact, this chain": (at, np.array([mixed_chain_llc(**e) for e in exact])),
-            "exact, Eq. 1": (at, np.array([_eq1(e).llc for e in exact])),
-        }
-    limit, goal = 0.75, mixed_chain_llc(**base)
-    relaxation = monomial_chain_llc([2], **base)[1]
-    steps = int(np.ceil(12 * relaxation))
-    run = _run_mixed(base, chains, draws=steps, thin=1, burn_in=0, seed=seed + len(measured))
-    running = np.cumsum(run, 1) / np.arange(1, steps + 1)
-    expected = mixed_chain_along(steps=steps, **base).cumsum() / np.arange(1, steps + 1)
-    for t in np.unique(np.geomspace(min(10, steps), steps, points).astype(int)):
-        by_chain = running[:, t - 1]
-        measured.append(
-            Point(
-                "steps", int(t), float(by_chain.mean()),
-                float(by_chain.std(ddof=1) / len(by_chain) ** 0.5), float(expected[t - 1]),
-                _eq1(base).llc, _eq1(base).held, step_size * (n_beta + localization),
-            )
-        )  # fmt: skip
-    count = np.arange(1, steps + 1)[9:]
-    curves["steps"] = {
-        "exact, this chain": (count, expected[9:]),
-        "exact, Eq. 1": (count[[0, -1]], np.full(2, _eq1(base).llc)),
-    }
-
-    def leash(knob: str) -> Callable[[float], float]:
-        return lambda v: _eq1(dict(base) | {knob: v}).llc / limit - (1 - _OFF)
-
-    def step(knob: str) -> Callable[[float], float]:
-        return lambda v: (
-            mixed_chain_llc(**(dict(base) | {knob: v})) / _eq1(dict(base) | {knob: v}).llc
-            - (1 + _OFF)
-        )
-
-    few = float(brentq(leash("n_beta"), wide["n_beta"][0], n_beta))
-    many = float(brentq(step("n_beta"), n_beta, wide["n_beta"][1]))
-    tight = float(brentq(leash("localization"), localization, wide["localization"][1]))
-    long = float(brentq(step("step_size"), step_size, wide["step_size"][1]))
-    short = int(np.argmax(expected >= (1 - _OFF) * goal)) + 1
-    leash_text, step_text, short_text = "leash dominates", "step too long", "chain too short"
-    regions = {
-        "n_beta": {leash_text: (0, few), step_text: (many, np.inf)},
-        "localization": {leash_text: (tight, np.inf)},
-        "step_size": {step_text: (long, np.inf)},
-        "steps": {short_text: (0, short)},
-    }
-    labels = {
-        "n_beta": r"$n\beta$", "localization": r"$\gamma$", "step_size": r"$\epsilon$",
-        "steps": r"steps from $w^*$",
-    }  # fmt: skip
-    panels = {}
-    for knob, label in labels.items():
-        own = [p for p in measured if p.knob == knob]
-        seen = tuple(np.array([getattr(p, k) for p in own]) for k in ("value", "llc", "mcse"))
-        panels[label] = curves[knob], seen, regions[knob]
-    boundaries = {
-        "n_beta_low": few,
-        "n_beta_high": many,
-        "localization": tight,
-        "held": _eq1(dict(base) | {"localization": tight}).held,
-        "step_size": long,
-        "stiffness": long * (n_beta + localization),
-        "steps": short,
-        "relaxation_steps": relaxation,
-        "relaxations": short / relaxation,
-    }
-    return Sweeps(measured, panels, boundaries)
-
-
-def _eq1(settings: Mapping[str, float]) -> Law:
-    return mixed_law(settings["n_beta"], settings["localization"])
-
-
-def _run_mixed(
-    settings: Mapping[str, float], chains: int, draws: int, thin: int, burn_in: int, seed: int
-) -> np.ndarray:
-    """nb (L - L(w*)) of :class:`Mixed` along SGLD chains, shape (chains, draws)."""
-    posterior = local(Mixed(), settings["n_beta"], settings["localization"])
-    trace = probelib.sample(
-        posterior, sampler=probelib.SGLD(settings["step_size"]), chains=chains, draws=draws,
-        thin=thin, burn_in=burn_in, seed=seed, progress=False,
-    )  # fmt: skip
-    return settings["n_beta"] * probelib.mean_loss_change(trace)
-
-
-def _measure_mixed(
-    knob: str,
-    settings: Mapping[str, float],
-    burn_in: float,
-    length: float,
-    *,
-    chains: int,
-    draws: int,
-    seed: int,
-) -> Point:
-    """One run of :class:`Mixed`, beside its exact values."""
-    quartic, relaxation = monomial_chain_llc([2], **settings)
-    precision = settings["n_beta"] + settings["localization"]
-    chain = _stiff(**settings) + quartic
-    relaxation = max(relaxation, 1 / (settings["step_size"] * precision))
-    thin = max(2, round(length * relaxation / draws))
-    series = _run_mixed(settings, chains, draws, thin, int(np.ceil(burn_in * relaxation)), seed)
-    by_chain = series.mean(1)
-    law = _eq1(settings)
-    return Point(
-        knob, settings[knob], float(by_chain.mean()),
-        float(by_chain.std(ddof=1) / len(by_chain) ** 0.5), chain, law.llc, law.held,
-        settings["step_size"] * precision,
-    )  # fmt: skip
-
-
-# -- the LLC of a trace, another way and in parts ----------------------------------------------
-
-
-def streamed_llc(trace: xr.Dataset) -> float:
-    """nb (E[L] - L(w*)) draw by draw: first over the samples, then over the draws, in float64.
-
-    It shares no arithmetic with :func:`probelib.loss_gain`, which goes sample by sample and
-    subtracts the losses at w* first.
-
-    Args:
-        trace: from :func:`probelib.sample`.
-    """
-    along = [
-        np.add.reduce(draw, dtype=np.float64) / trace.sizes["sample"]
-        for rows in _draws(trace)
-        for draw in rows
-    ]
-    at_center = trace.init_loss.values.astype(np.float64).mean()
-    return required(trace, "n_beta") * float(np.mean(along) - at_center)
-
-
-def partial_llc(trace: xr.Dataset, groups: np.ndarray) -> np.ndarray:
-    r"""The part of the LLC that lies in each group of samples, at every draw.
-
-    :math:`\beta \sum_{i \in G} \Delta\ell_i(w)`, whose mean over the draws is
-    :math:`\beta \sum_{i \in G} \mu_i`; the parts of a partition add up to the LLC.
-
-    Args:
-        trace: from :func:`probelib.sample`.
-        groups: membership, shape (sample, group), 0 and 1.
-
-    Returns:
-        Shape (chain, draw, group), dimensionless.
-
-    Raises:
-        ValueError: as many rows as there are samples are needed.
-    """
-    n = trace.sizes["sample"]
-    if len(groups) != n:
-        raise ValueError(f"groups has {len(groups)} rows; give one for each of the {n} samples")
-    groups = np.asarray(groups, np.float64)
-    at_center = trace.init_loss.values.astype(np.float64) @ groups
-    parts = np.concatenate([rows.astype(np.float64) @ groups for rows in _draws(trace)])
-    beta = required(trace, "n_beta") / n
-    shape = trace.sizes["chain"], trace.sizes["draw"], -1
-    return beta * (parts - at_center).reshape(shape)
-
-
-@dataclass(frozen=True)
-class Split:
-    """The LLC of one trace, split among its samples.
-
-    Attributes:
-        lorenz: curve of :func:`lorenz`, by the gains' own order.
-        gini: coefficient of the gains.
-        classes: share of each class.
-        class_samples: share of the samples in each class.
-        deciles: share of each tenth of the samples, lowest gain first.
-        hardest: share of the hardest hundredth of the samples.
-        hardest_held_out: the same with the order from the first half of each chain and the share
-            from the second.
-        marked: share of the marked samples.
-        marked_samples: their share of the samples.
-    """
-
-    lorenz: tuple[np.ndarray, np.ndarray]
-    gini: float
-    classes: Sequence[Estimate]
-    class_samples: np.ndarray
-    deciles: Sequence[Estimate]
-    hardest: Estimate
-    hardest_held_out: Estimate
-    marked: Estimate | None
-    marked_samples: float
-
-    def numbers(self) -> dict[str, float]:
-        """Everything by name, errors as ``<name>_mcse``."""
-        shares = {
-            "share_hardest_1pct": self.hardest,
-            "share_hardest_1pct_held_out": self.hardest_held_out,
-            **{f"share_class_{k}": e for k, e in enumerate(self.classes)},
-            **{f"share_decile_{k + 1}": e for k, e in enumerate(self.deciles)},
-        }
-        out: dict[str, float] = {"gini": self.gini}
-        out |= {f"samples_class_{k}": float(v) for k, v in enumerate(self.class_samples)}
-        if self.marked is not None:
-            shares["share_wrong_labels"] = self.marked
-            out["samples_wrong_labels"] = self.marked_samples
-        for name, estimate in shares.items():
-            out |= {name: estimate.value, f"{name}_mcse": estimate.mcse}
-        return out
-
-
-def split_llc(trace: xr.Dataset, labels: np.ndarray, marked: np.ndarray | None = None) -> Split:
-    """Split the LLC of a trace by class, by loss gain and by a mark.
-
-    Args:
-        trace: from :func:`probelib.sample`, with four draws a chain or more.
-        labels: class of each sample, from 0, shape (sample,).
-        marked: a further group, bool, shape (sample,).
-
-    Raises:
-        ValueError: fewer than eight draws a chain, too few to be halved.
-    """
-    draws, n = trace.sizes["draw"], trace.sizes["sample"]
-    if draws < 8:
-        raise ValueError(f"trace has {draws} draws a chain; give 8 or more")
-    gain, top = probelib.loss_gain(trace).values, max(1, n // 100)
-    order = np.argsort(gain)
-    rank = np.empty(n, int)
-    rank[order] = np.arange(n)
-    tenths, of_class = rank * 10 // n, np.eye(int(labels.max()) + 1)[labels]
-    groups = [np.eye(10)[tenths], of_class, (rank >= n - top)[:, None], np.ones((n, 1))]
-    if marked is not None:
-        groups.insert(0, marked[:, None])
-    parts = partial_llc(trace, np.concatenate(groups, 1))
-    total = parts[..., -1]
-    shares = [share(parts[..., k], total) for k in range(parts.shape[-1] - 1)]
-    mark = shares.pop(0) if marked is not None else None
-    first = probelib.loss_gain(trace.isel(draw=slice(draws // 2))).values
-    hardest = np.zeros((n, 2))
-    hardest[np.argsort(first)[-top:], 0] = 1
-    hardest[:, 1] = 1
-    held_out = partial_llc(trace.isel(draw=slice(draws // 2, None)), hardest)
-    return Split(
-        lorenz=lorenz(gain),
-        gini=gini(gain),
-        classes=shares[10:-1],
-        class_samples=of_class.mean(0),
-        deciles=shares[:10],
-        hardest=shares[-1],
-        hardest_held_out=share(held_out[..., 0], held_out[..., 1]),
-        marked=mark,
-        marked_samples=0.0 if marked is None else float(marked.mean()),
-    )
-
-
-def percent(numbers: Mapping[str, float], name: str) -> str:
-    """A recorded share with its error, in per cent; a dash where it was not recorded."""
-    if name not in numbers:
-        return "–"
-    return f"{numbers[name]:.2%} ± {numbers[name + '_mcse']:.2%}"
-
-
-def fresh_mean_loss(model: nn.Module, inputs: Tensor, labels: Tensor, batch: int = 5000) -> float:
-    """Mean cross-entropy of a classifier in float64, by PyTorch's own loss.
-
-    Args:
-        model: a classifier; a copy of it is evaluated.
-        inputs: shape (n, ...).
-        labels: shape (n,).
-        batch: samples at a time.
-    """
-    model = copy.deepcopy(model).double().eval()
-    with torch.no_grad():
-        total = sum(
-            float(F.cross_entropy(model(x.double()), y, reduction="sum"))
-            for x, y in zip(inputs.split(batch), labels.split(batch), strict=True)
-        )
-    return total / len(labels)
-
-
-def lorenz(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Lorenz curve: share of the sum in the lowest values, against their share of the samples.
-
-    Args:
-        values: shape (n,), with a positive sum.
-
-    Returns:
-        Share of samples and share of the sum, from 0 to 1, shape (n + 1,) each.
-    """
-    total = np.concatenate([[0.0], np.cumsum(np.sort(values), dtype=np.float64)])
-    return np.linspace(0, 1, len(total)), total / total[-1]
-
-
-def gini(values: np.ndarray) -> float:
-    """Gini coefficient: twice the area between the Lorenz curve and the diagonal."""
-    samples, part = lorenz(values)
-    return float(1 - 2 * np.trapezoid(part, samples))
-
-
-def _draws(trace: xr.Dataset, block: int = 25) -> Iterator[np.ndarray]:
-    """Losses in blocks of draws, shape (<= block, sample), chain after chain."""
-    for chain in range(trace.sizes["chain"]):
-        for start in range(0, trace.sizes["draw"], block):
-            yield trace.loss[chain, start : start + block].values
-
-
 def _reduced_rank(inputs: int, hidden: int, outputs: int, rank: int) -> tuple[int, int, int, int]:
     for name, value in (("inputs", inputs), ("hidden", hidden), ("outputs", outputs)):
         require_whole(name, value)
@@ -1113,25 +580,17 @@ def _reduced_rank(inputs: int, hidden: int, outputs: int, rank: int) -> tuple[in
 
 
 __all__ = [
-    "KNOBS",
     "MONOMIALS",
     "REDUCED_RANKS",
     "REGULARS",
     "SECOND_ORDER",
-    "ChainLaw",
     "Known",
     "Law",
     "Mixed",
     "Monomial",
-    "Point",
     "ReducedRank",
-    "Split",
-    "Sweeps",
-    "fresh_mean_loss",
-    "gini",
     "known_models",
     "local",
-    "lorenz",
     "measure",
     "mixed_chain_along",
     "mixed_chain_llc",
@@ -1139,11 +598,7 @@ __all__ = [
     "monomial_chain_llc",
     "monomial_coefficient",
     "monomial_law",
-    "partial_llc",
-    "percent",
     "reduced_rank_coefficient",
     "reduced_rank_law",
-    "split_llc",
-    "streamed_llc",
-    "sweep_mixed",
+    "stiff_chain_llc",
 ]

@@ -6,6 +6,7 @@ before, and is sampled if it did not.
 
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 import xarray as xr
 
@@ -79,7 +80,53 @@ def mnist_probe(
     labels = corrupt_labels(true_labels, noise, seed=seed)[0] if noise else true_labels
     recipe = replace(RECIPES[RECIPE], epochs=epochs)
     network = trained_network(recipe, images, labels, seed=seed, progress=progress)
+    posterior, trace = digit_probe(
+        network,
+        images,
+        labels,
+        n_beta=n_beta,
+        localization=localization,
+        step_size=step_size,
+        batch_size=batch_size,
+        chains=chains,
+        draws=draws,
+        burn_in=burn_in,
+        seed=seed,
+        progress=progress,
+    )
     inputs = prepare_pixels(images, recipe)
+    return MnistProbe(images, inputs, labels, true_labels, network, posterior, trace)
+
+
+def digit_probe(
+    network: TrainedNetwork,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    observed: np.ndarray | None = None,
+    *,
+    n_beta: float,
+    localization: float,
+    step_size: float,
+    batch_size: int,
+    chains: int,
+    draws: int,
+    burn_in: int,
+    seed: int,
+    progress: bool = True,
+) -> tuple[probelib.LocalPosterior, xr.Dataset]:
+    """The local posterior of a network over all digits, and the trace of some of them.
+
+    Args:
+        network: the trained network.
+        images: uint8, shape (n, 28, 28).
+        labels: those that it was trained on, shape (n,).
+        observed: positions of the digits whose losses are recorded; default: all.
+        n_beta, localization: of the posterior.
+        step_size, batch_size: of SGLD.
+        chains, draws, burn_in, seed: of :func:`probelib.sample`.
+        progress: show a bar.
+    """
+    inputs = prepare_pixels(images, network.recipe)
     posterior = probelib.LocalPosterior(
         network.model,
         probelib.cross_entropy,
@@ -89,6 +136,7 @@ def mnist_probe(
     )
     trace = probelib.sample(
         posterior,
+        observe=None if observed is None else (inputs[observed], labels[observed]),
         sampler=probelib.SGLD(step_size=step_size, batch_size=batch_size),
         chains=chains,
         draws=draws,
@@ -97,7 +145,7 @@ def mnist_probe(
         cache=cache_dir("traces"),
         progress=progress,
     )
-    return MnistProbe(images, inputs, labels, true_labels, network, posterior, trace)
+    return posterior, trace
 
 
-__all__ = ["MnistProbe", "mnist_probe"]
+__all__ = ["MnistProbe", "digit_probe", "mnist_probe"]

@@ -1,8 +1,9 @@
 r"""What influence must predict: expansions without sampling error, singular models, retraining.
 
-For chapter 07. Three kinds of truth are built here. The kernel of a model with two or three weights
-comes from a lattice, exact to rounding. Two singular models have kernels in closed form or from a
-two-dimensional integral. And a small network is trained again without each of its samples.
+For chapter 07. Three kinds of truth stand behind it. The kernel of a model with two or three
+weights comes from a lattice (:mod:`probebook.quadrature`), exact to rounding. Two singular models
+have kernels in closed form or from a two-dimensional integral. And a small network is trained again
+without each of its samples.
 """
 
 import copy
@@ -15,9 +16,10 @@ from scipy.optimize import minimize
 from scipy.stats import rankdata
 from scipy.stats import t as student
 from torch import Tensor, nn
-from torch.func import grad, jacrev, vmap
+from torch.func import grad, jacrev
 from torch.nn.utils import vector_to_parameters
 
+from probebook.quadrature import losses_around, weighted_covariance
 from probebook.toys import Neuron
 from probelib import LocalPosterior, cross_entropy
 from probelib.influence import hessian, laplace_covariance, per_sample_gradients
@@ -111,62 +113,6 @@ def overlapping_classes(n: int = 40, seed: int = 0) -> tuple[Neuron, Data]:
     return Neuron(w), data
 
 
-@dataclass(frozen=True)
-class Moments:
-    """What a lattice over few weights says, without sampling error.
-
-    Attributes:
-        kernel: K under Eq. 1, shape (n, n), nats squared.
-        gaussian_kernel: K under its Laplace approximation N(w*, S).
-        covariance: of the weights under Eq. 1, shape (d, d).
-        total_variation: distance of the two laws, in [0, 1].
-        kernel_of_losses: K from the losses themselves, not from their changes.
-    """
-
-    kernel: np.ndarray
-    gaussian_kernel: np.ndarray
-    covariance: np.ndarray
-    total_variation: float
-    kernel_of_losses: np.ndarray
-
-
-def integrate(posterior: LocalPosterior, points: int = 41, reach: float = 8.0) -> Moments:
-    """Moments of Eq. 1 and of its Laplace approximation by the trapezoid rule.
-
-    The lattice is a cube in the coordinates in which the approximation is a standard normal. For
-    densities that are smooth and vanish at its faces the rule is exact to rounding.
-
-    Args:
-        posterior: of a model with few weights, around a minimum.
-        points: nodes along each axis.
-        reach: half the cube's side, in standard deviations.
-
-    Raises:
-        ValueError: more than three weights.
-    """
-    d = posterior.n_parameters
-    if d > 3:
-        raise ValueError(f"a lattice takes three weights at most, the model has {d}")
-    axis = np.linspace(-reach, reach, points)
-    nodes = np.stack(np.meshgrid(*[axis] * d, indexing="ij"), -1).reshape(-1, d)
-    moves = nodes @ np.linalg.cholesky(laplace_covariance(posterior)).T
-    x, y = posterior.data.batch(slice(0, posterior.n_samples))
-    with torch.no_grad():
-        every = vmap(lambda w: posterior.losses(w, x, y))
-        losses = every(torch.from_numpy(moves) + posterior.center).numpy()
-        change = losses - posterior.losses(posterior.center, x, y).numpy()
-    log = -posterior.n_beta * change.mean(1) - posterior.localization / 2 * (moves**2).sum(1)
-    true, gauss = (np.exp(v - v.max()) for v in (log, -0.5 * (nodes**2).sum(1)))
-    true, gauss = true / true.sum(), gauss / gauss.sum()
-    return Moments(
-        _weighted_covariance(change, true),
-        _weighted_covariance(change, gauss),
-        _weighted_covariance(moves, true),
-        0.5 * float(np.abs(true - gauss).sum()),
-        _weighted_covariance(losses, true),
-    )
-
-
 def gaussian_draws(posterior: LocalPosterior, draws: int, seed: int) -> np.ndarray:
     """K from independent draws of N(w*, S), by the pooled estimator: shape (n, n).
 
@@ -175,11 +121,7 @@ def gaussian_draws(posterior: LocalPosterior, draws: int, seed: int) -> np.ndarr
     """
     z = np.random.default_rng(seed).normal(size=(draws, posterior.n_parameters))
     moves = z @ np.linalg.cholesky(laplace_covariance(posterior)).T
-    x, y = posterior.data.batch(slice(0, posterior.n_samples))
-    with torch.no_grad():
-        every = vmap(lambda w: posterior.losses(w, x, y), chunk_size=10_000)
-        losses = every(torch.from_numpy(moves) + posterior.center).numpy()
-    return np.cov(losses, rowvar=False)
+    return np.cov(losses_around(posterior, moves)[0], rowvar=False)
 
 
 def importance_kernel(posterior: LocalPosterior, draws: int, seed: int) -> tuple[np.ndarray, float]:
@@ -194,16 +136,13 @@ def importance_kernel(posterior: LocalPosterior, draws: int, seed: int) -> tuple
     wide = 1.3
     z = np.random.default_rng(seed).normal(size=(draws, posterior.n_parameters)) * wide**0.5
     moves = z @ np.linalg.cholesky(laplace_covariance(posterior)).T
-    x, y = posterior.data.batch(slice(0, posterior.n_samples))
-    with torch.no_grad():
-        every = vmap(lambda w: posterior.losses(w, x, y), chunk_size=10_000)
-        change = every(torch.from_numpy(moves) + posterior.center).numpy()
-        change -= posterior.losses(posterior.center, x, y).numpy()
+    losses, at_center = losses_around(posterior, moves)
+    change = losses - at_center
     log = -posterior.n_beta * change.mean(1) - posterior.localization / 2 * (moves**2).sum(1)
     log += (z**2).sum(1) / 2 / wide
     mass = np.exp(log - log.max())
     mass /= mass.sum()
-    return _weighted_covariance(change, mass), float(1 / (mass**2).sum() / draws)
+    return weighted_covariance(change, mass), float(1 / (mass**2).sum() / draws)
 
 
 def relative_error(found: np.ndarray, truth: np.ndarray) -> float:
@@ -224,11 +163,6 @@ def order(n_beta: np.ndarray, errors: np.ndarray) -> tuple[float, float]:
     slopes = -np.polyfit(np.log(n_beta), np.log(errors).T, 1)[0]
     error = slopes.std(ddof=1) / np.sqrt(len(slopes))
     return float(slopes.mean()), float(student.ppf(0.975, len(slopes) - 1) * error)
-
-
-def _weighted_covariance(values: np.ndarray, mass: np.ndarray) -> np.ndarray:
-    centred = values - mass @ values
-    return centred.T @ (centred * mass[:, None])
 
 
 # -- singular models ---------------------------------------------------------------------------
@@ -295,7 +229,7 @@ def product_kernel(
     mass = np.exp(log - log.max()).ravel()
     powers = np.c_[delta.ravel(), delta.ravel() ** 2]
     features = np.c_[residuals * x, x**2 / 2]
-    return features @ _weighted_covariance(powers, mass / mass.sum()) @ features.T
+    return features @ weighted_covariance(powers, mass / mass.sum()) @ features.T
 
 
 def line_without_each(data: Data) -> np.ndarray:
@@ -450,11 +384,6 @@ def agreement(
     return {name: measures(found) for name, found in predictions.items()}
 
 
-def spearman(a: np.ndarray, b: np.ndarray) -> float:
-    """Rank correlation of two arrays of the same shape, flattened."""
-    return float(_correlation(*(rankdata(np.ravel(v)) for v in (a, b))))
-
-
 def _correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Pearson's correlation along the first axis."""
     a, b = (v - v.mean(0) for v in (a, b))
@@ -480,7 +409,6 @@ def neighbour_purity(similarity: np.ndarray, labels: np.ndarray, k: int = 10) ->
 
 __all__ = [
     "Agreement",
-    "Moments",
     "Product",
     "Redundant",
     "Removals",
@@ -488,7 +416,6 @@ __all__ = [
     "gaussian_draws",
     "importance_kernel",
     "influence_path",
-    "integrate",
     "level_line",
     "line_without_each",
     "neighbour_purity",
@@ -497,7 +424,6 @@ __all__ = [
     "product_kernel",
     "relative_error",
     "retrain_without",
-    "spearman",
     "tanh_network",
     "taught_surface",
     "train_to_rest",

@@ -2,7 +2,8 @@ r"""Models small enough that what the sampler must find is known exactly (chapte
 
 Linear regression with :math:`\ell = r^2/2` has a Gaussian local posterior, and SGLD on it is a
 linear recursion, so that the law of the *discretised* chain is known too. A neuron with two
-weights has a posterior that a grid can integrate. What is measured is held against these.
+weights has a posterior that :mod:`probebook.quadrature` integrates. What is measured is held
+against these.
 """
 
 import inspect
@@ -15,12 +16,13 @@ import torch
 import xarray as xr
 from sklearn.datasets import make_moons
 from torch import Tensor, nn
-from torch.func import grad, jacrev, vmap
+from torch.func import grad, vmap
 
 from probebook.chapter import Chapter, Claim
 from probebook.models import MLP
 from probelib import LocalPosterior, Sampler, cross_entropy, loss_kernel
 from probelib.chains import Chains
+from probelib.influence import hessian
 from probelib.plan import Plan, Run
 
 
@@ -347,54 +349,6 @@ def two_classes(n: int = 60, seed: int = 0) -> TwoClasses:
     return TwoClasses(x, y, model.float(), {name: i for i, name in enumerate(names)})
 
 
-@dataclass(frozen=True)
-class Exact:
-    """What a grid over two weights says about Eq. 1.
-
-    Attributes:
-        gain: mu, shape (n,), nats.
-        kernel: K, shape (n, n), nats squared.
-        llc: nb (E[L] - L(w*)).
-        precision: largest eigenvalue of nb H + gamma I at w*.
-    """
-
-    gain: np.ndarray
-    kernel: np.ndarray
-    llc: float
-    precision: float
-
-
-def integrate(posterior: LocalPosterior, points: int = 161, width: float = 7.0) -> Exact:
-    """The moments of Eq. 1 for a model with two weights, by the trapezoid rule on a grid.
-
-    The grid reaches ``width`` times 1/sqrt(smallest precision) from w* either way. On a smooth
-    density that vanishes at the edges the rule is exact to rounding.
-
-    Raises:
-        ValueError: the model does not have two weights.
-    """
-    if posterior.n_parameters != 2:
-        raise ValueError(f"a grid needs two weights, the model has {posterior.n_parameters}")
-    precisions = np.linalg.eigvalsh(_precision(posterior))
-    reach = width / np.sqrt(precisions[0])
-    axis = torch.linspace(-reach, reach, points, dtype=torch.float64)
-    grid = torch.cartesian_prod(axis, axis).to(posterior.dtype) + posterior.center
-    x, y = posterior.data.batch(slice(0, posterior.n_samples))
-    with torch.no_grad():
-        change = vmap(lambda w: posterior.losses(w, x, y))(grid).double()
-        change -= posterior.losses(posterior.center, x, y).double()
-        spread = (grid - posterior.center).double().pow(2).sum(1)
-    mass = torch.softmax(
-        -posterior.n_beta * change.mean(1) - posterior.localization / 2 * spread, 0
-    )
-    gain = mass @ change
-    centred = change - gain
-    kernel = centred.T @ (centred * mass[:, None])
-    return Exact(
-        gain.numpy(), kernel.numpy(), float(posterior.n_beta * gain.mean()), float(precisions[-1])
-    )
-
-
 def loss_surface(
     posterior: LocalPosterior, reach: float, points: int = 80
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -449,27 +403,16 @@ def moons_network(
 
 def largest_curvature(posterior: LocalPosterior) -> float:
     """Largest eigenvalue of the Hessian of L at w*, built whole: for small models."""
-    return float(np.linalg.eigvalsh(_hessian(posterior))[-1])
-
-
-def _hessian(posterior: LocalPosterior) -> np.ndarray:
-    return jacrev(grad(posterior.mean_loss))(posterior.center).detach().double().numpy()
-
-
-def _precision(posterior: LocalPosterior) -> np.ndarray:
-    identity = np.eye(posterior.n_parameters)
-    return posterior.n_beta * _hessian(posterior) + posterior.localization * identity
+    return float(np.linalg.eigvalsh(hessian(posterior))[-1])
 
 
 __all__ = [
     "Constant",
-    "Exact",
     "LinearRegression",
     "Neuron",
     "TwoClasses",
     "constant_data",
     "exact_claim",
-    "integrate",
     "largest_curvature",
     "linear_regression",
     "loss_surface",

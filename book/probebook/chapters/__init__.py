@@ -1,0 +1,1 @@
+"""What one chapter alone needs, one module a chapter: numbers to record, tables, claims."""

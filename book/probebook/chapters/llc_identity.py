@@ -1,0 +1,111 @@
+"""Chapter 05: the table of shares, the claims, and the curves against kappa."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from probebook.chapter import Chapter, Claim
+from probebook.known_llc import Known, monomial_law
+from probebook.llc_parts import percent
+from probebook.toys import exact_claim
+from probelib import Estimate
+
+
+def share_rows(numbers: Mapping[str, float], prefixes: Mapping[str, str]) -> list[dict[str, str]]:
+    """A line of a table each part of the LLC: its share in every trace.
+
+    Args:
+        numbers: recorded.
+        prefixes: trace -> what stands before the names of its numbers.
+    """
+    parts = {
+        "hardest 1 %": "share_hardest_1pct",
+        "hardest 1 %, order from other draws": "share_hardest_1pct_held_out",
+        **{f"decile {k} by gain": f"share_decile_{k}" for k in range(1, 11)},
+        **{f"class {k}": f"share_class_{k}" for k in range(10)},
+        "wrongly labeled samples": "share_wrong_labels",
+    }
+    return [
+        {"part": what}
+        | {
+            f"share of the LLC, {name}": percent(numbers, prefix + key)
+            for name, prefix in prefixes.items()
+        }
+        for what, key in parts.items()
+    ]
+
+
+def known_claim(chapter: Chapter, model: Known, estimate: Estimate) -> Claim:
+    """Record the LLC of a known model, and claim that it is the exact one of its chain."""
+    chapter.record(**model.numbers(estimate))
+    return exact_claim(
+        chapter, f"LLC: {model.what}", f"{model.key}_llc", model.truth,
+        total_error(model, estimate), model.allowed, why=model.by,
+    )  # fmt: skip
+
+
+def total_error(model: Known, estimate: Estimate) -> float:
+    """Standard error of estimate less truth, where the truth has an error, too."""
+    return float(np.hypot(estimate.mcse, model.truth_se))
+
+
+def approach_to_limit(
+    chapter: Chapter,
+    known: Sequence[tuple[Known, Estimate]],
+    shown: Mapping[str, tuple[Sequence[int], Sequence[int] | None, str]],
+    kappa: np.ndarray,
+) -> tuple[dict, dict]:
+    """Curves and points for :func:`probebook.figures.approach`; records the share at kappa 10⁶.
+
+    Args:
+        chapter: where to.
+        known: models and their measured LLCs.
+        shown: name -> (exponents, volumes) for :func:`probebook.known_llc.monomial_law`, and the
+            key of the model.
+        kappa: where the curves are computed.
+    """
+    by_key = {model.key: (model, estimate) for model, estimate in known}
+    curves, points = {}, {}
+    for name, (exponents, volumes, key) in shown.items():
+        model, estimate = by_key[key]
+        exact = [monomial_law(exponents, x, 1.0, volumes).llc for x in kappa]
+        leading = np.full(len(kappa), np.nan)
+        if model.multiplicity > 1:
+            far = kappa > 1e3
+            leading[far] = 1 - (model.multiplicity - 1) / np.log(kappa[far]) / model.limit
+        curves[name] = kappa, np.array(exact) / model.limit, leading
+        at = model.posterior.n_beta / model.posterior.localization ** sum(exponents)
+        points[name] = at, estimate.value / model.limit, estimate.mcse / model.limit
+        at_1e6 = monomial_law(exponents, 1e6, 1.0, volumes).llc
+        chapter.record(**{f"{key}_share_of_limit_at_1e6": at_1e6 / model.limit})
+    return curves, points
+
+
+def identity_claims() -> list[Claim]:
+    """What B.1 says, and how the sum is distributed."""
+    return [
+        Claim(
+            "relative difference: LLC and sum of the gains times β", "identity_relative_error",
+            "equal", None, 1e-10, ".1e",
+            "float64 sums of the same float32 losses, in two orders", must=True,
+        ),
+        Claim(
+            "nβ Σμ over the LLC, relative distance from n", "identity_n_factor_relative_error",
+            "", None, 1e-10, ".1e", "the factor is n, whatever the trace", must=True,
+        ),
+        Claim(
+            "nβ Σμ over the LLC", "identity_n_factor", "1", 0.99, 1.01, ",.1f",
+            "erratum 3: the printed formula is n times too large",
+        ),
+        Claim(
+            "share of the LLC in the hardest 1 %", "share_hardest_1pct_held_out", digits=".3f",
+            why="ordered by other draws",
+        ),
+        Claim(
+            "the same with 10 % wrong labels", "noisy_share_hardest_1pct_held_out", digits=".3f",
+        ),
+        Claim("share of the LLC in wrong labels", "noisy_share_wrong_labels", digits=".3f"),
+    ]  # fmt: skip
+
+
+__all__ = ["approach_to_limit", "identity_claims", "known_claim", "share_rows", "total_error"]

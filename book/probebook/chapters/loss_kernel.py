@@ -1,0 +1,673 @@
+"""Chapter 04: the rows behind its tables, kept runs computed again, and the claims."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import nn
+
+import probelib
+from probebook import alignment as al
+from probebook.chapter import Chapter, Claim
+from probebook.classifiers import Classifier
+from probebook.imagenet import Decoded, ImageFiles
+from probebook.prerun import KeptPairs
+
+Rows = list[dict[str, str]]
+EVEN, ODD = slice(0, None, 2), slice(1, None, 2)  # of the chains: two halves that share nothing
+NOT_A_RESULT = (
+    '<p class="not-a-result"><strong>A stand-in.</strong> No ImageNet photographs were found '
+    "here, so this page shows crops of a few photographs that Python packages ship, under "
+    "the labels that a small network gives them. Set <code>PROBELIB_IMAGENET</code> and run "
+    "it again for a result.</p>"
+)
+
+
+# -- two halves of the chains ------------------------------------------------------------------
+
+
+def halves_of_pairs(pairs: xr.Dataset) -> list[np.ndarray]:
+    """R from the even walks of gradient pairs, and from the odd ones."""
+    return [probelib.pair_kernel(pairs, part).correlation() for part in (EVEN, ODD)]
+
+
+def halves_of_draws(trace: xr.Dataset, draws: int | None = None) -> list[np.ndarray]:
+    """R from the first draws of the even chains, and of the odd ones."""
+    part = trace.isel(draw=slice(draws))
+    return [probelib.loss_kernel(part.isel(chain=half)).correlation() for half in (EVEN, ODD)]
+
+
+# -- the photographs ---------------------------------------------------------------------------
+
+
+def record_photographs(
+    chapter: Chapter,
+    classifier: Classifier,
+    decoded: Decoded,
+    files: ImageFiles,
+    logits: torch.Tensor,
+    labels: np.ndarray,
+    *,
+    stand_in: bool,
+    n_sampling: int,
+    side: int,
+) -> None:
+    """Record the network, the photographs, and how many of them it gets right.
+
+    Args:
+        chapter: where to.
+        classifier: the network.
+        decoded, files: the photographs.
+        logits: of the network, shape (n, classes).
+        labels: of the photographs, shape (n,).
+        stand_in: whether they are not ImageNet's.
+        n_sampling: how many define L.
+        side: in pixels.
+    """
+    right_first = logits.argmax(1).numpy() == labels
+    right_in_five = (logits.topk(5).indices.numpy() == labels[:, None]).any(1)
+    chapter.record(
+        stand_in=str(stand_in).lower(),
+        network=classifier.name,
+        n_parameters=sum(p.numel() for p in classifier.network.parameters()),
+        n_images=len(labels),
+        n_sampling=n_sampling,
+        n_skipped=len(decoded.skipped),
+        n_classes=len(np.unique(labels)),
+        image_source=files.source,
+        image_side=side,
+        top1=float(right_first.mean()),
+        top5=float(right_in_five.mean()),
+        top1_every_fifth=float(right_first[::5].mean()),
+        top5_every_fifth=float(right_in_five[::5].mean()),
+        guessing=float(np.log(logits.shape[1])),
+    )
+
+
+# -- the sweep of the localization -------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Localization:
+    """The whole network at one localization.
+
+    Attributes:
+        gamma: the localization.
+        loss: mean over draws and photographs, nats.
+        kept: of the photographs with more than half the probability on their label at w*, the
+            share that has it along the walks.
+        tilt: share of the draws that counts under Eq. 1.
+        reliability: of R from one walk.
+        aligned: WordNet similarity of the neighbours.
+    """
+
+    gamma: float
+    loss: float
+    kept: float
+    tilt: float
+    reliability: float
+    aligned: al.Alignment
+
+    def numbers(self) -> dict[str, float]:
+        """Everything by name."""
+        key = f"gamma_{self.gamma:.0f}"
+        return {
+            f"{key}_mean_loss": self.loss,
+            f"{key}_still_right": self.kept,
+            f"{key}_tilt": self.tilt,
+            f"{key}_reliability": self.reliability,
+            f"{key}_wordnet": self.aligned.value,
+            f"{key}_interval_low": self.aligned.low,
+            f"{key}_interval_high": self.aligned.high,
+        }
+
+    def row(self) -> dict[str, str]:
+        """A line of a table."""
+        return {
+            "γ": f"{self.gamma:,.0f}",
+            "mean loss": f"{self.loss:.2f}",
+            "still right": f"{self.kept:.0%}",
+            "share of draws under Eq. 1": f"{self.tilt:.2f}",
+            "reliability of one walk": f"{self.reliability:.2f}",
+            "WordNet, cross-label top 5": f"{self.aligned.value:.3f}",
+            "by chance": f"{self.aligned.low:.3f} to {self.aligned.high:.3f}",
+        }
+
+
+def localization_of(
+    gamma: float, pairs: xr.Dataset, labels: np.ndarray, meaning: al.Meaning
+) -> Localization:
+    """What gradient pairs at one localization say."""
+    right = pairs.init_loss.values < np.log(2)  # more than half the probability on the label
+    kept = float((pairs.loss.values[:, :, right] < np.log(2)).mean()) if right.any() else 0.0
+    return Localization(
+        gamma,
+        float(pairs.loss.mean()),
+        kept,
+        probelib.tilt(pairs),
+        probelib.split_half_reliability(*halves_of_pairs(pairs)),
+        meaning(probelib.pair_kernel(pairs).correlation(), labels),
+    )
+
+
+def sweep_panels(sweep: Sequence[Localization], at_center: float) -> dict[str, dict]:
+    """What :func:`probebook.figures.localization_sweep` draws.
+
+    Args:
+        sweep: in ascending order of gamma.
+        at_center: mean loss of the trained network, nats.
+    """
+    chance = [(p.aligned.chance, p.aligned.low, p.aligned.high) for p in sweep]
+    both = [probelib.spearman_brown(p.reliability) for p in sweep]
+    return {
+        "mean loss (nats)": {
+            "along the draws": np.array([p.loss for p in sweep]),
+            "trained": np.full(len(sweep), at_center),
+        },
+        "reliability": {"R, two walks": np.array(both)},
+        "WordNet similarity": {
+            "cross-label top 5": np.array([p.aligned.value for p in sweep]),
+            "chance": np.array(chance).T,
+        },
+    }
+
+
+def reduced_rows(
+    chapter: Chapter,
+    reduced: Mapping[str, xr.Dataset],
+    labels: np.ndarray,
+    meaning: al.Meaning,
+    passes: int,
+) -> Rows:
+    """Record what cheaper kernels leave of the first one, and give a line of a table each.
+
+    Args:
+        chapter: where to.
+        reduced: name -> gradient pairs, those of the whole network first.
+        labels: of the photographs, shape (n,).
+        meaning: from :func:`probebook.alignment.meaning_of`.
+        passes: gradients of every photograph that each took.
+    """
+    whole = next(iter(reduced))
+    whole_halves, rows = halves_of_pairs(reduced[whole]), []
+    whole_reliability = probelib.split_half_reliability(*whole_halves)
+    for name, found in reduced.items():
+        own = halves_of_pairs(found)
+        numbers = {
+            "seconds_a_pass": found.attrs["wall_time"] / passes,
+            "reliability": probelib.split_half_reliability(*own),
+            "agreement": 1.0 if name == whole else al.noise_free_correlation(own, whole_halves),
+            "wordnet": meaning(probelib.pair_kernel(found).correlation(), labels).value,
+        }
+        key = f"reduced_{name.replace(' ', '_')}"
+        reliability, agreement = numbers["reliability"], numbers["agreement"]
+        readable = min(reliability, whole_reliability) > 0.1 and agreement < 1.2
+        chapter.record(**{f"{key}_{what}": value for what, value in numbers.items()})
+        rows.append(
+            {
+                "what moves": name,
+                "seconds a pass": f"{numbers['seconds_a_pass']:.1f}",
+                "reliability of one walk": f"{reliability:.2f}",
+                "agreement with the whole network's R": (
+                    f"{agreement:.2f}" if readable else "too noisy"
+                ),
+                "WordNet, cross-label top 5": f"{numbers['wordnet']:.3f}",
+            }
+        )
+    return rows
+
+
+# -- the last module ---------------------------------------------------------------------------
+
+
+def record_steps(chapter: Chapter, table1: xr.Dataset, long: xr.Dataset) -> None:
+    """Record what as many steps at Table 1's size, and long ones, are worth."""
+    for key, trace in (("table1_step", table1), ("long_step", long)):
+        # nb times the mean gain, which has its own standard error over both chains
+        llc, nb = probelib.local_learning_coefficient(trace), trace.attrs["config"]["n_beta"]
+        chapter.record(
+            **{
+                f"ess_{key}": llc.ess,
+                f"kernel_draws_{key}": al.equivalent_draws(*halves_of_draws(trace)),
+                f"gain_{key}": llc.value / nb,
+                f"gain_mcse_{key}": llc.mcse / nb,
+            }
+        )
+    chapter.record(
+        steps=long.sizes["chain"] * long.sizes["draw"],
+        kernel_draws_ratio=chapter.numbers["kernel_draws_long_step"]
+        / chapter.numbers["kernel_draws_table1_step"],
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class LastModule:
+    """The kernel of the last module, by SGLD draws and by pairs of gradients.
+
+    Attributes:
+        trace, pairs: the draws, and the pairs.
+        draws: draws of each chain at which the reliability is looked at, shape (k,).
+        reliable, effective: split-half reliability and equivalent draws there, shape (k,).
+        pair_halves: R from two halves of the walks.
+        signal: spread of R over pairs of photographs, freed of noise.
+    """
+
+    trace: xr.Dataset
+    pairs: xr.Dataset
+    draws: np.ndarray
+    reliable: np.ndarray
+    effective: np.ndarray
+    pair_halves: Sequence[np.ndarray]
+    signal: float
+
+    def curves(self) -> tuple[dict, dict]:
+        """What :func:`probebook.figures.reliability_curves` draws."""
+        per_half = self.effective / 2
+        of_pairs = np.array([al.equivalent_draws(*self.pair_halves) / 2])
+        passes = self.pairs.loss.sizes["chain"] * self.pairs.loss.sizes["draw"]
+        power = self.signal**2
+        return {
+            "SGLD": (self.draws * self.trace.sizes["chain"] / 2, per_half, self.reliable),
+            "gradient pairs": (
+                np.array([passes / 2]),
+                of_pairs,
+                np.array([probelib.split_half_reliability(*self.pair_halves)]),
+            ),
+        }, {
+            "SGLD": power / (power + 1 / per_half),
+            "gradient pairs": power / (power + 1 / of_pairs),
+        }
+
+    def record(self, chapter: Chapter, n_pairs: int, seed: int) -> None:
+        """Record what draws and pairs reach, and whether they estimate one kernel.
+
+        Args:
+            chapter: where to.
+            n_pairs: of gradients.
+            seed: of the diagnostics.
+        """
+        trace, trust = self.trace, probelib.diagnostics(self.trace, seed=seed)
+        draws = trace.sizes["chain"] * trace.sizes["draw"]
+        # Covariances are what both estimators are unbiased for. All three are put on one scale, of
+        # chains that are not compared, because losses of confident photographs vary a thousandth
+        # as much as others.
+        even = probelib.loss_kernel(trace.isel(chain=EVEN))
+        spread = np.sqrt(even.diagonal().values)
+        scale = np.outer(spread, spread)
+        chapter.record(
+            sgld_draws=draws,
+            sgld_effective_draws=self.effective[-1],
+            sgld_ess_of_mean_loss=float(trust.ess[0]),
+            sgld_rhat_max=trust.rhat_max,
+            sgld_split_half_reliability=self.reliable[-1],
+            sgld_mean_loss=trust.loss_along_chains,
+            sgld_losses_a_second=trace.sizes["sample"] * draws / trace.attrs["wall_time"],
+            head_signal_spread=self.signal,
+            head_draws_for_one_half=1 / self.signal**2,
+            head_pairs=n_pairs,
+            head_pairs_split_half_reliability=probelib.split_half_reliability(*self.pair_halves),
+            head_pairs_equivalent_draws=al.equivalent_draws(*self.pair_halves),
+            head_pairs_tilt=probelib.tilt(self.pairs),
+            draws_on_pairs=al.noise_free_slope(
+                probelib.loss_kernel(trace.isel(chain=ODD)).covariance() / scale,
+                *(
+                    probelib.pair_kernel(self.pairs, part).covariance() / scale
+                    for part in (EVEN, ODD)
+                ),
+            ),
+            draws_on_pairs_correlation=al.noise_free_slope(
+                probelib.loss_kernel(trace).correlation(), *self.pair_halves
+            ),
+        )
+
+
+def last_module(trace: xr.Dataset, pairs: xr.Dataset) -> LastModule:
+    """Compare the kernel of SGLD draws with that of gradient pairs on the same posterior."""
+    most = trace.sizes["draw"]
+    draws = np.unique(np.geomspace(10, most, 8).astype(int))
+    draws = draws[draws >= min(10, most)]
+    parts = [halves_of_draws(trace, count) for count in draws]
+    pair_halves = halves_of_pairs(pairs)
+    return LastModule(
+        trace,
+        pairs,
+        draws,
+        np.array([probelib.split_half_reliability(*part) for part in parts]),
+        np.array([al.equivalent_draws(*part) for part in parts]),
+        pair_halves,
+        float(np.sqrt(max(np.cov(*map(al.off_diagonal, pair_halves))[0, 1], 1e-12))),
+    )
+
+
+# -- Table 1's row -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Table1Row:
+    """A run at the paper's setting.
+
+    Attributes:
+        trace: its draws.
+        at: positions of its photographs among the chapter's, shape (m,).
+        labels: of these, shape (m,).
+        halves: R from two halves of the chains.
+        r: R from all.
+        aligned: WordNet similarity of the neighbours.
+    """
+
+    trace: xr.Dataset
+    at: np.ndarray
+    labels: np.ndarray
+    halves: Sequence[np.ndarray]
+    r: np.ndarray
+    aligned: al.Alignment
+
+    def record(self, chapter: Chapter, how: str, similarity: np.ndarray, seed: int) -> None:
+        """Record the run.
+
+        Args:
+            chapter: where to.
+            how: it was made.
+            similarity: of the classes.
+            seed: of the diagnostics.
+        """
+        trust = probelib.diagnostics(self.trace, seed=seed)
+        first, second = self.halves
+        chapter.record(
+            table1_how=how,
+            table1_images=len(self.labels),
+            table1_draws=self.trace.sizes["chain"] * self.trace.sizes["draw"],
+            table1_effective_draws=al.equivalent_draws(first, second),
+            table1_mean_loss_start=trust.loss_at_center,
+            table1_mean_loss_chain=trust.loss_along_chains,
+            table1_split_half_reliability=probelib.split_half_reliability(first, second),
+            table1_correlation_mean=float(al.off_diagonal((first + second) / 2).mean()),
+            table1_spearman_wordnet=al.spearman_of_pairs(
+                self.r, similarity[np.ix_(self.labels, self.labels)]
+            ),
+            table1_wordnet=self.aligned.value,
+            table1_chance=self.aligned.chance,
+            table1_interval_low=self.aligned.low,
+            table1_interval_high=self.aligned.high,
+        )
+
+    def record_beside(
+        self,
+        chapter: Chapter,
+        r: np.ndarray,
+        halves: Sequence[np.ndarray],
+        class_r: np.ndarray,
+        feature_r: np.ndarray,
+        meaning: al.Meaning,
+    ) -> None:
+        """Record the chapter's kernel, classes and features on the same photographs.
+
+        Args:
+            chapter: where to.
+            r, halves: the chapter's kernel, and its two halves, shape (n, n).
+            class_r, feature_r: cosines of the labels' weights and of features, shape (n, n).
+            meaning: from :func:`probebook.alignment.meaning_of`.
+        """
+        own = np.ix_(self.at, self.at)
+        chapter.record(
+            table1_kernel_here_wordnet=meaning(r[own], self.labels).value,
+            table1_features_wordnet=meaning(feature_r[own], self.labels).value,
+            table1_class_agreement=al.noise_free_correlation(self.halves, [class_r[own]] * 2),
+            table1_feature_agreement=al.noise_free_correlation(self.halves, [feature_r[own]] * 2),
+            table1_class_wordnet=meaning(class_r[own], self.labels).value,
+            table1_spearman_features=al.spearman_of_pairs(self.r, feature_r[own]),
+            table1_agreement=al.noise_free_correlation(self.halves, [h[own] for h in halves]),
+        )
+
+
+def table1_row(
+    trace: xr.Dataset, at: np.ndarray, labels: np.ndarray, meaning: al.Meaning
+) -> Table1Row:
+    """Kernel and neighbours of a run at the paper's setting."""
+    r = probelib.loss_kernel(trace).correlation()
+    return Table1Row(trace, at, labels, halves_of_draws(trace), r, meaning(r, labels))
+
+
+# -- the whole network -------------------------------------------------------------------------
+
+
+def record_kept(chapter: Chapter, kept: KeptPairs, check: np.ndarray, again: xr.Dataset) -> None:
+    """Record a kept run, and by how much some of its photographs differ when computed again.
+
+    Args:
+        chapter: where to.
+        kept: the run.
+        check: positions of these photographs, shape (m,).
+        again: the gradient pairs of them.
+    """
+    difference = max(
+        np.abs(
+            kernel.correlation(check, check)
+            - probelib.pair_kernel(again, slice(c, c + 1)).correlation()
+        ).max()
+        for c, kernel in enumerate(kept.kernels)
+    )
+    about, minutes = kept.about, kept.about["seconds"] / 60
+    chapter.record(
+        made=f"kept run: {about['device']}, {minutes:.0f} min, torch {about['torch']}",
+        verified_images=len(check),
+        verified_difference=float(difference),
+        verified_loss_difference=float(np.abs(again.loss.values - kept.loss[:, :, check]).max()),
+    )
+
+
+def record_kernel(
+    chapter: Chapter,
+    halves: Sequence[np.ndarray],
+    loss: np.ndarray,
+    at_center: np.ndarray,
+    labels: np.ndarray,
+    cross: np.ndarray,
+) -> None:
+    """Record the kernel of the whole network: how sure it is, and of its neighbours.
+
+    Args:
+        chapter: where to.
+        halves: R from two halves of the walks, shape (n, n).
+        loss: along the walks, shape (chain, draw, n), nats.
+        at_center: at w*, shape (n,).
+        labels: of the photographs.
+        cross: cross-label neighbours in the whole R, shape (n, 5).
+    """
+    first, second = halves
+    reliability = probelib.split_half_reliability(first, second)
+    nearest = [al.cross_label_top(half, labels, 5) for half in halves]
+    chapter.record(
+        draws=int(loss.shape[0] * loss.shape[1]),
+        effective_draws=al.equivalent_draws(first, second),
+        mean_loss_start=float(at_center.mean()),
+        mean_loss_chain=float(loss.mean()),
+        split_half_reliability=reliability,
+        reliability_of_both=probelib.spearman_brown(reliability),
+        shared_top5=al.overlap(*nearest),
+        most_frequent_neighbour=int(np.bincount(cross.ravel()).max()),
+        shared_top5_by_chance=5 / (len(labels) - 1),
+        signal_spread=float(np.sqrt(max(np.cov(*map(al.off_diagonal, halves))[0, 1], 0))),
+    )
+
+
+# -- what neighbours mean ----------------------------------------------------------------------
+
+
+def label_weights(network: nn.Module, labels: np.ndarray) -> np.ndarray:
+    """Cosines of the labels' rows in the last linear layer, its mean row taken off: (n, n)."""
+    last = [m for m in network.modules() if isinstance(m, nn.Linear)][-1].weight.detach().cpu()
+    return al.cosine((last - last.mean(0)).numpy().astype(np.float64))[np.ix_(labels, labels)]
+
+
+def alignment_rows(
+    chapter: Chapter,
+    measured: Mapping[str, np.ndarray],
+    labels: np.ndarray,
+    among: np.ndarray,
+    meaning: al.Meaning,
+) -> tuple[dict[str, al.Alignment], Rows]:
+    """Record what each similarity's neighbours mean, and give a line of a table each.
+
+    Args:
+        chapter: where to.
+        measured: name -> similarity, shape (n, n); "loss kernel" and "features" among them.
+        labels: of the photographs, shape (n,).
+        among: WordNet similarity of the photographs' classes, shape (n, n).
+        meaning: from :func:`probebook.alignment.meaning_of`.
+    """
+    rows, results, features = [], {}, measured["features"]
+    for name, matrix in measured.items():
+        aligned = results[name] = meaning(matrix, labels)
+        key = "kernel" if name == "loss kernel" else name.replace(",", "").replace(" ", "_").lower()
+        numbers = {
+            "wordnet_top5": aligned.value,
+            "chance": aligned.chance,
+            "interval_low": aligned.low,
+            "interval_high": aligned.high,
+            "spearman_wordnet": al.spearman_of_pairs(matrix, among),
+            "spearman_features": al.spearman_of_pairs(matrix, features),
+            "shared_with_features": al.overlap(
+                al.cross_label_top(matrix, labels, 5), al.cross_label_top(features, labels, 5)
+            ),
+        }
+        chapter.record(**{f"{key}_{what}": value for what, value in numbers.items()})
+        rows.append(
+            {
+                "similarity": name,
+                "WordNet, cross-label top 5": f"{aligned.value:.3f}",
+                "by chance": f"{aligned.chance:.3f} [{aligned.low:.3f}, {aligned.high:.3f}]",
+                "Spearman with WordNet": f"{numbers['spearman_wordnet']:.3f}",
+                "Spearman with features": f"{numbers['spearman_features']:.3f}",
+                "top 5 shared with features": f"{numbers['shared_with_features']:.0%}",
+            }
+        )
+    return results, rows
+
+
+def record_agreement(
+    chapter: Chapter,
+    measured: Mapping[str, np.ndarray],
+    halves: Sequence[np.ndarray],
+    main: al.Alignment,
+    gradient_cosine: np.ndarray,
+    some: np.ndarray,
+    labels: np.ndarray,
+    meaning: al.Meaning,
+) -> None:
+    """Record the kernel's neighbours beside chance, and its agreement with simpler similarities.
+
+    Args:
+        chapter: where to, with the numbers of :func:`alignment_rows`.
+        measured: as there.
+        halves: R from two halves of the walks.
+        main: alignment of the loss kernel.
+        gradient_cosine: of the gradients at w*, on the photographs ``some``.
+        some: positions of those.
+        labels: of all photographs.
+        meaning: from :func:`probebook.alignment.meaning_of`.
+    """
+    r, last = measured["loss kernel"], measured["last module only"]
+    classes, features = measured["weights of the labels"], measured["features"]
+    block = r[np.ix_(some, some)]
+    chapter.record(
+        wordnet_top5_cross_label=main.value,
+        wordnet_chance=main.chance,
+        wordnet_interval_low=main.low,
+        wordnet_interval_high=main.high,
+        wordnet_over_chance=main.value - main.high,
+        spearman_wordnet=chapter.numbers["kernel_spearman_wordnet"],
+        feature_agreement=chapter.numbers["kernel_spearman_features"],
+        gradient_agreement=_pearson_of_pairs(block, gradient_cosine),
+        gradient_wordnet=meaning(gradient_cosine, labels[some]).value,
+        kernel_wordnet_on_sweep=meaning(block, labels[some]).value,
+        last_module_agreement=_pearson_of_pairs(r, last),
+        class_agreement=al.noise_free_correlation(halves, (classes, classes)),
+        feature_agreement_noise_free=al.noise_free_correlation(halves, (features, features)),
+    )
+
+
+def _pearson_of_pairs(one: np.ndarray, other: np.ndarray) -> float:
+    return float(np.corrcoef(al.off_diagonal(one), al.off_diagonal(other))[0, 1])
+
+
+# -- claims ------------------------------------------------------------------------------------
+
+
+def claims(kept: bool, row: Table1Row | None) -> list[Claim]:
+    """What the paper says about neighbours, and what must hold of the runs.
+
+    Args:
+        kept: whether the kernel of the whole network is a kept run.
+        row: Table 1's, if there is one.
+    """
+    guessing = float(np.log(1000))
+    neighbours = Claim(
+        "cross-label neighbours: WordNet similarity above the interval of chance",
+        "wordnet_over_chance", "highly interpretable", 0.0, None, ".3f",
+        "the paper shows pictures; this is the distance to the upper end of the interval",
+    )  # fmt: skip
+    reliability = Claim(
+        "split-half reliability of R", "split_half_reliability", "", digits=".3f",
+        why="of one half; the paper gives none",
+    )  # fmt: skip
+    others = [
+        Claim(
+            "mean loss along the chains, this chapter's γ (nats)", "mean_loss_chain",
+            "a local posterior", None, guessing, ".2f", "below guessing",
+        ),
+        Claim(
+            "covariances of SGLD draws on those of gradient pairs, slope freed of noise",
+            "draws_on_pairs", "1", 0.9, 1.1, ".3f",
+            "two estimators of one kernel, not a claim of the paper; the room is for Eq. 1's data "
+            "term",
+        ),
+        Claim("Spearman of R with WordNet, all pairs", "spearman_wordnet", digits=".3f"),
+    ]  # fmt: skip
+    again = Claim(
+        "R of the kept run computed again, largest difference", "verified_difference", "0",
+        None, 0.02, ".4f", "bfloat16 and the order of sums", must=True,
+    )  # fmt: skip
+    of_row = [] if row is None else [
+        Claim(
+            "mean loss along the chain, Table 1's γ (nats)", "table1_mean_loss_chain",
+            "a local posterior", None, guessing, ".2f",
+            "above guessing, the draws do worse than a network that knows nothing",
+        ),
+        Claim(
+            "cross-label neighbours, Table 1's γ: WordNet similarity", "table1_wordnet",
+            "highly interpretable", row.aligned.high, None, ".3f",
+            "agrees if above the interval of chance",
+        ),
+        Claim(
+            "R at Table 1's γ and the weights of the labels: correlation",
+            "table1_class_agreement", "", digits=".2f",
+            why="corrected for noise; these weights know nothing of photographs",
+        ),
+    ]  # fmt: skip
+    return [neighbours, reliability, *of_row, *others, *([again] if kept else [])]
+
+
+__all__ = [
+    "NOT_A_RESULT",
+    "LastModule",
+    "Localization",
+    "Table1Row",
+    "alignment_rows",
+    "claims",
+    "halves_of_draws",
+    "halves_of_pairs",
+    "label_weights",
+    "last_module",
+    "localization_of",
+    "record_agreement",
+    "record_kept",
+    "record_kernel",
+    "record_photographs",
+    "record_steps",
+    "reduced_rows",
+    "sweep_panels",
+    "table1_row",
+]

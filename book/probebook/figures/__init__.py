@@ -1,0 +1,59 @@
+"""Figures of the chapters, one module a chapter: each draws what it is given.
+
+What any user of the library wants to draw is in :mod:`probelib.plotting`.
+"""
+
+from probebook.figures.influence_functions import (
+    expansion_errors,
+    kernel_and_gradients,
+    retraining_scatter,
+    singular_influence,
+)
+from probebook.figures.introduction import data_maps, kernel_picture, probe_picture
+from probebook.figures.llc_identity import approach, known_answers, llc_in_parts, when_to_believe
+from probebook.figures.local_posterior import (
+    chain_gallery,
+    closed_forms,
+    stationary_variance,
+    sweeps,
+    three_errata,
+)
+from probebook.figures.loss_kernel import (
+    chain_losses,
+    localization_sweep,
+    permutation_picture,
+    reliability_curves,
+)
+from probebook.figures.singular_fluctuation import (
+    gibbs_levels,
+    group_shares,
+    one_data_set,
+    waic_picture,
+)
+
+__all__ = [
+    "approach",
+    "chain_gallery",
+    "chain_losses",
+    "closed_forms",
+    "data_maps",
+    "expansion_errors",
+    "gibbs_levels",
+    "group_shares",
+    "kernel_and_gradients",
+    "kernel_picture",
+    "known_answers",
+    "llc_in_parts",
+    "localization_sweep",
+    "one_data_set",
+    "permutation_picture",
+    "probe_picture",
+    "reliability_curves",
+    "retraining_scatter",
+    "singular_influence",
+    "stationary_variance",
+    "sweeps",
+    "three_errata",
+    "waic_picture",
+    "when_to_believe",
+]

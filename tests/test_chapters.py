@@ -1,0 +1,227 @@
+"""What chapters record and claim, on small made-up results."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import jupytext
+import numpy as np
+import pytest
+import xarray as xr
+from scipy.stats import pearsonr
+
+import probelib
+from probebook import gibbs, llc_parts, toys
+from probebook.alignment import Alignment
+from probebook.chapter import Chapter
+from probebook.chapters import (
+    influence_functions,
+    llc_identity,
+    local_posterior,
+    loss_gain,
+    loss_kernel,
+    memorization,
+    singular_fluctuation,
+)
+from probebook.prerun import KeptPairs
+from probelib import Estimate
+
+NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("[0-9]*.py"))
+RNG = np.random.default_rng(0)
+
+
+@pytest.fixture
+def chapter(tmp_path):
+    return Chapter("00_test", profile="smoke", results_dir=tmp_path)
+
+
+def trace_of(loss: np.ndarray) -> xr.Dataset:
+    """A trace as far as a kernel needs it; loss has shape (chain, draw, sample)."""
+    return xr.Dataset(
+        {
+            "loss": (("chain", "draw", "sample"), loss),
+            "init_loss": ("sample", np.zeros(loss.shape[-1])),
+        }
+    )
+
+
+def setting(stiffness: float, rhat: float, knob: str = "gamma", value: float = 0.3):
+    llc = Estimate(5.0, 0.5, 100.0, rhat)
+    look = SimpleNamespace(rhat_max=rhat, ess_min=50.0, distance=2.0)
+    return local_posterior.Setting(knob, value, llc, look, stiffness, 20.0)
+
+
+def test_a_long_step_outweighs_bad_mixing(chapter):
+    assert setting(0.5, 1.05).verdict == "sound"
+    assert setting(0.5, 1.2).verdict == "not mixed"
+    assert setting(1.5, 1.2).verdict == "step too long"
+    assert {setting(s, 1.2).verdict for s in (0.5, 1.5)} < set(local_posterior.VERDICTS)
+    setting(0.5, 1.05).record(chapter)
+    assert chapter.numbers["sweep_gamma_0p3_llc"] == 5.0
+
+
+def test_sweeps_are_drawn_by_knob():
+    points = [setting(0.1, 1.0, "epsilon", 1e-3), setting(0.1, 1.2, "epsilon", 1e-2)]
+    points += [setting(2.0, 1.0, knob) for knob in ("n beta", "gamma")]
+    panels = local_posterior.sweep_panels(points)
+    assert list(panels) == [r"$\epsilon$", r"$n\beta$", r"$\gamma$"]
+    values, llc, error, ess, verdict = panels[r"$\epsilon$"]
+    np.testing.assert_array_equal(values, [1e-3, 1e-2])
+    np.testing.assert_array_equal([*llc, *error, *ess], [5, 5, 0.5, 0.5, 50, 50])
+    assert list(verdict) == ["sound", "not mixed"]
+
+
+def test_printed_formulas_are_claimed_as_printed(chapter):
+    chapter.record(erratum1_variance=0.0345, erratum1_variance_times_gamma=1.035)
+    (exact,), (printed,) = local_posterior.localization_claims(chapter, 30.0, 0.001)
+    assert exact.must
+    assert exact.holds(1.035)
+    assert printed.holds(chapter.numbers["erratum1_variance"]) is False
+
+
+def test_relations_are_recorded_and_their_range_found(chapter):
+    loss, gain = RNG.lognormal(size=(2, 50))
+    rows = [
+        loss_gain.relation_row(chapter, name, name, loss, g)
+        for name, g in (("main", gain), ("other-net", loss**2))
+    ]
+    loss_gain.record_range(chapter)
+    assert chapter.numbers["main_pearson"] == pytest.approx(pearsonr(loss, gain).statistic)
+    assert chapter.numbers["other_net_spearman"] == pytest.approx(1)
+    assert chapter.numbers["spearman_highest"] == chapter.numbers["other_net_spearman"]
+    assert chapter.numbers["pearson_lowest"] == chapter.numbers["main_pearson"]
+    assert rows[1]["Spearman"] == "1.000"
+
+
+def test_gains_by_class_are_those_of_the_class(chapter):
+    labels = np.arange(40) % 10
+    rows = loss_gain.class_rows(chapter, labels.astype(float), labels)
+    assert [row["mean loss gain"] for row in rows] == [f"{k:.2f}" for k in range(10)]
+    assert chapter.numbers["n_digit_7"] == 4
+    assert chapter.numbers["gain_q99_digit_7"] == 7
+
+
+def test_populations_are_told_apart(chapter):
+    trust = SimpleNamespace(rhat_max=1.0, ess_min=9.0, loss_at_center=0.1, loss_along_chains=0.2)
+    noisy = np.arange(10) >= 8
+    gain = np.where(noisy, 6.0, 2.0)
+    memorization.record_populations(chapter, gain, noisy, Estimate(1, 1, 1, 1), trust)
+    assert chapter.numbers["gain_ratio"] == 3
+    assert chapter.numbers["gain_median_noisy"] == 6
+
+
+def test_shares_of_every_trace_stand_in_a_row():
+    numbers = {"share_class_3": 0.25, "share_class_3_mcse": 0.01}
+    rows = llc_identity.share_rows(numbers, {"clean": "", "noisy": "noisy_"})
+    (row,) = [row for row in rows if row["part"] == "class 3"]
+    assert row["share of the LLC, clean"] == llc_parts.percent(numbers, "share_class_3")
+    assert row["share of the LLC, noisy"] == "–"
+    assert len(rows) == 3 + 10 + 10
+
+
+def test_the_product_comes_to_its_limit(chapter):
+    rows = singular_fluctuation.product_rows(chapter, 1.5, 1.0, (2, 4))
+    expected = gibbs.expected(gibbs.PRODUCT, 10**4, 1.5, 1.0).gibbs * 10**4
+    assert chapter.numbers["product_gibbs_1e4"] == pytest.approx(expected)
+    assert rows[1]["n E[G_n]"] == f"{expected:.4f}"
+    gap = [
+        chapter.numbers["product_limit"] - chapter.numbers[f"product_gibbs_1e{k}"] for k in (2, 4)
+    ]
+    slope = (1 / gap[1] - 1 / gap[0]) / np.log(100)
+    assert chapter.numbers["product_log_slope"] == pytest.approx(slope)
+
+
+def test_halves_of_the_chains_are_ranked_against_each_other():
+    loss = RNG.normal(size=(1, 40, 6)) * np.arange(1, 7)
+    assert influence_functions.halves_agreement(trace_of(np.repeat(loss, 2, 0))) == pytest.approx(1)
+    other = RNG.normal(size=(1, 40, 6))
+    assert influence_functions.halves_agreement(trace_of(np.concatenate([loss, other]))) < 0.99
+
+
+def test_the_budget_of_an_exact_kernel_is_empty():
+    """For a linear model g'Sg is K but for its second order, and a zero step adds nothing."""
+    regression = toys.linear_regression(n=8, scales=(1.0, 0.5), noise=0.5, seed=0)
+    posterior = probelib.LocalPosterior(
+        regression.model, probelib.squared_error, regression.data, n_beta=1e6, localization=1e5
+    )
+    first = regression.residuals[:, None] * regression.residuals
+    first = first * (regression.x @ regression.covariance(1e6, 1e5) @ regression.x.T)
+    kernel = probelib.loss_kernel(trace_of(RNG.normal(size=(2, 50, 8))))
+    expansion, step, mcse, total = influence_functions.error_budget(
+        posterior, first, first, kernel, step_size=0.0
+    )
+    assert expansion == 0
+    assert step == pytest.approx(0, abs=1e-6)  # gradients of a float64 model
+    assert mcse > 0
+    assert total == pytest.approx(1, rel=1e-3)  # the made-up kernel is a million times larger
+
+
+def pairs_of(kernels: np.ndarray, loss: np.ndarray) -> xr.Dataset:
+    return xr.Dataset(
+        {
+            "kernel": (("chain", "sample", "other"), kernels),
+            "loss": (("chain", "draw", "sample"), loss),
+            "init_loss": ("sample", np.zeros(loss.shape[-1])),
+        }
+    )
+
+
+def test_a_kept_run_is_held_to_what_is_computed_again(chapter):
+    x = RNG.normal(size=(2, 9, 5))
+    kernels = x @ x.transpose(0, 2, 1)
+    loss = RNG.random((2, 3, 9)).astype(np.float32)
+    about = {"device": "a CPU", "seconds": 600.0, "torch": "2"}
+    kept = KeptPairs([probelib.MatrixKernel(k) for k in kernels], loss, np.zeros(9), about)
+    check = np.array([4, 1, 7])
+    part = np.ix_([0, 1], check, check)
+    again = pairs_of(2 * kernels[part], loss[:, :, check] + 0.25)  # twice K is the same R
+    loss_kernel.record_kept(chapter, kept, check, again)
+    assert chapter.numbers["verified_difference"] == pytest.approx(0, abs=1e-6)
+    assert chapter.numbers["verified_loss_difference"] == pytest.approx(0.25)
+    assert chapter.numbers["made"] == "kept run: a CPU, 10 min, torch 2"
+    off = kernels[part] * np.where(np.eye(3), 1, 0.5)
+    loss_kernel.record_kept(chapter, kept, check, pairs_of(off, loss[:, :, check]))
+    largest = max(np.abs(np.triu(k.correlation(check, check), 1)).max() for k in kept.kernels)
+    assert chapter.numbers["verified_difference"] == pytest.approx(largest / 2, rel=1e-5)
+
+
+def test_claims_about_a_run_are_made_where_there_is_one():
+    none = [claim.key for claim in loss_kernel.claims(kept=False, row=None)]
+    assert "verified_difference" not in none
+    assert not any(key.startswith("table1") for key in none)
+    row = loss_kernel.Table1Row(
+        trace_of(np.zeros((2, 2, 3))), np.arange(3), np.arange(3), [], np.eye(3),
+        Alignment(0.5, np.zeros(3), 0.1, 0.2),
+    )  # fmt: skip
+    full = [claim.key for claim in loss_kernel.claims(kept=True, row=row)]
+    assert full[2:5] == ["table1_mean_loss_chain", "table1_wordnet", "table1_class_agreement"]
+    assert full[-1] == "verified_difference"
+    assert set(none) < set(full)
+
+
+def test_the_last_module_is_compared_at_growing_draws():
+    trace = trace_of(RNG.normal(size=(2, 40, 12)))
+    x = RNG.normal(size=(2, 12, 30))
+    pairs = pairs_of(x @ x.transpose(0, 2, 1), RNG.random((2, 4, 12)))
+    found = loss_kernel.last_module(trace, pairs)
+    assert (found.draws[0], found.draws[-1]) == (10, 40)
+    measured, expected = found.curves()
+    nominal, effective, reliable = measured["SGLD"]
+    np.testing.assert_array_equal(nominal, found.draws)
+    np.testing.assert_array_equal(effective, found.effective / 2)
+    np.testing.assert_array_equal(reliable, found.reliable)
+    assert measured["gradient pairs"][0] == [4]
+    noise = 1 / (found.effective / 2)
+    np.testing.assert_allclose(expected["SGLD"], found.signal**2 / (found.signal**2 + noise))
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_no_cell_is_longer_than_a_reader_takes_in(path):
+    """25 lines of code, blank ones and comments not counted; parameters are a list."""
+    long = {}
+    for cell in jupytext.read(path).cells:
+        if cell.cell_type == "code" and "parameters" not in cell.metadata.get("tags", []):
+            lines = [line.strip() for line in cell.source.splitlines()]
+            lines = [line for line in lines if line and not line.startswith("#")]
+            if len(lines) > 25:
+                long[lines[0]] = len(lines)
+    assert not long
