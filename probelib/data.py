@@ -42,7 +42,7 @@ class Samples:
         self._labels: np.ndarray | None = None
         self._labels_are_known = False
         if isinstance(data, TensorDataset):
-            data = data.tensors  # type: ignore[assignment]
+            data = data.tensors
         if isinstance(data, tuple | list) and len(data) == 2 and all(map(_is_array, data)):
             self._take_tensors(*data)
         elif hasattr(data, "__getitem__") and hasattr(data, "__len__"):

@@ -16,6 +16,7 @@ n_parameters squared: it is for small models.
 """
 
 import warnings
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -386,27 +387,29 @@ def _conjugate_gradients(posterior: LocalPosterior, damping: float, rows: np.nda
     return solved
 
 
-def _single(posterior: LocalPosterior):
+def _single(posterior: LocalPosterior) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     """The loss of one sample as a function of (weights, x, y), for vmap."""
     return lambda w, x, y: posterior.losses(w, x.unsqueeze(0), y.unsqueeze(0))[0]
 
 
-def _summed(posterior: LocalPosterior, x: Tensor, y: Tensor):
+def _summed(posterior: LocalPosterior, x: Tensor, y: Tensor) -> Callable[[Tensor], Tensor]:
     return lambda w: posterior.losses(w, x, y).sum()
 
 
-def _gradient(posterior: LocalPosterior):
+def _gradient(posterior: LocalPosterior) -> Callable[[Tensor, Tensor], Tensor]:
     every = vmap(grad(_single(posterior)), in_dims=(None, 0, 0))
     return lambda x, y: every(posterior.center, x, y).detach()
 
 
-def _gradients(posterior: LocalPosterior, samples: Samples, batch_size: int):
+def _gradients(posterior: LocalPosterior, samples: Samples, batch_size: int) -> Iterator[Tensor]:
     gradient = _gradient(posterior)
     for x, y in samples.batches(batch_size):
         yield gradient(x, y)
 
 
-def _derivative_along(gradient, center: Tensor, along: Tensor) -> Tensor:
+def _derivative_along(
+    gradient: Callable[[Tensor], Tensor], center: Tensor, along: Tensor
+) -> Tensor:
     """H times a vector: forward over reverse, or twice reverse where a layer lacks the former."""
     try:
         with warnings.catch_warnings():  # torch announces something of its own at the first use
@@ -416,7 +419,7 @@ def _derivative_along(gradient, center: Tensor, along: Tensor) -> Tensor:
         return vjp(gradient, center)[1](along)[0].detach()  # H is symmetric
 
 
-def _curvature_along(function, directions: Tensor):
+def _curvature_along(function: Callable[..., Tensor], directions: Tensor) -> Callable[..., Tensor]:
     """The sum over the rows c of ``directions`` of c'Hc, H the Hessian in the first argument."""
 
     def along(w: Tensor, *rest: Tensor) -> Tensor:

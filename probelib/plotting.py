@@ -7,6 +7,7 @@ Colours are Okabe and Ito's, which stay apart for every common colour blindness 
 
 from collections.abc import Mapping, Sequence
 from itertools import cycle
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -23,7 +24,7 @@ BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY = (
     "#CC79A7",
     "#56B4E9",
 )
-STYLE = {
+STYLE: dict[Any, Any] = {
     "axes.grid": True,
     "axes.spines.right": False,
     "axes.spines.top": False,
@@ -40,7 +41,7 @@ _COLORS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY)
 
 
 def figure(
-    rows: int = 1, cols: int = 1, size: tuple[float, float] | None = None, **kwargs: object
+    rows: int = 1, cols: int = 1, size: tuple[float, float] | None = None, **kwargs: Any
 ) -> tuple[Figure, np.ndarray]:
     """A figure in this module's style and its axes, shape (rows, cols).
 
@@ -221,7 +222,9 @@ def neighbour_grid(
     return fig
 
 
-_NEIGHBOUR = {  # same label as its reference -> colour, line, sign
+_NEIGHBOUR: dict[
+    bool | None, tuple[str, Any, str]
+] = {  # same label as its reference -> colour, line, sign
     True: (BLUE, "-", "="),
     False: (VERMILION, (0, (2.2, 1.3)), "≠"),
     None: (BLUE, "-", ""),
@@ -230,7 +233,7 @@ _NEIGHBOUR = {  # same label as its reference -> colour, line, sign
 
 def _neighbour_key(ax: Axes, x: float, y: float, labeled: bool) -> None:
     """What frames and numbers mean, in one line from ``x``, inches."""
-    keys = [("black", "-", 2.2, "reference")]
+    keys: list[tuple[str, Any, float, str]] = [("black", "-", 2.2, "reference")]
     if labeled:
         keys.append((*_NEIGHBOUR[True][:2], 1.3, "=  same label"))
         keys.append((*_NEIGHBOUR[False][:2], 1.3, "≠  another label"))
@@ -253,7 +256,8 @@ def _wrapped(text: str, width: float, size: float, weight: str, lines: int) -> s
     def fits(part: str) -> bool:
         return _text_width(part, size, weight) <= width
 
-    done, words = [], text.split()
+    done: list[str] = []
+    words = text.split()
     while words:
         line = words.pop(0)
         while words and fits(f"{line} {words[0]}"):

@@ -68,6 +68,7 @@ def hold(file: Path, what: str, wait: float = 0.0) -> Iterator[None]:
 
 
 def _take(file: Path, what: str) -> int | None:
+    assert fcntl is not None
     with _guard:
         # First, because closing any descriptor of the file would drop this process's own lock.
         if str(file) in _held:
