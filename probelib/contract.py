@@ -5,15 +5,19 @@ so does whoever builds a data set with the variables below. Estimators and conve
 attributes through this module alone.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from numbers import Real
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import xarray as xr
 
 from probelib.arguments import shown
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 #: Variables and their dimensions: l_i(w) at the draws, l_i(w*), the minibatch loss before each
 #: step (all nats), and |w - w*| at the draws.

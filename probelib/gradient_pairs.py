@@ -19,6 +19,8 @@ What it leaves out is the tilt :math:`\exp[-n\beta L(w)]`: this is the limit of 
 :math:`n\beta`. :func:`probelib.tilt` tells how much of a difference the tilt makes.
 """
 
+from __future__ import annotations
+
 import hashlib
 import json
 import os
@@ -26,11 +28,10 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-import xarray as xr
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 from torch import Tensor, nn
@@ -43,6 +44,9 @@ from probelib.data import Data, Samples
 from probelib.posterior import LocalPosterior
 from probelib.randomness import keep_random_state
 from probelib.store import write_atomically
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 _MEMORY = 4 * 2**30  # bytes that the gradients of one side of a pair may take on a CPU
 _FORMAT = 1
@@ -118,6 +122,8 @@ def gradient_pairs(
         found = [
             _chain(walks, chain, identity, center, cache, bar.update) for chain in range(chains)
         ]
+    import xarray as xr  # slow to import, so where it is used
+
     return xr.Dataset(
         {
             "kernel": (("chain", "sample", "other"), np.stack([f["kernel"] for f in found])),

@@ -18,11 +18,10 @@ from concurrent.futures import Executor
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import FrameType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
-import xarray as xr
 from torch import Tensor
 from tqdm import tqdm
 
@@ -37,6 +36,9 @@ from probelib.samplers import Sampler
 from probelib.store import DiskStore, MemoryStore, Sizes, Start, TraceMismatch, TraceStore
 from probelib.store.matching import check_fingerprint, check_losses
 from probelib.workers import run_group, run_in_executor
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 
 class DivergenceError(RuntimeError):

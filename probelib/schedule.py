@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
 
 from probelib.estimators import mcse_of_mean
 
@@ -80,6 +79,8 @@ def _count(
     losses: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor
 ) -> tuple[int, np.ndarray]:
     """Floating point operations of a batch, and the bytes of each of its operations."""
+    from torch.utils.flop_counter import FlopCounterMode  # imports a compiler
+
     with torch.no_grad(), _Bytes() as size, FlopCounterMode(display=False) as flops:
         losses(x, y)
     return flops.get_total_flops(), np.array(size.seen)

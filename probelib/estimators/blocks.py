@@ -1,12 +1,16 @@
 """A trace's losses, read block by block: memory holds a few thousand samples at a time."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import xarray as xr
 
 from probelib.contract import COORDINATES, diverged
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 #: Samples that are read at a time: as many as lie together on disk, fewer if there are many draws.
 BLOCK, BLOCK_BYTES = 8192, 2**28
@@ -88,6 +92,8 @@ def per_sample(
     coords: Mapping[str, Any], values: np.ndarray, mcse: np.ndarray, name: str
 ) -> xr.DataArray:
     """One number a sample with its Monte-Carlo standard error, as the coordinate ``mcse``."""
+    import xarray as xr  # slow to import, so where it is used
+
     return xr.DataArray(
         values, dims="sample", coords={**coords, "mcse": ("sample", mcse)}, name=name
     )

@@ -1,13 +1,18 @@
 """Whether a trace can be trusted: convergence, number of draws, step size, basin."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import xarray as xr
 
 from probelib.contract import diverged, settings
 from probelib.estimators.llc import mean_loss_change
 from probelib.estimators.series import ess_and_rhat
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,16 @@
 r"""The posterior loss gain (Eq. 4): :math:`\mu_i = \operatorname{E}[\ell_i(w) - \ell_i(w^*)]`."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
-import xarray as xr
 
 from probelib.estimators.blocks import blocks_of_changes, per_sample, sample_coords
 from probelib.estimators.series import mcse_of_mean
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 
 def loss_gain(trace: xr.Dataset) -> xr.DataArray:

@@ -8,14 +8,15 @@ With :math:`\Delta\ell_i(w) = \ell_i(w) - \ell_i(w^*)` over draws pooled from al
    R_{ij} = K_{ij} / \sqrt{K_{ii} K_{jj}}
 """
 
+from __future__ import annotations
+
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
-import xarray as xr
 from torch import Tensor
 
 from probelib.contract import required
@@ -28,6 +29,9 @@ from probelib.estimators.blocks import (
     sample_coords,
 )
 from probelib.estimators.series import mcse_of_mean
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 #: Positions along ``sample``: whole numbers, negative ones from the end; a mask; a slice; or None,
 #: which is all.

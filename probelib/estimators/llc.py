@@ -6,14 +6,19 @@ r"""Numbers of the whole data set: LLC, empirical variance, singular fluctuation
    V = \sum_i K_{ii}, \qquad \hat\nu = \tfrac{\beta}{2} V
 """
 
+from __future__ import annotations
+
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
-import xarray as xr
 
 from probelib.contract import required
 from probelib.estimators.blocks import blocks_of_changes, blocks_of_deviations
 from probelib.estimators.series import Estimate, estimate_mean
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 
 def local_learning_coefficient(trace: xr.Dataset) -> Estimate:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from types import ModuleType
 
 import numpy as np
-import scipy.fft
 
 
 @functools.cache
@@ -104,13 +103,16 @@ def ess_of_mean(x: np.ndarray) -> np.ndarray:
     Autocovariances within chains and the variance between them, summed up to where they fade into
     noise (Geyer's initial monotone sequence): Vehtari et al. (2021), section 3.2.
     """
+    from scipy.fft import irfft, next_fast_len, rfft  # slow to import, so where it is used
+
     half = x.shape[1] // 2
     x = np.concatenate([x[:, :half], x[:, -half:]])
     chains, draws = x.shape[:2]
     means = x.mean(1, keepdims=True)
-    spectrum = scipy.fft.rfft(x - means, scipy.fft.next_fast_len(2 * draws, real=True), axis=1)
+    length = next_fast_len(2 * draws, real=True)
+    spectrum = rfft(x - means, length, axis=1)
     power = (spectrum.real**2 + spectrum.imag**2).mean(0)
-    within = scipy.fft.irfft(power, scipy.fft.next_fast_len(2 * draws, real=True), axis=0)
+    within = irfft(power, length, axis=0)
     within = within[:draws] / draws
     total = within[0] + means[:, 0].var(0, ddof=1)
     moving = total > 0

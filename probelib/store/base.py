@@ -6,15 +6,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import xarray as xr
 import zarr
 
 from probelib.store.checkpoints import Checkpoint, Progress
 from probelib.store.integrity import TraceMismatch
 from probelib.store.layout import Sizes, Start, array_of
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 #: Root attributes that are of the store alone, and not shown in a trace.
 _INTERNAL = ("checksum", "chunks", "sizes")

@@ -20,11 +20,10 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import numpy as np
-import xarray as xr
 import zarr
 
 from probelib.store import layout
@@ -41,6 +40,9 @@ from probelib.store.integrity import (
 )
 from probelib.store.layout import FORMAT, Sizes, Start
 from probelib.store.locks import StoreBusy, hold
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 #: Files in ``checkpoint/`` through which a call and its workers meet; none outlives the call.
 JOB, CALL = "job.pickle", "call"
@@ -163,6 +165,8 @@ class DiskStore(TraceStore):
             ) from error
 
     def _open_arrays(self) -> xr.Dataset:
+        import xarray as xr  # slow to import, so where it is used
+
         with warnings.catch_warnings():  # of a file that is being written beside ours
             warnings.filterwarnings("ignore", "Object at .*partial")
             return xr.open_zarr(self.path, consolidated=True, chunks=None, zarr_format=3)

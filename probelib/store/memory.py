@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import xarray as xr
 import zarr
 
 from probelib.store.base import TraceStore
 from probelib.store.checkpoints import Checkpoint, Progress
 from probelib.store.layout import Sizes, Start, create_arrays, first_attributes
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 
 class MemoryStore(TraceStore):
@@ -49,6 +51,8 @@ class MemoryStore(TraceStore):
         self.attrs, self.sizes = attrs, sizes
 
     def _open_arrays(self) -> xr.Dataset:
+        import xarray as xr  # slow to import, so where it is used
+
         return xr.open_zarr(self._store, consolidated=False, chunks=None, zarr_format=3)
 
 
