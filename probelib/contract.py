@@ -54,7 +54,7 @@ class RunSettings:
         n_parameters: weights that move.
         sampler: name of the sampler.
         step_size: epsilon of Eq. 7.
-        batch_size: samples a step; None also for the full gradient.
+        batch_size: samples per step; None also for the full gradient.
         chains, draws, burn_in, thin: as given to :func:`probelib.sample`.
     """
 

@@ -69,7 +69,7 @@ class Samples:
             )
         if len(x) != len(y):
             raise ValueError(
-                f"{self.name} has {len(x)} inputs and {len(y)} targets; give one target an input"
+                f"{self.name} has {len(x)} inputs and {len(y)} targets; give one target per input"
             )
         self._require_finite(x, y, np.arange(len(x)))
         self._x, self._y = x.to(self.device), y.to(self.device)
@@ -139,7 +139,7 @@ class Samples:
     def fingerprint(self) -> str:
         """SHA-256 of the content: equal for equal samples, whatever object holds them.
 
-        A data set is read whole; one whose items are dear to load may carry its own
+        A data set is read whole; one whose items are slow to load may carry its own
         ``fingerprint`` string instead.
 
         Raises:

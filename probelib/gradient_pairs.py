@@ -10,7 +10,7 @@ Let :math:`w \sim \mathcal N(w^*, \gamma^{-1} I)`, the localizing factor of Eq. 
    \, d\theta
 
 exactly, however far the losses are from linear (Houdré, Pérez-Abreu and Surgailis, 1998). A sample
-covariance over S draws sees every :math:`\Delta\ell_i` as one number a draw, so that its
+covariance over S draws sees every :math:`\Delta\ell_i` as one number per draw, so that its
 correlations carry noise of about :math:`1/\sqrt S`. A pair of gradients is an inner product over
 all weights at once, and for a large network its noise is far smaller. Near :math:`w^*` the
 integrand is :math:`g_i^\top g_j`, the leading term of Appendix C with :math:`S = \gamma^{-1} I`.

@@ -1,6 +1,6 @@
 r"""Estimators of the gradient of L, apart from the samplers that use them.
 
-An estimator says how many samples a step draws, and what to make of their gradients. The chains
+An estimator says how many samples per step draws, and what to make of their gradients. The chains
 give it the mean gradient of a batch (:class:`BatchGradients`); a sampler only sees the result.
 """
 
@@ -35,7 +35,7 @@ class BatchGradients(Protocol):
 class GradientEstimator(ABC):
     """Estimates the gradient of L from the samples of a step."""
 
-    #: Samples a step, drawn without replacement; None for all of them.
+    #: Samples per step, drawn without replacement; None for all of them.
     batch_size: int | None = None
     #: Gradients of a batch that one estimate takes, for the cost of a step.
     evaluations: int = 1

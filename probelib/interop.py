@@ -161,7 +161,9 @@ def from_devinterp(
     chains, draws, n = loss.shape
     init = np.full(n, np.nan) if init_loss is None else np.asarray(init_loss, np.float64)
     if init.shape != (n,):
-        raise ValueError(f"init_loss has shape {init.shape}; give one loss a sample, shape ({n},)")
+        raise ValueError(
+            f"init_loss has shape {init.shape}; give one loss per sample, shape ({n},)"
+        )
     return xr.Dataset(
         {
             "loss": (("chain", "draw", "sample"), loss),

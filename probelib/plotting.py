@@ -434,7 +434,7 @@ def chain_traces(
     autocorrelation: np.ndarray | None = None,
     reference: float | None = None,
 ) -> Figure:
-    """One line a chain along the draws and, beside it, the autocorrelation.
+    """One line per chain along the draws and, beside it, the autocorrelation.
 
     Args:
         series: shape (chain, draw).

@@ -48,7 +48,7 @@ class LocalPosterior:
 
     Raises:
         ValueError: a non-positive ``n_beta`` or ``localization``, non-finite data or weights,
-            labels out of range, a loss that is not one finite number a sample.
+            labels out of range, a loss that is not one finite number per sample.
         TypeError: data of a kind that cannot be indexed, a model that is no module, a loss that is
             no function.
     """
@@ -156,7 +156,7 @@ class LocalPosterior:
         """Evaluate a few samples at w*, of up to 64 distinct labels, and name what is wrong.
 
         Raises:
-            ValueError: a label is out of range, or the loss is not one finite number a sample
+            ValueError: a label is out of range, or the loss is not one finite number per sample
                 that depends on this sample alone.
         """
         labels = samples.labels(read=False)
@@ -251,7 +251,7 @@ def _require_one_a_sample(loss: Any, batch: int) -> None:
         got = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
         raise ValueError(
             f"per_sample_loss returned {got} for a batch of {batch}; it must return one "
-            f"loss a sample, shape ({batch},) (for a torch loss: reduction='none')"
+            f"loss per sample, shape ({batch},) (for a torch loss: reduction='none')"
         )
 
 

@@ -31,7 +31,7 @@ class Draws:
     :meth:`next_step` moves on.
 
     Args:
-        seeds: one a chain.
+        seeds: one per chain.
         like: weights (chains, n_parameters), whose shape, type and device the noise has.
     """
 
@@ -74,7 +74,7 @@ class Draws:
         return self._normals[self._handed_out - 1]
 
     def states(self) -> tuple[Tensor, list[dict[str, Any]]]:
-        """Of the generators of noise and of minibatches, one row a chain."""
+        """Of the generators of noise and of minibatches, one row per chain."""
         noise = torch.stack([generator.get_state() for generator in self._noise_rng])
         return noise, [dict(generator.bit_generator.state) for generator in self._batch_rng]
 

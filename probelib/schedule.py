@@ -23,11 +23,11 @@ from probelib.estimators import mcse_of_mean
 WATCHED = 256
 #: Steps of burn-in that thin="auto" needs to see an autocorrelation.
 BURN_IN = 100
-#: Draws a chain before until= first looks: fewer say little about their own error.
+#: Draws per chain before until= first looks: fewer say little about their own error.
 FIRST_LOOK = 20
 
 # A step draws d normals and updates d weights, which costs about as much as this many floating
-# point operations a weight in a matrix product: 570 measured on a two-core CPU.
+# point operations per weight in a matrix product: 570 measured on a two-core CPU.
 _FLOPS_A_WEIGHT = 600
 # What the operands and the result of a batch's widest operation may take. On a CPU a pass is
 # fastest while they stay in the cache; an accelerator wants large batches, and has the memory.
@@ -121,7 +121,7 @@ class Thinning:
     """What ``thin="auto"`` chose, and from what.
 
     Attributes:
-        thin: steps a draw.
+        thin: steps per draw.
         autocorrelation_time: steps that one independent value of a loss takes, from the mean
             autocorrelation of the samples looked at.
         step_cost: of one step, as a share of one observation of everything.
@@ -161,7 +161,7 @@ def step_cost(one: Pass, *, observed: int, batch: int, gradients: int, weights: 
 def choose_thin(losses: np.ndarray, cost: float) -> Thinning:
     r"""The thinning that reaches a given standard error soonest.
 
-    k steps a draw cost 1 + c k (an observation and k steps), and a draw is worth
+    k steps per draw cost 1 + c k (an observation and k steps), and a draw is worth
     :math:`1 / \tau_k` independent ones, :math:`\tau_k = 1 + 2 \sum_{j \ge 1} \rho_{jk}`. The k with
     the smallest :math:`(1 + c k)\,\tau_k` wins. The autocorrelation :math:`\rho_t` is the mean over
     the watched samples, taken as falling and as 0 from where it first is; a window of few

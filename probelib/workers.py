@@ -141,7 +141,7 @@ def run_in_executor(
     finally:
         for name in (CALL, JOB):
             (folder / name).unlink(missing_ok=True)
-        with suppress(ValueError):  # damaged meanwhile: whoever opens it is told
+        with suppress(ValueError):  # damaged meanwhile: whoever opens it gets the sentence
             store.refresh()
 
 

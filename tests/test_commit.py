@@ -93,17 +93,14 @@ def leftovers(folder):
     ]
 
 
+ONE = {"chains": 1, "draws": 2}
 SCENARIOS = {
     # What was there before, the call, and whether it names a cache.
-    "fresh": (None, {"draws": 10}, "store"),
-    "extension": ({"draws": 6}, {"draws": 10}, "store"),
+    "fresh": (None, {"chains": 1, "draws": 6}, "store"),
+    "extension": ({"draws": 6}, {"draws": 9}, "store"),
     "until": (None, {"draws": 60, "until": 0.35}, "cache"),
-    "overwrite": ({"draws": 6, "seed": 1}, {"draws": 6, "overwrite": True}, "store"),
-    "overwrite without exchange": (
-        {"draws": 6, "seed": 1},
-        {"draws": 6, "overwrite": True},
-        "store",
-    ),
+    "overwrite": (ONE | {"seed": 1}, ONE | {"overwrite": True}, "store"),
+    "overwrite without exchange": (ONE | {"seed": 1}, ONE | {"overwrite": True}, "store"),
 }
 
 
@@ -115,6 +112,9 @@ def test_before_every_rename(scenario, error, tmp_path, monkeypatch):
     new = run(**{k: v for k, v in call.items() if k != "overwrite"})
     if where == "cache":
         assert 20 <= new.sizes["draw"] < 60, "until no longer stops early"
+        monkeypatch.setattr(probelib.record, "_FLUSH_DRAWS", 15)
+    if before:
+        run(tmp_path / "before", **before)
     renames = Renames(monkeypatch, exchanges="without" not in scenario)
     at = 0
     while True:
@@ -124,7 +124,7 @@ def test_before_every_rename(scenario, error, tmp_path, monkeypatch):
         home.mkdir()
         place = home / "trace"
         if before:
-            run(place, **before)
+            shutil.copytree(tmp_path / "before", place)
         renames.end_at(at, error)
         try:
             run(**{where: place}, **call)
@@ -143,6 +143,7 @@ def test_before_every_rename(scenario, error, tmp_path, monkeypatch):
             left = probelib.open_trace(store)
         except FileNotFoundError:
             assert before is None
+            assert not store.exists()
         else:
             done = left.sizes["draw"]
             expected = [t for t in (old, new) if t is not None and done <= t.sizes["draw"]]

@@ -60,7 +60,7 @@ def test_there_and_back(trace, tmp_path):
     )
     with pytest.raises(ValueError, match="name is 'mist'; choose one of 'digits'"):
         probelib.interop.from_devinterp(tmp_path / "store", name="mist")
-    with pytest.raises(ValueError, match=r"init_loss has shape \(3,\); give one loss a sample"):
+    with pytest.raises(ValueError, match=r"init_loss has shape \(3,\); give one loss per sample"):
         probelib.interop.from_devinterp(tmp_path / "store", init_loss=np.zeros(3))
 
 

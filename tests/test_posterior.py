@@ -225,7 +225,7 @@ def _nan(a, at):
     ("change", "message"),
     [
         (lambda x, y: (_nan(x, 37), y), "data has non-finite inputs, first in sample 37; remove"),
-        (lambda x, y: (x[:50], y), "data has 50 inputs and 100 targets; give one target an input"),
+        (lambda x, y: (x[:50], y), "data has 50 inputs and 100 targets; give one target per input"),
         (lambda x, y: (x[:0], y[:0]), "data is empty; give at least one sample"),
         (lambda x, y: [], "data is empty; give at least one sample"),
         (lambda x, y: (x, y + 1), r"labels from 1 to 4, but .* 4 outputs; .* in \[0, 3\]"),

@@ -91,7 +91,7 @@ def sample_coords(data: xr.Dataset) -> dict[str, xr.DataArray]:
 def per_sample(
     coords: Mapping[str, Any], values: np.ndarray, mcse: np.ndarray, name: str
 ) -> xr.DataArray:
-    """One number a sample with its Monte-Carlo standard error, as the coordinate ``mcse``."""
+    """One number per sample with its Monte-Carlo standard error, as the coordinate ``mcse``."""
     import xarray as xr  # slow to import, so where it is used
 
     return xr.DataArray(

@@ -53,7 +53,7 @@ def estimate_mean(series: np.ndarray) -> Estimate:
 def ess_and_rhat(series: np.ndarray) -> tuple[float, float]:
     """Bulk ESS and split R-hat (ArviZ) of a series, shape (chain, draw).
 
-    A single chain is cut into two halves. Both are NaN for fewer than four draws a chain, and for
+    A single chain is cut into two halves. Both are NaN for fewer than four draws per chain, and for
     a series that never moves.
     """
     if len(series) == 1:
@@ -88,7 +88,7 @@ def mcse_of_mean(x: np.ndarray) -> np.ndarray:
     """Standard error of the mean over (chain, draw) of every series in x (chain, draw, ...).
 
     ArviZ's ``mcse`` for many series at once: the standard deviation over the square root of the
-    effective sample size of the mean, with chains cut in halves. Fewer than 8 draws a chain say
+    effective sample size of the mean, with chains cut in halves. Fewer than 8 draws per chain say
     nothing about their correlation and count as independent.
     """
     spread = x.std((0, 1), ddof=1)

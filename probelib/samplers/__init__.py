@@ -1,12 +1,12 @@
 """Samplers of the local posterior, one file each.
 
-A sampler has three methods (see :class:`~probelib.samplers.base.Sampler`):
+A sampler has three methods (see :class:`probelib.Sampler`):
 
 - ``init(weights) -> state``: the state of chains that stand at these weights;
 - ``step(state, gradient, noise, target) -> state``: one step of all chains;
 - ``identity() -> dict``: its name and its settings, for the fingerprint of a trace.
 
-The state is a dict of tensors with one row a chain, and goes whole into the checkpoint.
+The state is a dict of tensors with one row per chain, and goes whole into the checkpoint.
 """
 
 from probelib.samplers.base import Sampler, State, Target

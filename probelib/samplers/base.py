@@ -90,7 +90,7 @@ class Sampler(ABC):
     def init(self, weights: Tensor) -> State:
         """The state of chains that stand at ``weights``, shape (chains, n_parameters).
 
-        Every tensor of a state has one row a chain; "weights" is one of them.
+        Every tensor of a state has one row per chain; "weights" is one of them.
         """
         return {"weights": weights}
 
@@ -136,7 +136,7 @@ def check_state(state: Any, chains: int, weights: Tensor) -> State:
     if not isinstance(state, dict) or not isinstance(state.get("weights"), Tensor):
         raise TypeError(
             f"{where} is a {type(state).__name__} without a tensor 'weights'; return a dict of "
-            "tensors, one row a chain"
+            "tensors, one row per chain"
         )
     for name, tensor in state.items():
         if not isinstance(tensor, Tensor) or tensor.ndim == 0 or len(tensor) != chains:

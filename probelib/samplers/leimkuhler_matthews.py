@@ -34,7 +34,7 @@ class LeimkuhlerMatthews(Sampler):
         gradient: estimator of the gradient of L, in place of ``batch_size``.
 
     Raises:
-        ValueError, TypeError: see :class:`probelib.samplers.Sampler`.
+        ValueError, TypeError: see :class:`probelib.Sampler`.
     """
 
     def init(self, weights: Tensor) -> State:
@@ -48,7 +48,7 @@ class LeimkuhlerMatthews(Sampler):
         noise: Callable[[], Tensor],
         target: Target,
     ) -> State:
-        """One step: see :meth:`probelib.samplers.Sampler.step`."""
+        """One step: see :meth:`probelib.Sampler.step`."""
         weights, drawn = state["weights"], noise()
         drift = target.drift(weights, gradient(weights))
         moved = weights.sub(drift, alpha=self.step_size / 2)

@@ -41,7 +41,7 @@ class RMSpropSGLD(Sampler):
         decay: :math:`\rho` in (0, 1), of the running mean.
 
     Raises:
-        ValueError, TypeError: see :class:`probelib.samplers.Sampler`; a decay out of range.
+        ValueError, TypeError: see :class:`probelib.Sampler`; a decay out of range.
     """
 
     decay: float = 0.999
@@ -68,7 +68,7 @@ class RMSpropSGLD(Sampler):
         noise: Callable[[], Tensor],
         target: Target,
     ) -> State:
-        """One step: see :meth:`probelib.samplers.Sampler.step`."""
+        """One step: see :meth:`probelib.Sampler.step`."""
         weights, moment = state["weights"], state["second_moment"]
         drift = target.drift(weights, gradient(weights))
         v = moment + target.localization * state["of_beginning"]

@@ -31,7 +31,7 @@ class SGLD(Sampler):
         gradient: estimator of the gradient of L, in place of ``batch_size``.
 
     Raises:
-        ValueError, TypeError: see :class:`probelib.samplers.Sampler`.
+        ValueError, TypeError: see :class:`probelib.Sampler`.
     """
 
     def step(
@@ -41,7 +41,7 @@ class SGLD(Sampler):
         noise: Callable[[], Tensor],
         target: Target,
     ) -> State:
-        """One step of Eq. 7: see :meth:`probelib.samplers.Sampler.step`."""
+        """One step of Eq. 7: see :meth:`probelib.Sampler.step`."""
         weights = state["weights"]
         drift = target.drift(weights, gradient(weights))
         moved = weights.sub(drift, alpha=self.step_size / 2)

@@ -17,9 +17,9 @@ class Checkpoint:
 
     Attributes:
         step: how many they have taken.
-        state: the sampler's state, each tensor with one row a chain.
-        noise_rng: states of the torch generators of the noise, uint8, one row a chain.
-        batch_rng: states of the NumPy generators of the minibatches, one a chain.
+        state: the sampler's state, each tensor with one row per chain.
+        noise_rng: states of the torch generators of the noise, uint8, one row per chain.
+        batch_rng: states of the NumPy generators of the minibatches, one per chain.
     """
 
     step: int

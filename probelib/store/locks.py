@@ -1,4 +1,4 @@
-"""One writer a store: whoever comes second is told who the first is.
+"""One writer per store: a second one gets an error that names the first.
 
 A lock is a small file that its holder keeps locked with the operating system (a POSIX record lock),
 which lets go when the holder dies, however it dies, on this machine or over a network file system.
