@@ -366,7 +366,7 @@ def overhead(draws: int = 50) -> dict[str, float]:
     making of the store. What it takes is timed inside the run: two runs differ by more than this.
     """
     import workloads
-    from run import kernel_of, machine, observed, posterior_of
+    from run import machine, observed, posterior_of, sampler_of
 
     what = workloads.mnist_mlp()
     target = posterior_of(what)
@@ -375,7 +375,7 @@ def overhead(draws: int = 50) -> dict[str, float]:
     with folder() as here:
         since = time.perf_counter()
         probelib.sample(
-            target, observed(what), sampler=kernel_of(what), chains=5, draws=draws, burn_in=10,
+            target, observed(what), sampler=sampler_of(what), chains=5, draws=draws, burn_in=10,
             store=here / "trace", progress=False,
         )  # fmt: skip
         took = time.perf_counter() - since

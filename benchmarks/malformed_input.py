@@ -27,8 +27,8 @@ _MODEL = nn.Linear(3, 4)
 _POSTERIOR = probelib.LocalPosterior(
     _MODEL, probelib.cross_entropy, (_X, _Y), n_beta=10.0, localization=5.0
 )
-_KERNEL = probelib.SGLD(1e-2, 4)
-_TRACE = probelib.sample(_POSTERIOR, sampler=_KERNEL, chains=2, draws=4, progress=False).load()
+_SAMPLER = probelib.SGLD(1e-2, 4)
+_TRACE = probelib.sample(_POSTERIOR, sampler=_SAMPLER, chains=2, draws=4, progress=False).load()
 
 # Values of no number's type; strings and lists have the look of user's slips.
 _JUNK = st.one_of(
@@ -64,7 +64,7 @@ _NEGATIVE = st.one_of(
 
 def _sample(**wrong: Any) -> Callable[[Path], Any]:
     def call(store: Path) -> Any:
-        asked = {"sampler": _KERNEL, "store": store, "progress": False, "draws": 2, "burn_in": 100}
+        asked = {"sampler": _SAMPLER, "store": store, "progress": False, "draws": 2, "burn_in": 100}
         return probelib.sample(**{"posterior": _POSTERIOR} | asked | wrong)
 
     return call
@@ -94,7 +94,7 @@ def _but(values: st.SearchStrategy, *allowed: Any) -> st.SearchStrategy:
     return values.filter(is_wrong)
 
 
-def _kernel(**wrong: Any) -> Callable[[Path], Any]:
+def _sgld(**wrong: Any) -> Callable[[Path], Any]:
     return lambda store: probelib.SGLD(**{"step_size": 1e-2, "batch_size": 4} | wrong)
 
 
@@ -129,13 +129,13 @@ _CALLS = st.one_of(
     _named(_but(_NOT_COUNT, "float32", "float16"), _sample, "loss_dtype"),
     _named(_but(_NOT_COUNT, "float32", "bfloat16", "auto"), _sample, "observe_dtype"),
     _named(_but(_NOT_COUNT, None), _sample, "executor"),
-    _named(_but(_NOT_COUNT), _sample, "kernel", "posterior"),
+    _named(_but(_NOT_COUNT), _sample, "sampler", "posterior"),
     _named(
         _but(st.one_of(st.integers(), st.floats(), st.lists(st.integers(), max_size=2)), None),
         _sample, "store",
     ),
-    _named(_NOT_POSITIVE, _kernel, "step_size"),
-    _named(_but(_NOT_COUNT, None), _kernel, "batch_size"),
+    _named(_NOT_POSITIVE, _sgld, "step_size"),
+    _named(_but(_NOT_COUNT, None), _sgld, "batch_size", "gradient"),
     _named(st.integers(7, 10**6), lambda batch_size: _sample(
         sampler=probelib.SGLD(1e-2, batch_size)), "batch_size"),
     _named(_NOT_POSITIVE, _posterior, "n_beta", "localization"),

@@ -59,7 +59,7 @@ def observed(probe: Probe) -> tuple[torch.Tensor, torch.Tensor]:
     return probe.observe_x, probe.observe_y
 
 
-def kernel_of(probe: Probe) -> probelib.SGLD:
+def sampler_of(probe: Probe) -> probelib.SGLD:
     return probelib.SGLD(step_size=probe.step_size, batch_size=probe.batch_size)
 
 
@@ -111,7 +111,7 @@ def law(
     trace = probelib.sample(
         posterior_of(probe),
         (x[index], y[index]),
-        sampler=kernel_of(probe),
+        sampler=sampler_of(probe),
         chains=chains,
         draws=steps,
         burn_in=burn_in,
@@ -154,7 +154,7 @@ def rates(probe: Probe, chains: int, draws: int, rounds: int, steps: int) -> dic
             lambda: probelib.sample(
                 posterior,
                 observed(probe),
-                sampler=kernel_of(probe),
+                sampler=sampler_of(probe),
                 chains=chains,
                 draws=draws,
                 thin=thin,
@@ -310,7 +310,7 @@ def accuracy(target: float = 0.13, chains: int = 5, part: float = 0.3) -> dict[s
         with tempfile.TemporaryDirectory() as folder:
             trace = probelib.sample(
                 posterior,
-                sampler=kernel_of(probe),
+                sampler=sampler_of(probe),
                 chains=chains,
                 draws=2000,
                 burn_in=schedule.BURN_IN,
@@ -423,7 +423,7 @@ def precision(draws: int = 20) -> dict[str, Any]:
         return probelib.sample(
             posterior,
             observed(probe),
-            sampler=kernel_of(probe),
+            sampler=sampler_of(probe),
             chains=5,
             draws=draws,
             burn_in=100,
@@ -476,7 +476,7 @@ def scaling() -> dict[str, Any]:
     def run(posterior: Any, observe: Any, draws: int) -> float:
         return seconds(
             lambda: probelib.sample(
-                posterior, observe, sampler=kernel_of(probe), chains=2, draws=draws, progress=False
+                posterior, observe, sampler=sampler_of(probe), chains=2, draws=draws, progress=False
             )
         )
 
@@ -538,12 +538,12 @@ def memory() -> dict[str, Any]:
     """Peak resident memory of a probe of MNIST with five chains, beyond data and libraries."""
     code = """
 import tempfile, workloads, probelib
-from run import posterior_of, kernel_of
+from run import posterior_of, sampler_of
 probe = workloads.mnist_mlp()
 posterior = posterior_of(probe)
 before()
 with tempfile.TemporaryDirectory() as folder:
-    probelib.sample(posterior, sampler=kernel_of(probe), chains=5, draws=20, progress=False,
+    probelib.sample(posterior, sampler=sampler_of(probe), chains=5, draws=20, progress=False,
                     store=folder + "/trace.zarr")
 print(json.dumps({"data_mib": (probe.x.nbytes + probe.y.nbytes) / 2**20}))
 """
@@ -558,24 +558,19 @@ def topk(n: int = 1_000_000, draws: int = 1000, rows: int = 2048, k: int = 16) -
         rng = np.random.default_rng(0)
         axes = rng.normal(size=(draws, 30)).astype(np.float32)
         store = probelib.store.DiskStore(path)
-        store.create(
-            chains=1,
-            draws=draws,
-            steps=1,
-            init_loss=np.zeros(n, np.float32),
-            labels=None,
-            loss_dtype="float32",
-            attrs={"config": {"n_beta": 10.0, "chains": 1, "draws": draws}, "wall_time": 0.0},
-        )
-        loss = store._group["loss"]
-        for start in range(0, n, 8192):
-            size = min(8192, n - start)
-            part = axes @ rng.normal(size=(30, size)).astype(np.float32)
-            part += rng.normal(size=(draws, size)).astype(np.float32)
-            loss[0, :, start : start + size] = part
-        store._group["distance"][:] = 1.0
+        sizes = probelib.store.Sizes(chain=1, draw=draws, step=1, sample=n)
+        start = probelib.store.Start(sizes, np.zeros(n, np.float32), None, "float32")
+        config = {"n_beta": 10.0, "chains": 1, "draws": draws, "burn_in": 0, "thin": 1}
+        attrs = {"config": config, "fingerprint": {}, "seed": 0, "device": "cpu", "wall_time": 0.0}
+        attrs |= {"observe_batch_size": 1, "observe_together": False}
+        store.create(start, [1], attrs)
+        loadings = rng.normal(size=(30, n)).astype(np.float32)
+        for first in range(0, draws, 50):
+            loss = axes[first : first + 50] @ loadings
+            loss += rng.standard_normal(loss.shape, np.float32)
+            store.write_draws(slice(0, 1), first, loss[None], np.ones((1, len(loss))))
         store.commit(slice(0, 1), probelib.store.Progress(draws_done=draws), None)
-        store.finish()
+        store.finish(config)
         code = f"""
 import time, numpy as np, probelib, torch
 trace = probelib.open_trace({str(path)!r})
@@ -607,6 +602,14 @@ print(json.dumps({{"seconds": took, "matmul_gflops": matmul_rate(),
     )
 
 
+class Mirrored(probelib.SGLD):
+    """SGLD with its noise mirrored."""
+
+    def step(self, state: Any, gradient: Any, noise: Any, target: Any) -> Any:
+        """One step with minus the normals."""
+        return super().step(state, gradient, lambda: noise().neg(), target)
+
+
 def tried(steps: int = 1600, chains: int = 4) -> dict[str, Any]:
     """Two ways to fewer observations that do not pay on MNIST, 500 digits watched.
 
@@ -617,24 +620,18 @@ def tried(steps: int = 1600, chains: int = 4) -> dict[str, Any]:
     posterior = posterior_of(probe)
     index = np.unique(np.linspace(0, len(probe.y) - 1, 500, dtype=int))
     some = probelib.data.Samples((probe.x[index], probe.y[index]), posterior.device)
+    plan = probelib.plan.Plan(chains=chains)
+    observe = some.batch(slice(0, len(some)))
     pair = [
-        probelib.chains.Chains(
-            posterior, some, kernel_of(probe), chains, 0, None, "float32", first_chain=0
-        )
-        for _ in range(2)
+        probelib.chains.Chains(probelib.plan.Run.of(posterior, observe, sampler, plan))
+        for sampler in (sampler_of(probe), Mirrored(probe.step_size, probe.batch_size))
     ]
-    as_it_is = pair[1].kernel.step
-
-    def mirrored(weights: torch.Tensor, gradient: torch.Tensor, noise: Any, **rest: Any) -> None:
-        as_it_is(weights, gradient, noise.neg_(), **rest)
-
-    object.__setattr__(pair[1].kernel, "step", mirrored)
     rows: list[list[np.ndarray]] = [[], []]
     for step in range(steps):
         for run, row in zip(pair, rows, strict=True):
             run.advance()
             if step >= 100 and step % 4 == 0:
-                row.append(run.observe(run.weights).numpy().astype(np.float64))
+                row.append(run.observe().numpy().astype(np.float64))
     one, other = (np.stack(row, 1) for row in rows)
     apart = one[:, ::4].var((0, 1)), ((one + other) / 2)[:, ::4].var((0, 1))
     found = {"antithetic_gain": float(np.median(apart[0] / (2 * apart[1])))}
@@ -665,7 +662,7 @@ def table_1() -> dict[str, Any]:
             return seconds(
                 lambda: probelib.sample(
                     posterior,
-                    sampler=kernel_of(probe),
+                    sampler=sampler_of(probe),
                     chains=1,
                     draws=draws,
                     thin=thin,

@@ -465,7 +465,7 @@ def rhat_and_ess(
 ) -> Figure:
     """Histograms of R-hat and effective sample size over many series, with the limits to keep.
 
-    The first series, the mean loss in :class:`probelib.estimators.Diagnostics`, is marked by a line
+    The first series, the mean loss in :class:`probelib.Diagnostics`, is marked by a line
     of its own. Each title counts the series beyond the limit.
 
     Args:
