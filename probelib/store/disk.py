@@ -59,7 +59,7 @@ class DiskStore(TraceStore):
         self.path = Path(path)
         self._progress: dict[int, Progress] = {}
         self._unsynced: set[Path] = set()
-        self._read: dict[Path, bytes] = {}
+        self._read: dict[Path, bytes | None] = {}
 
     # --- what is there ---
 
@@ -121,17 +121,12 @@ class DiskStore(TraceStore):
             layout.check_draws(self.path, self._group, group, self._progress[group.start])
 
     def changed(self) -> bool:
-        """Whether somebody has committed since the store was read here."""
-        for file, content in self._read.items():
-            try:
-                if read_file(file) != content:
-                    return True
-            except OSError:
-                return file.parent.exists() and self.path.exists()
-        return False
+        """Whether somebody has committed since the records were read here."""
+        return any(_content(file) != content for file, content in self._read.items())
 
     def _remember(self, file: Path) -> bytes:
-        self._read[file] = b""
+        """Read a record; :meth:`changed` then looks whether it is still the same."""
+        self._read[file] = None
         self._read[file] = content = read_file(file)
         return content
 
@@ -363,6 +358,14 @@ def _replace(place: Path, aside: Path) -> None:
     os.rename(place, old)
     os.rename(aside, place)  # killed between the two: exists() brings the old one back
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _content(file: Path) -> bytes | None:
+    """Of a record; None where there is none to be read."""
+    try:
+        return read_file(file)
+    except OSError:
+        return None
 
 
 def _in_words(error: Exception) -> str:
