@@ -181,7 +181,8 @@ class Run:
                 of_posterior["sampling_data"] if shared else self.observed.fingerprint()
             ),
             "sampler": plain(self.sampler),
-            "sampler_code": describe([type(self.sampler), type(self.gradient)]),
+            # Its code, and the settings that an identity of somebody's own may have left out.
+            "sampler_code": describe([self.sampler, self.gradient]),
             **self.plan.identity(),
             "format": FORMAT,
         }

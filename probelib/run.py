@@ -217,9 +217,10 @@ def _open(
 def _check_is_of(place: DiskStore, run: Run, fingerprint: dict[str, Any]) -> None:
     """Refuse an open store that holds the trace of another call (TraceMismatch)."""
     check_fingerprint(place.attrs["fingerprint"], fingerprint, place.path)
-    # The way that wrote it: bfloat16 rounds otherwise in another.
-    together = place.attrs["observe_together"]
-    observer = Observer(run, place.attrs["observe_batch_size"], together=together)
+    # The way that wrote it: bfloat16 rounds otherwise in another. But in train mode a loss depends
+    # on its batch, so that a size that is asked for must be the one that was used.
+    batch_size = run.plan.observe_batch_size or place.attrs["observe_batch_size"]
+    observer = Observer(run, batch_size, together=place.attrs["observe_together"])
     index, losses = observer.some_at_center()
     same_device = place.attrs["device"] == str(run.posterior.device)
     check_losses(place.init_loss(index), losses, index, same_device, place.path)

@@ -373,6 +373,19 @@ def test_what_changes_along_a_chain_belongs_into_the_state(tmp_path):
     assert_same(run(sampler, thin=thin, burn_in=100, draws=60, store=tmp_path / "trace"), chosen)
 
 
+class Forgetful(SGLD):
+    """An identity that leaves a setting out."""
+
+    def identity(self):
+        return {"name": "Forgetful"}
+
+
+def test_a_setting_that_an_identity_leaves_out_is_seen(tmp_path):
+    run(Forgetful(1e-2, 8), store=tmp_path / "trace")
+    with pytest.raises(TraceMismatch, match="sampler_code is "):
+        run(Forgetful(2e-2, 8), store=tmp_path / "trace")
+
+
 class Duck:
     """A sampler without the base class."""
 

@@ -347,6 +347,8 @@ def test_a_loss_that_depends_on_its_batch_is_known_again(store, kind):
     first = run(posterior, store, draws=2)
     assert_same(run(posterior, store, draws=2), first)
     assert_same(run(posterior, store, draws=3), run(posterior, draws=3))
+    with pytest.raises(TraceMismatch, match=r"the loss of sample \d+ at w\* is"):
+        run(posterior, store, draws=3, observe_batch_size=100)  # other batches, other losses
 
 
 def test_overwrite_replaces_a_trace(store):

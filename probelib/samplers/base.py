@@ -108,7 +108,8 @@ class Sampler(ABC):
             state: of all chains, as :meth:`init` or the step before returned it.
             gradient: estimates the gradient of L at weights (chains, n_parameters), with the
                 samples of this step; may be called more than once a step.
-            noise: draws standard normals of the same shape, new ones at each call.
+            noise: draws standard normals of the same shape, new ones at each call. It is the only
+                source of chance: what torch's global generator gives, no seed of the run fixes.
             target: what to sample from.
         """
 
