@@ -248,7 +248,7 @@ chapter.compare(
 # %% [markdown]
 # ## What could fool you
 #
-# - **Hard is relative to the posterior.** More data weight ($n\beta$) or a tighter leash ($\gamma$)
+# - **Hard is relative to the posterior.** More data weight ($n\beta$) or a stronger localization ($\gamma$)
 #   shrinks the cloud and all gains with it. Compare gains within a run, not across settings.
 # - **The mean hides the spread.** The hard sample's loss falls in many draws. Its gain is positive
 #   because a loss has more room to rise than to fall.

@@ -412,7 +412,7 @@ figures.three_errata(
 #   by the fraction $\epsilon A_{\max} / 4$, as long as that is small. From 4 on, the quadratic
 #   approximation of the chain has no stationary law.
 # - $2 / (\epsilon\gamma)$, the steps in which the chain forgets where it was along a flat direction,
-#   where only the leash pulls. Burn-in should be several of these, the whole chain very many.
+#   where only the localization pulls. Burn-in should be several of these, the whole chain very many.
 
 # %%
 model, data = toys.moons_network(steps=network_training, seed=0)
@@ -458,20 +458,20 @@ chapter.say(
 # %% [markdown]
 # ### What chains look like
 #
-# Four runs: Table 1's settings, steps that are too short, a leash that is too loose, and steps that
+# Four runs: Table 1's settings, steps that are too short, a localization that is too weak, and steps that
 # are too long. Look at each in {numref}`fig-chains` and guess which of them R-hat will accept.
 
 # %%
 cases = {
     "Table 1": {},
     "steps too short (ε = 0.0001)": {"epsilon": 1e-4},
-    "leash too loose (γ = 0.3)": {"gamma": 0.3},
+    "localization too weak (γ = 0.3)": {"gamma": 0.3},
     "steps too long (ε = 0.05)": {"epsilon": 0.05},
 }
 runs = {name: probe(**changed) for name, changed in cases.items()}
 looks = {name: probelib.diagnostics(run, n_samples=100) for name, run in runs.items()}
 
-# %% mystnb={"figure": {"caption": "Mean loss along the chains (left; dotted: the loss at the trained weights) and its autocorrelation (right) for four settings on the small network. All rows share their axes. Sound chains share one band and forget quickly where they were. Steps that are too short, or a leash that is too loose, give chains that wander apart or are still on their way. In the last row the chains agree with each other; look at the height of their band.", "name": "fig-chains"}, "image": {"alt": "Four rows. First: four chains mixed in one narrow band slightly above the dotted line, with autocorrelation that falls quickly. Second: slowly wandering chains close to the dotted line, with autocorrelation that falls slowly. Third: chains wandering at different levels. Fourth: chains well mixed, but far above the dotted line."}}
+# %% mystnb={"figure": {"caption": "Mean loss along the chains (left; dotted: the loss at the trained weights) and its autocorrelation (right) for four settings on the small network. All rows share their axes. Sound chains share one band and forget quickly where they were. Steps that are too short, or a localization that is too weak, give chains that wander apart or are still on their way. In the last row the chains agree with each other; look at the height of their band.", "name": "fig-chains"}, "image": {"alt": "Four rows. First: four chains mixed in one narrow band slightly above the dotted line, with autocorrelation that falls quickly. Second: slowly wandering chains close to the dotted line, with autocorrelation that falls slowly. Third: chains wandering at different levels. Fourth: chains well mixed, but far above the dotted line."}}
 series = {
     name: float(run.init_loss.mean()) + probelib.mean_loss_change(run) for name, run in runs.items()
 }

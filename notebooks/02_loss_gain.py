@@ -139,7 +139,7 @@ chapter.record(
 )
 chapter.say(
     "Largest $\\hat R$: **{rhat_max:.3f}**. Smallest effective sample size: **{ess_min:.0f}** of "
-    "{chains} × {draws} draws; the mean loss forgets itself in {autocorrelation_time:.1f} draws. "
+    "{chains} × {draws} draws; the integrated autocorrelation time of the mean loss is {autocorrelation_time:.1f} draws. "
     "Median Monte-Carlo error of a loss gain: {gain_mcse_median:.2g} nats, beside a median gain of "
     "{gain_median:.2g}."
 )

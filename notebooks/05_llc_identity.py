@@ -213,7 +213,7 @@ chapter.say(
 #
 # 1. **$\lambda$**, the limit of $n\beta\,(\operatorname{E}[L] - L(w^*))$ as $n\beta \to \infty$.
 # 2. **Eq. 1** at the $n\beta$ and $\gamma$ that are used. With $m$ the multiplicity of $\lambda$, it is
-#    smaller than $\lambda$ by about $(m-1)/\log n\beta$, and the leash takes more.
+#    smaller than $\lambda$ by about $(m-1)/\log n\beta$, and the localization takes more.
 # 3. **The chain** at the $\epsilon$ that is used. A finite step spreads it wider than Eq. 1. This is
 #    the value that SGLD must hit, within its Monte-Carlo error.
 #
@@ -223,9 +223,9 @@ chapter.say(
 #
 # **Normal crossings.** The model $x \prod_i w_i^{k_i}$ with target 0 has
 # $L = \frac12 \prod_i w_i^{2k_i}$, so $\lambda = \min_i 1/(2k_i)$, and $m$ is the number of weights that
-# attain it. The prior that the LLC needs is here the leash: without it Eq. 1 has infinite mass along
+# attain it. The prior that the LLC needs is here the localization: without it Eq. 1 has infinite mass along
 # the axes. Since $L$ is homogeneous of degree $2\sum_i k_i$, $\gamma$ only sets the scale: Eq. 1 depends
-# on $\kappa = n\beta\, \gamma^{-\sum_i k_i}$ alone, and a stronger leash is the same as less data. Eq. 1
+# on $\kappa = n\beta\, \gamma^{-\sum_i k_i}$ alone, and a stronger localization is the same as less data. Eq. 1
 # is integrated by the trapezoid rule in $\log w_i$. For the chain, `chain_law.ChainLaw` writes one
 # step as a matrix on a grid and takes its stationary vector. Three weights are too many for that
 # grid; there we use the first order in $\epsilon$ (`known_llc.Law`),
@@ -293,7 +293,7 @@ figures.known_answers(
 # step size adds (diamond against line), and what has nothing to do with sampling (cross). The last is
 # the largest for singular models, and it goes away slowly. {numref}`fig-approach` shows how slowly.
 
-# %% mystnb={"figure": {"caption": "The exact LLC of Eq. 1 as a share of its limit, against kappa, the data's weight in units of the leash's (lines), with the measured values (markers, bars of two standard errors; they include the bias of the step size). Dotted: one minus (m - 1) / (lambda log kappa), the leading correction where the multiplicity m exceeds 1. Look at the horizontal axis: where the multiplicity is above 1, ten orders of magnitude are not enough.", "name": "fig-approach"}, "image": {"alt": "Rising curves of the share of the limit against kappa on a log axis from one to ten to the twelfth. Models of multiplicity one come close to one at moderate kappa; those of multiplicity two and three are still clearly below one at the right end, along their dotted approximations."}}
+# %% mystnb={"figure": {"caption": "The exact LLC of Eq. 1 as a share of its limit, against kappa, the data's weight in units of the localization's (lines), with the measured values (markers, bars of two standard errors; they include the bias of the step size). Dotted: one minus (m - 1) / (lambda log kappa), the leading correction where the multiplicity m exceeds 1. Look at the horizontal axis: where the multiplicity is above 1, ten orders of magnitude are not enough.", "name": "fig-approach"}, "image": {"alt": "Rising curves of the share of the limit against kappa on a log axis from one to ten to the twelfth. Models of multiplicity one come close to one at moderate kappa; those of multiplicity two and three are still clearly below one at the right end, along their dotted approximations."}}
 shown = {
     "½ w₁⁴": ((2,), None, "monomial_2"),
     "½ w₁⁴w₂²": ((2, 1), None, "monomial_2_1"),
@@ -324,7 +324,7 @@ chapter.say(
 # ({numref}`fig-believe`). A region is shaded where its cause alone moves the exact value by more than
 # 10 %:
 #
-# - **the leash dominates**: Eq. 1's value lies more than 10 % below $\lambda$;
+# - **the localization dominates**: Eq. 1's value lies more than 10 % below $\lambda$;
 # - **step too long**: the chain's value lies more than 10 % above that of Eq. 1;
 # - **chain too short**: the mean over the steps since $w^*$ lies more than 10 % below the chain's.
 
@@ -339,7 +339,7 @@ chapter.record(
     base_step_size=base["step_size"], **sweeps.numbers(),
 )  # fmt: skip
 
-# %% mystnb={"figure": {"caption": "When to believe an LLC estimate. The same model from one base setting, with one knob turned in each panel: exact value of the chain (solid), of Eq. 1 (dotted) and of the limit (dashed), and what SGLD measured (circles, bars of two standard errors). Shaded: the exact value is off by more than 10 % for the reason given. Look for the stretch between the shaded regions: it has to be wide enough to stand on.", "name": "fig-believe"}, "image": {"alt": "Four panels of LLC against n beta, gamma, step size and number of steps, all on log axes. Against n beta the curve rises to a plateau near the dashed line and shoots up at the right end. Against gamma it falls beyond a plateau. Against step size it is flat and then shoots up. Against the number of steps it rises to the plateau. Measured points lie on the solid curves. Regions at the ends are shaded and labelled leash dominates, step too long, chain too short."}}
+# %% mystnb={"figure": {"caption": "When to believe an LLC estimate. The same model from one base setting, with one knob turned in each panel: exact value of the chain (solid), of Eq. 1 (dotted) and of the limit (dashed), and what SGLD measured (circles, bars of two standard errors). Shaded: the exact value is off by more than 10 % for the reason given. Look for the stretch between the shaded regions: it has to be wide enough to stand on.", "name": "fig-believe"}, "image": {"alt": "Four panels of LLC against n beta, gamma, step size and number of steps, all on log axes. Against n beta the curve rises to a plateau near the dashed line and shoots up at the right end. Against gamma it falls beyond a plateau. Against step size it is flat and then shoots up. Against the number of steps it rises to the plateau. Measured points lie on the solid curves. Regions at the ends are shaded and labelled localization dominates, step too long, chain too short."}}
 figures.when_to_believe(sweeps.panels, 0.75)
 
 # %%
@@ -349,14 +349,14 @@ chapter.table(
 )
 
 # %% [markdown]
-# The three causes have signs: the leash and a short chain pull the estimate down, a long step pushes
+# The three causes have signs: the localization and a short chain pull the estimate down, a long step pushes
 # it up. Two of them at once can cancel and look like a plateau. And none of them shows in the
 # Monte-Carlo error. What does show each, without knowing $\lambda$:
 #
-# - **The leash.** In any model $\operatorname{E}[(w - w^*)^\top \nabla U] = d$ under Eq. 1, so
-#   $\gamma \operatorname{E}\lVert w - w^*\rVert^2$ is the number of directions that the leash holds, of
+# - **The localization.** In any model $\operatorname{E}[(w - w^*)^\top \nabla U] = d$ under Eq. 1, so
+#   $\gamma \operatorname{E}\lVert w - w^*\rVert^2$ is the number of directions that the localization holds, of
 #   $d$. The trace keeps $\lVert w - w^*\rVert$. Where $L$ is homogeneous of degree $p$,
-#   $\hat\lambda = (d - \gamma \operatorname{E}\lVert w - w^*\rVert^2) / p$: what the leash holds, the LLC
+#   $\hat\lambda = (d - \gamma \operatorname{E}\lVert w - w^*\rVert^2) / p$: what the localization holds, the LLC
 #   lacks.
 # - **The step.** $\epsilon A_{\max}$, with $A_{\max}$ the largest precision; or the same run at
 #   $\epsilon / 2$.
@@ -364,7 +364,7 @@ chapter.table(
 
 # %%
 chapter.say(
-    "In this model 10 % are lost to the leash where it holds **{boundary_held:.2f}** of 2 directions; "
+    "In this model 10 % are lost to the localization where it holds **{boundary_held:.2f}** of 2 directions; "
     "10 % are gained by the step at ε A_max = **{boundary_stiffness:.2f}**; and a chain from w* needs "
     "**{boundary_steps}** steps, {boundary_relaxations:.0f} relaxation times, to come within 10 %. "
     "Of {sweep_points} measured points the one farthest from the exact value of the chain is "
@@ -373,7 +373,7 @@ chapter.say(
 
 # %% [markdown]
 # The same question to the MNIST trace. Its network has far more directions than the data can hold at
-# $n\beta = 10$, so nearly all of them hang on the leash. That does not make its LLC wrong: it is a
+# $n\beta = 10$, so nearly all of them hang on the localization. That does not make its LLC wrong: it is a
 # number about this posterior. It does mean that another $\gamma$ gives another number.
 
 # %%
@@ -386,7 +386,7 @@ chapter.record(
     mnist_llc_second_half=probelib.local_learning_coefficient(half).value,
 )
 chapter.say(
-    "On MNIST at Table 1's settings the leash holds **{mnist_held_share:.1%}** of all directions. "
+    "On MNIST at Table 1's settings the localization holds **{mnist_held_share:.1%}** of all directions. "
     "The LLC from the second half of the draws is {mnist_llc_second_half:.1f}, from all of them "
     "{llc_by_draw:.1f} ± {llc_mcse:.1f}."
 )

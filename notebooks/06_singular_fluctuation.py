@@ -157,7 +157,7 @@ chapter.say(
 # %% [markdown]
 # Is $\frac\beta2 V$ the singular fluctuation of this network? By Eq. 14, $\nu$ is a limit for
 # $n \to \infty$ at fixed $\beta$, and a mean over data sets. Here $n$ is what it is, $\beta$ is
-# $10/n$, a leash holds the weights, and there is one data set. What each of these does cannot be
+# $10/n$, a localization holds the weights, and there is one data set. What each of these does cannot be
 # seen on a network for which nothing is known exactly. So to models for which everything is.
 #
 # ## One mean, three models

@@ -1,11 +1,10 @@
 """Bayesian probes: how hard each sample is for a trained network, and which it treats alike."""
 
-__version__ = "0.1.0"
-
 import importlib
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+from probelib._version import __version__
 from probelib.estimators import (
     Diagnostics,
     Estimate,
@@ -71,6 +70,7 @@ __all__ = [
     "StoreBusy",
     "StoreError",
     "TraceMismatch",
+    "__version__",
     "autocorrelation",
     "cross_entropy",
     "diagnostics",

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from probelib._version import __version__
 from probelib.arguments import require_kind, require_whole
 from probelib.chains import Chains, rehearse
 from probelib.data import Data
@@ -490,8 +491,6 @@ def _check_init_loss(init_loss: np.ndarray, loss_dtype: str) -> None:
 
 
 def _versions() -> dict[str, str]:
-    from probelib import __version__
-
     return {"probelib": __version__, "torch": torch.__version__, "numpy": np.__version__}
 
 

@@ -168,7 +168,7 @@ class Law:
     Attributes:
         llc: nb (E[L] - L(w*)) at step size 0.
         slope: its derivative with respect to epsilon, at 0.
-        held: gamma E|w - w*|²: how many directions the leash holds, of d in all. Since
+        held: gamma E|w - w*|²: how many directions the localization holds, of d in all. Since
             E[(w - w*)' grad U] = d, what the data hold is the rest.
         llc_se, slope_se: standard errors, where the integral was done by Monte Carlo.
     """
@@ -206,7 +206,7 @@ def monomial_law(
         raise ValueError(f"exponents has {len(k)} entries; give three at most")
     volumes = [1] * len(k) if volumes is None else volumes
     step = {1: 0.02, 2: 0.1, 3: 0.2}[len(k)]
-    # Up to where the leash or the data leave exp(-45), whichever is nearer.
+    # Up to where the localization or the data leave exp(-45), whichever is nearer.
     high = 0.5 * np.log(90 / localization)
     if len(k) == 1:
         high = min(high, np.log(90 / n_beta) / (2 * k[0]))
@@ -297,7 +297,7 @@ def reduced_rank_law(
     slope, slope_se = mean_of(n_beta / 2 * (product - mean_loss * f - mean_f * (loss - mean_loss)))
     held = localization * float(weight @ square)
     if not held <= d * 1.1:
-        raise FloatingPointError(f"the leash seems to hold {held:.3g} of {d} directions")
+        raise FloatingPointError(f"the localization seems to hold {held:.3g} of {d} directions")
     return Law(llc, slope, held, llc_se, slope_se)
 
 
@@ -392,7 +392,7 @@ class Known:
         posterior: to sample from.
         step_size: epsilon.
         relaxation: steps in which the slowest even function of the weights forgets: a square of a
-            weight that only the leash holds needs 1 / (epsilon gamma).
+            weight that only the localization holds needs 1 / (epsilon gamma).
         limit: the learning coefficient.
         multiplicity: of it.
         law: nb (E[L] - L(w*)) of Eq. 1 at the nb and gamma used.

@@ -89,7 +89,7 @@ class Sweeps:
                 "measured": f"{p.llc:.4f} ± {p.mcse:.4f}",
                 "exact, this chain": f"{p.chain:.4f}",
                 "exact, Eq. 1": f"{p.law:.4f}",
-                "held by the leash, of 2": f"{p.held:.3f}",
+                "held by the localization, of 2": f"{p.held:.3f}",
                 "ε A_max": f"{p.stiffness:.2f}",
             }
             for p in self.points
@@ -189,7 +189,7 @@ def _boundaries(
     """
     n_beta, localization, step_size = (base[k] for k in KNOBS)
 
-    def leash(knob: str) -> Callable[[float], float]:
+    def boundary(knob: str) -> Callable[[float], float]:
         return lambda v: _eq1(dict(base) | {knob: v}).llc / _LIMIT - (1 - _OFF)
 
     def step(knob: str) -> Callable[[float], float]:
@@ -198,9 +198,9 @@ def _boundaries(
             - (1 + _OFF)
         )
 
-    few = float(brentq(leash("n_beta"), wide["n_beta"][0], n_beta))
+    few = float(brentq(boundary("n_beta"), wide["n_beta"][0], n_beta))
     many = float(brentq(step("n_beta"), n_beta, wide["n_beta"][1]))
-    tight = float(brentq(leash("localization"), localization, wide["localization"][1]))
+    tight = float(brentq(boundary("localization"), localization, wide["localization"][1]))
     long = float(brentq(step("step_size"), step_size, wide["step_size"][1]))
     return {
         "n_beta_low": few,
@@ -219,10 +219,13 @@ def _panels(
     measured: Sequence[Point], curves: Mapping[str, dict], boundaries: Mapping[str, float]
 ) -> dict[str, tuple]:
     """What :func:`probebook.figures.when_to_believe` draws, one panel a setting."""
-    leash, step, short = "leash dominates", "step too long", "chain too short"
+    dominates, step, short = "localization dominates", "step too long", "chain too short"
     regions = {
-        "n_beta": {leash: (0, boundaries["n_beta_low"]), step: (boundaries["n_beta_high"], np.inf)},
-        "localization": {leash: (boundaries["localization"], np.inf)},
+        "n_beta": {
+            dominates: (0, boundaries["n_beta_low"]),
+            step: (boundaries["n_beta_high"], np.inf),
+        },
+        "localization": {dominates: (boundaries["localization"], np.inf)},
         "step_size": {step: (boundaries["step_size"], np.inf)},
         "steps": {short: (0, boundaries["steps"])},
     }
