@@ -35,24 +35,42 @@ def unread() -> set[str]:
     return {"webpack-macros.html", "sbt-webpack-macros.html"}
 
 
-done: list[tuple[Path, subprocess.CompletedProcess[str]]] = []  # at most one run a session
+class Running:
+    """The one smoke run of a session, as `make book PROFILE=smoke`, into a folder of its own."""
+
+    def __init__(self, into: Path):
+        self.into, self.log = into, into / "log.txt"
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "book/driver.py", "--profile", "smoke", "--into", str(into)],
+                cwd=ROOT,
+                env=os.environ | {"PYTHONUNBUFFERED": "1"},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+
+
+running: list[Running] = []  # at most one a session
+
+
+def start(factory: pytest.TempPathFactory) -> Running:
+    """Begin the smoke run, once a session: it goes on beside the other tests."""
+    if not running:
+        running.append(Running(factory.mktemp("book")))
+    return running[0]
 
 
 def smoke_book(factory: pytest.TempPathFactory) -> Book:
-    """Run the driver as `make book PROFILE=smoke` does, into a temporary folder, once a session."""
-    if not done:
-        into = factory.mktemp("book")
-        run = subprocess.run(
-            [sys.executable, "book/driver.py", "--profile", "smoke", "--into", str(into)],
-            cwd=ROOT,
-            env=os.environ | {"PYTHONUNBUFFERED": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
-        )
-        done.append((into, run))
-    into, run = done[0]
-    if run.returncode != 0:
-        pytest.fail(f"the smoke run failed:\n{run.stdout[-6000:]}", pytrace=False)
-    return Book(into, run.stdout)
+    """The book of the smoke run, when it has ended."""
+    run = start(factory)
+    status, log = run.process.wait(), run.log.read_text(encoding="utf-8")
+    if status != 0:
+        pytest.fail(f"the smoke run failed:\n{log[-6000:]}", pytrace=False)
+    return Book(run.into, log)
+
+
+def stop() -> None:
+    """End a run that nobody waits for any more."""
+    for run in running:
+        run.process.terminate()
+        run.process.wait()
