@@ -57,9 +57,9 @@ n_beta: float = 10.0  # n beta: how strongly the data hold the weights
 localization: float = 1.0  # gamma: how strongly w* holds them
 step_size: float = 0.05  # epsilon
 chains: int = 32  # C, independent chains
-draws: int = 1000  # T, draws kept a chain
+draws: int = 1000  # T, draws kept per chain
 burn_in: int = 300  # b, steps before the first draw
-thin: int = 4  # steps a draw
+thin: int = 4  # steps per draw
 
 # %%
 chapter = Chapter("00_introduction", profile=profile, results_dir=results_dir)
@@ -125,7 +125,7 @@ trace = probelib.sample(
     seed=seed,
     progress=live,
 )
-gain = probelib.loss_gain(trace)  # mu, one number a sample
+gain = probelib.loss_gain(trace)  # mu, one number per sample
 kernel = probelib.loss_kernel(trace)  # K and R
 
 # %% [markdown]

@@ -343,7 +343,7 @@ explorer(digits, probelib.loss_kernel(trace), live=live, seed=seed)
 # %% [markdown]
 # ## Summary
 #
-# One posterior, one trace, one number a sample: the loss gain orders the training set by how
+# One posterior, one trace, one number per sample: the loss gain orders the training set by how
 # delicately the network holds each digit. Its mean is the local learning coefficient, and its error
 # is known. Whether it is new information beside the loss depends on the correlation that one asks
 # for and on the network; the table says how much. Whether a high gain also means *memorized* is the

@@ -68,10 +68,10 @@ image_size: int = 0  # side in pixels; 0: what the network was trained on
 n_beta: float = 10.0  # n beta, Table 1
 localization: float = 1e4  # gamma of this chapter's kernel; the sweep shows why
 chains: int = 2  # independent walks of gradient pairs
-pairs: int = 5  # gradient pairs a walk
+pairs: int = 5  # gradient pairs per walk
 gammas: list = [1e3, 3e3, 1e4, 3e4, 1e5]  # the sweep of gamma, the paper's first
 n_sweep: int = 200  # photographs in the sweep
-sweep_pairs: int = 2  # gradient pairs a walk in the sweep
+sweep_pairs: int = 2  # gradient pairs per walk in the sweep
 chain_draws: int = 20  # draws of the whole network's chains in the first figure
 head_chains: int = 2  # SGLD chains of the last module
 head_draws: int = 300  # draws of each
@@ -215,7 +215,7 @@ figures.chain_losses(along, at_center, float(np.log(logits.shape[1])))
 # $$
 #
 # exactly, and however far the losses are from linear {cite:p}`houdre1998interpolation`. A sample
-# covariance sees each draw as one number a photograph, so that a correlation from $S$ independent
+# covariance sees each draw as one number per photograph, so that a correlation from $S$ independent
 # draws carries noise of $1/\sqrt S$. A pair of gradients is an inner product over all weights at
 # once. Close to $w^*$ a single pair is already exact: there $K_{ij} = g_i^\top g_j / \gamma$, the
 # linear part that Appendix C isolates. Further out, the mean over pairs adds what is not linear.
@@ -564,7 +564,7 @@ chapter.say(
 # correlations counts), none among the neighbours of another. {numref}`fig-neighbours-random` is the
 # paper's Figures 3 to 5: references at random, and their fifteen nearest.
 #
-# Frames tell whether a neighbour has its reference's label. Where the set has one photograph a class
+# Frames tell whether a neighbour has its reference's label. Where the set has one photograph per class
 # there is no such neighbour: all you see is cross-label, which is what the paper calls the more
 # interesting case.
 
@@ -699,7 +699,7 @@ chapter.compare(helpers.claims(kept_whole is not None, row))
 # - **The limit of a small $n\beta$.** Gradient pairs leave out the data term of Eq. 1. The sweep's
 #   table has the share of draws that counts under the whole of it; where it is far below 1, the
 #   draws of SGLD are the reference, not the pairs.
-# - **One photograph a class.** With such a set there are no same-label neighbours to find, and an image's class is its only label for meaning: layout, texture and colour count for
+# - **One photograph per class.** With such a set there are no same-label neighbours to find, and an image's class is its only label for meaning: layout, texture and colour count for
 #   nothing in WordNet.
 # - **Batch normalisation.** The original InceptionV1 has none. torchvision's GoogLeNet has it after
 #   every convolution. In eval mode, the default here, its statistics are frozen, noise on a

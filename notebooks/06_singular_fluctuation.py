@@ -66,8 +66,8 @@ waic_size: int = 100  # samples of each
 sgld_sets: int = 24  # data sets that SGLD samples
 sgld_size: int = 100  # samples of each
 sgld_chains: int = 24  # chains a data set
-sgld_draws: int = 300  # draws a chain
-sgld_thin: int = 20  # steps a draw
+sgld_draws: int = 300  # draws per chain
+sgld_thin: int = 20  # steps per draw
 sgld_burn_in: int = 2000  # steps before the first
 sgld_step: float = 5e-4  # epsilon
 

@@ -353,7 +353,7 @@ def test_split_shares_add_up_and_selection_is_seen(trace):
     assert {"gini", "share_wrong_labels", "share_class_3", "share_decile_10_mcse"} <= set(numbers)
     assert llc_parts.percent(numbers, "share_class_9") == "–"
     assert "share_wrong_labels" not in llc_parts.split_llc(trace, np.arange(200) % 4).numbers()
-    with pytest.raises(ValueError, match="trace has 4 draws a chain; give 8 or more"):
+    with pytest.raises(ValueError, match="trace has 4 draws per chain; give 8 or more"):
         llc_parts.split_llc(trace.isel(draw=slice(4)), np.arange(200) % 4)
 
 

@@ -110,16 +110,16 @@ def split_llc(trace: xr.Dataset, labels: np.ndarray, marked: np.ndarray | None =
     """Split the LLC of a trace by class, by loss gain and by a mark.
 
     Args:
-        trace: from :func:`probelib.sample`, with four draws a chain or more.
+        trace: from :func:`probelib.sample`, with four draws per chain or more.
         labels: class of each sample, from 0, shape (sample,).
         marked: a further group, bool, shape (sample,).
 
     Raises:
-        ValueError: fewer than eight draws a chain, too few to be halved.
+        ValueError: fewer than eight draws per chain, too few to be halved.
     """
     draws, n = trace.sizes["draw"], trace.sizes["sample"]
     if draws < 8:
-        raise ValueError(f"trace has {draws} draws a chain; give 8 or more")
+        raise ValueError(f"trace has {draws} draws per chain; give 8 or more")
     gain, top = probelib.loss_gain(trace).values, max(1, n // 100)
     order = np.argsort(gain)
     rank = np.empty(n, int)

@@ -376,7 +376,7 @@ def network_rows(
         chapter: where to.
         runs, looks, stiffness: settings -> trace, its diagnostics, epsilon A_max.
         keys: of the settings in what is recorded, in the same order.
-        thin: steps a draw.
+        thin: steps per draw.
     """
     rows = []
     for key, name in zip(keys, runs, strict=True):

@@ -208,7 +208,7 @@ def reduced_rows(
         rows.append(
             {
                 "what moves": name,
-                "seconds a pass": f"{numbers['seconds_a_pass']:.1f}",
+                "seconds per pass": f"{numbers['seconds_a_pass']:.1f}",
                 "reliability of one walk": f"{reliability:.2f}",
                 "agreement with the whole network's R": (
                     f"{agreement:.2f}" if readable else "too noisy"

@@ -174,7 +174,7 @@ def chain_gallery(
         runs: name -> (series (chain, draw), autocorrelation (chain, lag) from lag 0).
         ylabel: quantity and unit of the series.
         reference: the value at w*, drawn dotted.
-        thin: steps a draw.
+        thin: steps per draw.
     """
     fig, axes = figure(
         len(runs), 2, size=(9, 1.9 * len(runs)), sharex="col", sharey="col",
