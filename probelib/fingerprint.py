@@ -75,17 +75,17 @@ class _Description:
         self.digest = hashlib.sha256()
         self._tensors = tensors
         # By id, with the depth; holding the values keeps an id from being used again.
-        self._seen: dict[int, tuple[int, Any]] = {}
+        self._visited: dict[int, tuple[int, Any]] = {}
 
     def put(self, part: Any) -> None:
         self.digest.update(f"{part}\n".encode())
 
     def visit(self, value: Any, depth: int = 0) -> None:
         self.put(type(value).__qualname__)
-        if depth > _DEPTH or self._seen.get(id(value), (depth + 1,))[0] <= depth:
+        if depth > _DEPTH or self._visited.get(id(value), (depth + 1,))[0] <= depth:
             return
         if hasattr(value, "__dict__"):  # such values may hold each other
-            self._seen[id(value)] = depth, value
+            self._visited[id(value)] = depth, value
         below = depth + 1
         if isinstance(value, Tensor) or (isinstance(value, np.ndarray) and value.dtype != object):
             self.put((value.dtype, tuple(value.shape)))

@@ -339,7 +339,7 @@ class _Walks:
             gamma = self.posterior.localization
             raise ValueError(
                 f"localization is {gamma:g}, at which sample {bad} has a non-finite loss "
-                f"{float(gamma) ** -0.5:.3g} a weight away from w*; raise it"
+                f"with every weight about {float(gamma) ** -0.5:.3g} away from w*; raise it"
             )
 
 

@@ -95,7 +95,7 @@ class ControlVariate(Minibatch):
 
     :math:`\nabla \hat L_B(w) - \nabla \hat L_B(w^*) + \nabla L(w^*)` (Baker et al., 2019). Its
     noise vanishes at w* and grows with the distance from there, so that it pays where the chain
-    stays near; it costs a second gradient a step, and one of all samples at the start.
+    stays near; it costs a second gradient per step, and one of all samples at the start.
 
     Args:
         batch_size: m, drawn without replacement at each step.

@@ -112,7 +112,7 @@ class Plan:
         if self.observe_dtype == "bfloat16" and not fast:
             warnings.warn(
                 f"observe_dtype is 'bfloat16', for which this {device.type} has no units: it "
-                "may be hundreds of times slower than 'float32'; 'auto' knows",
+                "may be hundreds of times slower than 'float32'; 'auto' chooses",
                 UserWarning,
                 stacklevel=4,
             )
@@ -180,27 +180,30 @@ class Run:
             "observed_data": (
                 of_posterior["sampling_data"] if shared else self.observed.fingerprint()
             ),
-            "sampler": plain(self.sampler),
+            "sampler": self.sampler_identity(),
             # Its code, and the settings that an identity of somebody's own may have left out.
             "sampler_code": describe([self.sampler, self.gradient]),
             **self.plan.identity(),
             "format": FORMAT,
         }
 
+    def sampler_identity(self) -> dict[str, Any]:
+        """What the sampler says of itself, as JSON can say it."""
+        return {str(name): plain(value) for name, value in self.sampler.identity().items()}
+
     def config(self) -> dict[str, Any]:
         """The settings as a trace shows them."""
-        posterior, settings = self.posterior, dict(plain(self.sampler))
-        gradient = settings.pop("gradient", None) or self.gradient.identity()
-        return {
+        posterior, settings = self.posterior, self.sampler_identity()
+        name = settings.pop("name", type(self.sampler).__qualname__)
+        return settings | {  # what a sampler calls its own never hides what the run was
             "n_beta": posterior.n_beta,
             "localization": posterior.localization,
             "beta": posterior.beta,
             "n_samples": posterior.n_samples,
             "n_parameters": posterior.n_parameters,
-            "sampler": settings.pop("name", type(self.sampler).__qualname__),
-            **settings,
+            "sampler": name,
             "batch_size": self.gradient.batch_size,
-            "gradient": gradient["name"],
+            "gradient": type(self.gradient).__name__,
             "chains": self.plan.chains,
             "draws": self.plan.draws,
             "burn_in": self.plan.burn_in,

@@ -1,4 +1,4 @@
-"""One function a figure: takes estimates, computes nothing, returns a matplotlib Figure.
+"""One function per figure. Each takes estimates, computes nothing, and returns a matplotlib Figure.
 
 These figures fit any data set. The only module of the library that needs matplotlib.
 
@@ -49,7 +49,7 @@ def figure(
 
     Args:
         rows, cols: of axes.
-        size: width and height, inches; default: 4.2 by 3.2 an axes.
+        size: width and height, inches; default: 4.2 by 3.2 per axes.
         kwargs: for :func:`matplotlib.pyplot.subplots`.
     """
     with plt.rc_context(STYLE):
@@ -71,14 +71,14 @@ def image_grid(
     size: float = 0.47,
     cmap: str = "gray",
 ) -> Figure:
-    """Images in one block a group, side by side: samples ranked by an estimate, say.
+    """Images one block of images per group, side by side: samples ranked by an estimate, say.
 
     Args:
         groups: name of each block -> its images, shape (k, height, width) for grey, or
             (k, height, width, 3) or (k, 3, height, width) for RGB; 0 to 255 where they are
             integers, 0 to 1 where they are floats. Floats outside that are scaled to fit.
         titles: name of each block -> a short line above each of its images.
-        cols: images a row within a block.
+        cols: images per row within a block.
         size: width of an image, inches.
         cmap: of grey images; "gray_r" draws bright pixels dark.
 
@@ -469,7 +469,7 @@ def rhat_and_ess(
     of its own. Each title counts the series beyond the limit.
 
     Args:
-        rhat, ess: one entry a series, shape (s,); series whose entry is not finite (they never
+        rhat, ess: one entry per series, shape (s,); series whose entry is not finite (they never
             move) are not drawn.
         rhat_limit: the largest R-hat to accept.
         ess_limit: the smallest effective sample size to accept.

@@ -374,7 +374,7 @@ class _Bar:
         self._bar.total = draws
 
     def of_group(self, group: slice) -> Callable[[int, Tensor], None]:
-        """Told of each draw of a group that runs here."""
+        """Called at each draw of a group that runs here."""
 
         def on_draw(draws: int, losses: Tensor) -> None:
             if draws > self._done[group.start]:
@@ -385,7 +385,7 @@ class _Bar:
         return on_draw
 
     def on_progress(self, draws: dict[int, int], loss: float | None) -> None:
-        """Told now and then of all groups that run elsewhere."""
+        """Called from time to time for the groups that run elsewhere."""
         self._done |= {start: max(d, self._done[start]) for start, d in draws.items()}
         if loss is not None:
             self._bar.set_postfix(loss=f"{loss:.4g}", refresh=False)

@@ -386,6 +386,40 @@ def test_a_setting_that_an_identity_leaves_out_is_seen(tmp_path):
         run(Forgetful(2e-2, 8), store=tmp_path / "trace")
 
 
+@dataclasses.dataclass(frozen=True, repr=False)
+class Namesakes(SGLD):
+    """Settings with the names of the posterior's."""
+
+    n_beta: float = 5.0
+    beta: tuple = (0.9, 0.999)
+    chains: str = "many"
+
+
+def test_what_a_sampler_calls_its_own_never_hides_what_the_run_was():
+    plain, trace = run(SGLD(1e-2, 8)), run(Namesakes(1e-2, 8))
+    np.testing.assert_array_equal(trace.loss, plain.loss)
+    changed = {k for k, v in plain.attrs["config"].items() if trace.attrs["config"][k] != v}
+    assert changed == {"sampler"}
+    estimate = probelib.local_learning_coefficient
+    assert estimate(trace).value == estimate(plain).value
+    assert trace.attrs["fingerprint"]["sampler"]["n_beta"] == 5.0
+
+
+def test_the_verdict_on_a_step_is_that_of_its_sampler():
+    wide = {"chains": 4, "draws": 300, "burn_in": 100}
+    steps = {
+        sampler: probelib.diagnostics(run(sampler, **wide))
+        for sampler in (SGLD(0.3, 8), LeimkuhlerMatthews(0.3, 8), Slower(0.3, 8))
+    }
+    sgld, lm, slower = steps.values()
+    assert sgld["step"].value == pytest.approx(1 / (1 - 0.3 * 5 / 4) - 1)  # gamma is 5
+    assert not sgld["step"].good
+    assert (lm["step"].value, lm["step"].good) == (0.0, True)
+    assert lm["spread"].limit == slower["spread"].limit == pytest.approx(1.1)
+    with pytest.raises(KeyError):  # nothing is known of its law
+        slower["step"]
+
+
 class Duck:
     """A sampler without the base class."""
 

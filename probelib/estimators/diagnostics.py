@@ -183,42 +183,53 @@ def _check_draws(ess: float, draws: int, limit: float = 100) -> Finding:
 
 
 def _check_step(trace: xr.Dataset, widened: float = 0.1, spread: float = 1.1) -> list[Finding]:
-    """What the step size alone tells, and how far the chains are; nothing where it is unknown.
-
-    A weight that only the localization holds has the variance 1 / (gamma (1 - eps gamma / 4))
-    under Eq. 7, and a smaller one wherever L curves upwards.
-    """
+    """What the step size alone tells, and how far the chains are; nothing where it is unknown."""
     run = settings(trace)
     if run.step_size is None or run.localization is None or run.n_parameters is None:
         return []
     step, gamma, d = run.step_size, run.localization, run.n_parameters
-    more = 1 / (1 - step * gamma / 4) - 1 if step * gamma < 4 else float("inf")
+    more, findings = _widening(run.sampler, step * gamma), []
+    if more is not None:
+        findings.append(
+            Finding(
+                "step",
+                more <= widened,
+                more,
+                widened,
+                f"step_size {step:g} widens the posterior by {more:.1%} where only the "
+                f"localization of {gamma:g} holds it"
+                + ("" if more <= widened else f", more than {widened:.0%}; lower step_size"),
+            )
+        )
     ratio = float(np.square(trace.distance.values, dtype=np.float64).mean()) * gamma / d
-    limit = spread * (1 + more)
-    return [
-        Finding(
-            "step",
-            more <= widened,
-            more,
-            widened,
-            f"step_size {step:g} widens the posterior by {more:.1%} where only the localization of "
-            f"{gamma:g} holds it"
-            + ("" if more <= widened else f", more than {widened:.0%}; lower step_size"),
-        ),
-        Finding(
-            "spread",
-            ratio <= limit,
-            ratio,
-            limit,
-            f"|w - w*|² is {ratio:.3g} of what the localization alone would leave"
-            + (
-                ""
-                if ratio <= limit
-                else f", above {limit:.3g}: step_size is too large for the curvature or the "
-                "gradient noise, or the loss falls away from w*"
-            ),
-        ),
-    ]
+    limit = spread * (1 + (more or 0.0))
+    sentence = f"|w - w*|² is {ratio:.3g} of what the localization alone would leave"
+    if ratio > limit:
+        sentence += (
+            f", above {limit:.3g}: step_size is too large for the curvature or the gradient noise, "
+            "or the loss falls away from w*"
+        )
+    findings.append(Finding("spread", ratio <= limit, ratio, limit, sentence))
+    return findings
+
+
+def _widening(sampler: str | None, relative_step: float) -> float | None:
+    """How much wider a sampler's law is than 1 / gamma where only the localization holds a weight.
+
+    SGLD (Eq. 7) has the variance 1 / (gamma (1 - eps gamma / 4)), Leimkuhler-Matthews 1 / gamma.
+
+    Args:
+        sampler: its name; None in traces that do not say, which SGLD made.
+        relative_step: eps gamma; the step is stable below 4.
+
+    Returns:
+        The relative excess; None for a sampler whose law is not known here.
+    """
+    if sampler in (None, "SGLD", "RMSpropSGLD", "devinterp"):  # RMSprop: G is 1 there
+        return 1 / (1 - relative_step / 4) - 1 if relative_step < 4 else float("inf")
+    if sampler == "LeimkuhlerMatthews":
+        return 0.0 if relative_step < 4 else float("inf")
+    return None
 
 
 def _check_basin(trace: xr.Dataset, at_center: float, change: float) -> list[Finding]:

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from probelib.arguments import shown
 from probelib.contract import required
 from probelib.estimators import blocks
 from probelib.estimators.blocks import (
@@ -68,8 +69,8 @@ class Kernel(ABC):
     def diagonal(self) -> xr.DataArray:
         """Loss variances K_ii, shape (sample,), nats squared.
 
-        The coordinate ``mcse`` is their Monte-Carlo standard error, and NaN where the kernel does
-        not know it; ``sample_id`` and ``label`` are those of the source, where it has them.
+        The coordinate ``mcse`` is their Monte-Carlo standard error, and NaN where it was
+        not estimated; ``sample_id`` and ``label`` are those of the source, where it has them.
         """
 
     @abstractmethod
@@ -82,7 +83,7 @@ class Kernel(ABC):
 
     @abstractmethod
     def features(self, n_components: int | None = None, rows: Positions = None) -> np.ndarray:
-        """Coordinates of samples whose inner products are K, or the best of so few components.
+        """Coordinates of the samples: their inner products are K, or its best approximation.
 
         Args:
             n_components: keep this many principal axes, the largest first; default: all there are.
@@ -93,6 +94,8 @@ class Kernel(ABC):
 
         Raises:
             ValueError: more components than there are.
+
+        The sign of a principal axis is arbitrary.
         """
 
     def top_correlated(
@@ -167,7 +170,7 @@ class Kernel(ABC):
 class LossKernel(Kernel):
     """The loss kernel of a trace, never built as a full matrix.
 
-    Stored as the centred trace with unit columns U, shape (S, n), and a scale s_i a sample:
+    Stored as the centred trace with unit columns U, shape (S, n), and one scale s_i per sample:
     K_ij = s_i s_j u_i'u_j and R_ij = u_i'u_j. A sample without any variance has u_i = 0. Splitting
     off the scale keeps samples with losses of 1e-18 nats as exact as the others. The trace is
     read at the first use, S x n x 4 bytes; beyond 2 GiB it stays on disk, and every use reads it
@@ -361,16 +364,27 @@ class MatrixKernel(Kernel):
             raise ValueError(f"covariance is not finite in row {bad}; remove this sample")
         self._covariance = covariance.astype(np.float64)
         n = len(covariance)
+        # Beside the two variances: a small entry of the other sign is another correlation.
+        scale = np.sqrt(np.abs(np.diag(self._covariance)))
         uneven = np.abs(self._covariance - self._covariance.T)
-        if n and uneven.max() > 1e-4 * np.abs(self._covariance).max():
+        uneven -= 1e-4 * np.maximum(np.outer(scale, scale), np.abs(self._covariance))
+        if n and uneven.max() > 0:
             row, col = np.unravel_index(uneven.argmax(), uneven.shape)
             raise ValueError(
                 f"covariance is not symmetric at ({row}, {col}); give (covariance + covariance.T) "
                 "/ 2 where it should be"
             )
+        self._covariance = (self._covariance + self._covariance.T) / 2
         self.shape = (n, n)
         self._coords = dict(coords or {})
         self._mcse = np.full(n, np.nan) if mcse is None else np.asarray(mcse, np.float64)
+        lengths = {"mcse": self._mcse.shape} | {
+            f"coords[{name!r}]": np.shape(value[1] if isinstance(value, tuple) else value)
+            for name, value in self._coords.items()
+        }
+        for name, shape in lengths.items():
+            if shape != (n,):
+                raise ValueError(f"{name} has shape {shape}; give one value per sample, ({n},)")
 
     def diagonal(self) -> xr.DataArray:
         variance = np.diag(self._covariance).copy()
@@ -386,7 +400,7 @@ class MatrixKernel(Kernel):
         return np.clip(part, -1, 1)
 
     def features(self, n_components: int | None = None, rows: Positions = None) -> np.ndarray:
-        """Coordinates of samples whose inner products are K, or the best of so few components.
+        """Coordinates of the samples: their inner products are K, or its best approximation.
 
         Eigenvectors of K among ``rows``, each times the root of its eigenvalue. Negative
         eigenvalues, which rounding makes and an unbiased estimate such as that of
@@ -436,7 +450,7 @@ def pair_kernel(pairs: xr.Dataset, chains: slice | np.ndarray | None = None) -> 
         The kernel. The errors of its diagonal are the spread between chains over the root of
         their number, and NaN for a single chain.
     """
-    each = pairs.kernel.values[_index(chains)]
+    each = pairs.kernel.values[np.unique(np.arange(pairs.sizes["chain"])[_index(chains)])]
     variances = np.diagonal(each, axis1=1, axis2=2).astype(np.float64)
     mcse = variances.std(0, ddof=1) / np.sqrt(len(each)) if len(each) > 1 else None
     return MatrixKernel(each.mean(0, dtype=np.float64), sample_coords(pairs), mcse)
@@ -510,6 +524,10 @@ def _index(positions: Positions) -> slice | np.ndarray:
     if isinstance(positions, slice):
         return positions
     index = np.asarray(positions)
+    if index.ndim != 1:
+        raise ValueError(
+            f"positions are {shown(positions)}; give a list of them, a mask or a slice"
+        )
     return index if index.size else index.astype(np.int64)  # an empty list has no kind
 
 

@@ -50,7 +50,7 @@ class Sampler(ABC):
     """A sampler of the local posterior: how chains advance by one step.
 
     A subclass defines :meth:`step`, and :meth:`init` if its state is more than the weights. All
-    that changes along a chain belongs into the state, which goes into checkpoints; the sampler
+    that changes along a chain belongs in the state, which goes into checkpoints; the sampler
     itself never changes.
 
     Args:
@@ -107,7 +107,7 @@ class Sampler(ABC):
         Args:
             state: of all chains, as :meth:`init` or the step before returned it.
             gradient: estimates the gradient of L at weights (chains, n_parameters), with the
-                samples of this step; may be called more than once a step.
+                samples of this step; may be called more than once per step.
             noise: draws standard normals of the same shape, new ones at each call. It is the only
                 source of chance: what torch's global generator gives, no seed of the run fixes.
             target: what to sample from.
