@@ -19,8 +19,8 @@ from torch.nn.modules.conv import _ConvNd
 
 from probelib import schedule
 from probelib.data import Samples
-from probelib.fingerprint import describe
-from probelib.gradients import Batch
+from probelib.fingerprint import attributes, describe
+from probelib.gradients import Batch, FullGradient
 from probelib.observe import Observer
 from probelib.plan import Run
 from probelib.randomness import ONE_THREAD, Draws, chain_seeds, keep_random_state, own_stream
@@ -50,8 +50,10 @@ class Chains:
         self.center, self.target = run.posterior.center, run.target
         self.chains = count = run.plan.chains if count is None else count
         # Of their own: what a sampler of somebody's keeps on itself stays with these chains.
-        self.sampler, self.estimator = copy.deepcopy(run.sampler), run.gradient
-        self._settings = describe(vars(self.sampler))
+        self.sampler = copy.deepcopy(run.sampler)
+        self._settings = describe(attributes(self.sampler))
+        self._full_batch = run.gradient.batch_size in (None, run.posterior.n_samples)
+        self.estimator = FullGradient() if self._full_batch else run.gradient
         self.step = 0
         self.state = check_state(
             self.sampler.init(self._at_center(count)), count, self._at_center(count)
@@ -60,7 +62,6 @@ class Chains:
         self.frozen: list[int] = []
         self._seeds = chain_seeds(run.plan.seed, run.plan.first_chain + first, count)
         self._draws = Draws(self._seeds, self.weights)
-        self._full_batch = self.estimator.batch_size in (None, run.posterior.n_samples)
         self._full_gradient: Tensor | None = None
         self._all_gradients: Callable[..., tuple[Tensor, Tensor]] | None = None
         self._choose_how(run)
@@ -107,9 +108,13 @@ class Chains:
         """One step of every chain. Returns the minibatch losses before it, shape (chains,).
 
         Where it raises, nothing has changed: it may be called again, and draws the same numbers.
+
+        Raises:
+            ValueError: the sampler changed in place what it was given, or returned no state.
         """
         self._draws.begin()
         batch, before = self._batch(), []
+        versions = {name: _version(tensor) for name, tensor in self.state.items()}
 
         def gradient(weights: Tensor) -> Tensor:
             estimate, loss = self.estimator(weights, batch, self)
@@ -119,7 +124,14 @@ class Chains:
         new = self.sampler.step(dict(self.state), gradient, self._draws.noise, self.target)
         if not before:  # a sampler that needs no gradient is watched all the same
             gradient(self.weights)
-        new = check_state(new, self.chains, self.weights)
+        changed = [n for n, tensor in self.state.items() if _version(tensor) != versions[n]]
+        if changed or self._draws.changed_in_place():
+            what = changed[0] if changed else "noise"
+            raise ValueError(
+                f"sampler ({type(self.sampler).__name__}) changed {what} in place, so that a step "
+                "taken again would see other numbers; return new tensors"
+            )
+        new = check_state(new, self.chains, self.weights, self.state)
         if self.frozen:
             new = self._reset(new, self.frozen)
         self.state, self.step = new, self.step + 1
@@ -190,7 +202,7 @@ class Chains:
         return state
 
     def _require_unchanged_sampler(self) -> None:
-        if describe(vars(self.sampler)) != self._settings:
+        if describe(attributes(self.sampler)) != self._settings:
             raise ValueError(
                 f"sampler ({type(self.sampler).__name__}) changes an attribute of its own in step, "
                 "which a trace that is continued would not know; keep what changes in the state"
@@ -232,8 +244,13 @@ class Chains:
         """The gradient of L at w*, computed once."""
         if self._full_gradient is None:
             total = torch.zeros_like(self.center)
-            for x, y in self.data.batches(self.observer.batch_size):
-                gradient, _ = self._gradient(self.center, x, y)
+            # The same for every group of chains: batches and streams are the run's.
+            size = schedule.observe_batch(self.cost.bytes, self.center.device)
+            seed = np.random.SeedSequence(self.plan.seed)
+            for part, (x, y) in enumerate(self.data.batches(size)):
+                stream = own_stream(seed, 0, part, self.center.device)
+                with stream if self._draws_at_random else nullcontext():
+                    gradient, _ = self._gradient(self.center, x, y)
                 total += gradient * (len(y) / len(self.data))
             self._full_gradient = total
         return self._full_gradient
@@ -306,6 +323,11 @@ def rehearse(run: Run, data: Samples, cost: schedule.Pass) -> schedule.Thinning:
             weights=posterior.n_parameters,
         ),
     )
+
+
+def _version(tensor: Tensor) -> int:
+    """How often a tensor was changed in place."""
+    return 0 if tensor.is_inference() else tensor._version
 
 
 def _recorded(function: Callable[..., Any], *args: Tensor) -> Callable[..., Any]:

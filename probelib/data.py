@@ -147,10 +147,10 @@ class Samples:
         """
         own = getattr(self._dataset, "fingerprint", None)
         if isinstance(own, str):
-            return own
+            return f"{own} ({self.n} samples)"
         inputs, targets, labels = hashlib.sha256(), hashlib.sha256(), []
         for start, (x, y) in enumerate(self.batches(self.n if self.in_memory else _AT_ONCE)):
-            if not self.in_memory:
+            if not self.in_memory and y.ndim == 1:
                 labels.append(y.cpu())
             hash_array(inputs, x, header=start == 0)
             hash_array(targets, y, header=start == 0)

@@ -5,6 +5,7 @@ import functools
 import hashlib
 import inspect
 import re
+import sys
 import threading
 from contextlib import suppress
 from types import CodeType
@@ -56,16 +57,34 @@ def describe(value: Any, tensors: bool = True) -> str:
 
 def plain(value: Any) -> Any:
     """A setting as JSON can say it: as it is, by its ``identity()``, or by its hash."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not np.isfinite(value):
+        return repr(value)
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    if isinstance(value, np.generic):
-        return value.item()
     if isinstance(value, tuple | list):
         return [plain(part) for part in value]
     if isinstance(value, dict) and all(isinstance(key, str) for key in value):
         return {key: plain(part) for key, part in value.items()}
     identity = getattr(value, "identity", None)
-    return identity() if callable(identity) else describe(value)
+    if callable(identity) and not isinstance(value, type):
+        return plain(identity())
+    return describe(value)
+
+
+def attributes(value: Any) -> dict[str, Any]:
+    """What an object holds, in its ``__dict__`` and in slots."""
+    slots = [name for base in type(value).__mro__ for name in _slots(base)]
+    return {n: getattr(value, n) for n in slots if hasattr(value, n)} | getattr(
+        value, "__dict__", {}
+    )
+
+
+def _slots(kind: type) -> tuple[str, ...]:
+    named = vars(kind).get("__slots__", ())
+    named = (named,) if isinstance(named, str) else tuple(named)
+    return tuple(name for name in named if name not in ("__dict__", "__weakref__"))
 
 
 class _Description:
@@ -111,9 +130,9 @@ class _Description:
             self._visit_class(value, below)
         elif inspect.isbuiltin(value) or inspect.ismodule(value):
             self.put(_without_addresses(repr(value)))
-        elif hasattr(value, "__dict__") and vars(value):
+        elif _has_code_or_attributes(value):
             self.visit(type(value), below)
-            self.visit(vars(value), below)
+            self.visit(attributes(value), below)
         else:
             self.put(_without_addresses(repr(value)))
 
@@ -165,6 +184,17 @@ class _Description:
                     self.visit(getattr(member, "__func__", member), depth)
 
 
+def _has_code_or_attributes(value: Any) -> bool:
+    """Whether an object is more than its text says."""
+    kind = type(value)
+    if hasattr(value, "__dict__") and vars(value):
+        return True
+    of_library = kind.__module__.split(".")[0] in (*_LIBRARIES, "numpy", *sys.stdlib_module_names)
+    return bool(kind.__flags__ & _WRITTEN_IN_PYTHON) and (
+        not of_library or kind.__module__ == "__main__"
+    )
+
+
 def _has_source(member: Any) -> bool:
     return inspect.isfunction(member) and member.__code__.co_filename != "<string>"
 
@@ -192,4 +222,4 @@ def _without_addresses(text: str) -> str:
     return re.sub(r" at 0x[0-9a-fA-F]+", "", text)
 
 
-__all__ = ["describe", "hash_array", "plain"]
+__all__ = ["attributes", "describe", "hash_array", "plain"]

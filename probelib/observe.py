@@ -36,7 +36,8 @@ class Observer:
     ):
         self.posterior, self.samples = run.posterior, run.observed
         self.dtype, self.batch_size = run.plan.observe_dtype, batch_size
-        self._may_shrink = run.plan.observe_batch_size is None
+        # In train mode a loss depends on its batch: another size would be another trace.
+        self._may_shrink = run.plan.observe_batch_size is None and not run.posterior.train_mode
         self._seeds = seeds or chain_seeds(run.plan.seed, run.plan.first_chain, 1)
         self.together, self._draws_at_random = together, draws_at_random
 

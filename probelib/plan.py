@@ -148,6 +148,10 @@ class Run:
         """
         require_kind("posterior", posterior, LocalPosterior, "a probelib.LocalPosterior")
         require_kind("sampler", sampler, _is_sampler, "a sampler, such as probelib.SGLD")
+        if not isinstance(sampler.identity(), dict):
+            raise TypeError(
+                f"sampler has the identity {shown(sampler.identity())}; return a dict of settings"
+            )
         batch_size = gradient_of(sampler).batch_size
         if batch_size is not None and batch_size > posterior.n_samples:
             raise ValueError(

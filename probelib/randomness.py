@@ -46,6 +46,7 @@ class Draws:
             self._noise_rng.append(generator)
         self._index: np.ndarray | None = None
         self._normals: list[Tensor] = []
+        self._versions: list[int] = []
         self._handed_out = 0
 
     def begin(self) -> None:
@@ -54,7 +55,7 @@ class Draws:
 
     def next_step(self) -> None:
         """What was drawn is used up."""
-        self._index, self._normals = None, []
+        self._index, self._normals, self._versions = None, [], []
 
     def minibatch(self, n: int, size: int) -> np.ndarray:
         """Positions of ``size`` of n samples for each chain, without replacement."""
@@ -70,8 +71,14 @@ class Draws:
             for row, generator in zip(drawn, self._noise_rng, strict=True):
                 row.normal_(generator=generator)
             self._normals.append(drawn)
+            self._versions.append(0 if drawn.is_inference() else drawn._version)
         self._handed_out += 1
         return self._normals[self._handed_out - 1]
+
+    def changed_in_place(self) -> bool:
+        """Whether somebody wrote into the normals of this step."""
+        now = [0 if drawn.is_inference() else drawn._version for drawn in self._normals]
+        return now != self._versions
 
     def states(self) -> tuple[Tensor, list[dict[str, Any]]]:
         """Of the generators of noise and of minibatches, one row per chain."""

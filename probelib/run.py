@@ -15,6 +15,7 @@ import time
 import warnings
 from collections.abc import Callable
 from concurrent.futures import Executor
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import FrameType
@@ -34,7 +35,15 @@ from probelib.plan import Plan, Run
 from probelib.posterior import LocalPosterior
 from probelib.record import StoppingRule
 from probelib.samplers import Sampler
-from probelib.store import DiskStore, MemoryStore, Sizes, Start, TraceMismatch, TraceStore
+from probelib.store import (
+    DiskStore,
+    MemoryStore,
+    Sizes,
+    Start,
+    StoreBusy,
+    TraceMismatch,
+    TraceStore,
+)
 from probelib.store.matching import check_fingerprint, check_losses
 from probelib.workers import run_group, run_in_executor
 
@@ -237,9 +246,20 @@ def _finished(place: TraceStore, plan: Plan) -> xr.Dataset | None:
         return None
     enough = StoppingRule(plan.until, plan.draws, place).enough
     if enough or all(place.ended(group, plan.draws) for group in place.groups):
+        _finish_late(place, plan, enough)
         place.clean_if_free()
         return _trace(place, enough or plan.draws)
     return None
+
+
+def _finish_late(place: DiskStore, plan: Plan, enough: int | None) -> None:
+    """Say of a store that it is complete, where its call was killed before it could."""
+    config, draws = place.attrs["config"], enough or plan.draws
+    if place.attrs["complete"] or config["draws"] != plan.draws or place.done()[0] != draws:
+        return
+    with suppress(StoreBusy, OSError), place.held():
+        if not place.changed():
+            _finish(place, config, enough)
 
 
 # --- sampling ---
@@ -247,7 +267,15 @@ def _finished(place: TraceStore, plan: Plan) -> xr.Dataset | None:
 
 def _continue(place: DiskStore, run: Run) -> Run:
     """Make a store ready to go on to the draws of a run, whose thinning it has."""
-    run = replace(run, plan=replace(run.plan, thin=place.attrs["config"]["thin"]))
+    if run.plan.until is not None and len(place.groups) > 1:
+        raise ValueError(
+            f"until looks at all chains at once, but those of store {str(place.path)!r} were begun "
+            "apart, by an executor; give draws"
+        )
+    plan = replace(run.plan, thin=place.attrs["config"]["thin"])
+    if run.posterior.train_mode:  # where a loss depends on its batch
+        plan = replace(plan, observe_batch_size=place.attrs["observe_batch_size"])
+    run = replace(run, plan=plan)
     place.dismiss_workers()
     place.clean()
     draws = run.plan.draws
@@ -318,12 +346,16 @@ def _to_the_end(
             stacklevel=3,
         )
         return so_far
-    config = run.config()
-    if enough:
-        config |= {"draws": enough}
-        place.resize(enough, plan.steps_until(enough), config)
-    place.finish(config)
+    _finish(place, run.config(), enough)
     return _trace(place, enough or plan.draws)
+
+
+def _finish(place: TraceStore, config: dict[str, Any], enough: int | None) -> None:
+    """Say of a store that it is complete, cut to the draws that were enough for ``until``."""
+    if enough:
+        config = config | {"draws": enough}
+        place.resize(enough, config["burn_in"] + enough * config["thin"], config)
+    place.finish(config)
 
 
 def _advance(
@@ -333,11 +365,6 @@ def _advance(
     draws = run.plan.draws
     stopping = StoppingRule(run.plan.until, draws, place)
     left = [group for group in place.groups if not place.ended(group, draws)]
-    if run.plan.until is not None and len(place.groups) > 1:
-        raise ValueError(
-            f"until looks at all chains at once, but those of store {str(place.path)!r} were begun "
-            "apart, by an executor; give draws"
-        )
     with _Bar(place, draws, progress) as bar:
         if executor is not None and isinstance(place, DiskStore):
             run_in_executor(executor, place, run, left, bar.on_progress)
@@ -407,7 +434,7 @@ def _trace(place: TraceStore, draws: int) -> xr.Dataset:
     step_size = config.get("step_size")
     where = (
         "at step {step}"
-        + ("" if step_size is None else f" with step_size {step_size:g}")
+        + (f" with step_size {step_size:g}" if isinstance(step_size, int | float) else "")
         + ": its loss or its weights are no longer finite; lower step_size"
     )
     if lost and len(lost) == ds.sizes["chain"]:
@@ -427,6 +454,11 @@ def _trace(place: TraceStore, draws: int) -> xr.Dataset:
             "out",
             UserWarning,
             stacklevel=4,
+        )
+    if ds.sizes["draw"] < draws:
+        raise TraceMismatch(
+            f"store {str(place.path)!r} has {ds.sizes['draw']} of {draws} draws, though its chains "
+            "had ended; make the same call again"
         )
     steps = config["burn_in"] + draws * config["thin"]
     return ds.isel(draw=slice(draws), step=slice(steps)).assign_attrs(

@@ -29,11 +29,10 @@ from probelib.chains import Chains
 from probelib.plan import Run
 from probelib.record import Recorder, Stopped, StoppingRule
 from probelib.store import DiskStore, StoreBusy, TraceStore, write_atomically
-from probelib.store.disk import CALL, JOB
+from probelib.store.disk import CALL, JOB, group_name
 from probelib.store.integrity import disk_errors, read_file
-from probelib.store.locks import hold
 
-# How long a task waits for a worker that is about to notice that it is not wanted any more.
+# How long a call waits for its workers, once it has told them to stop.
 _PATIENCE = 120.0
 # How often a worker looks whether it is wanted, and says how far it is.
 _SECONDS = 1.0
@@ -64,9 +63,7 @@ def run_group(
     chains = chains or Chains(run, group.start, group.stop - group.start)
     with ExitStack() as stack:
         if isinstance(store, DiskStore):
-            what = f"{group_name(group)} of store {str(store.path)!r}"
-            stack.enter_context(hold(store.lock_file(group), what, wait=_PATIENCE))
-            store.refresh(group)  # a worker of an earlier call may have written until now
+            stack.enter_context(store.group_held(group))
         if store.progress(group).checkpoint is not None:
             chains.restore(store.checkpoint(group), store.path)
         chains.stage()
@@ -76,12 +73,6 @@ def run_group(
             chains, store, group, run.plan, stopping=stopping, on_draw=on_draw, check=check
         )
         recorder.run()
-
-
-def group_name(group: slice) -> str:
-    """A group of chains in words."""
-    last = group.stop - 1
-    return f"chain {group.start}" if last == group.start else f"chains {group.start} to {last}"
 
 
 def run_in_executor(
@@ -137,12 +128,13 @@ def run_in_executor(
             )
         else:
             futures.wait(tasks, _PATIENCE)
+        with suppress(ValueError):  # the error on its way says more
+            store.refresh()
         raise
     finally:
         for name in (CALL, JOB):
             (folder / name).unlink(missing_ok=True)
-        with suppress(ValueError):  # damaged meanwhile: whoever opens it gets the sentence
-            store.refresh()
+    store.refresh()
 
 
 def _progress(store: DiskStore, groups: list[slice]) -> tuple[dict[int, int], float | None]:
@@ -210,7 +202,7 @@ class _Link:
         """Say how far the chains are."""
         if time.monotonic() - self._shown > _SECONDS:
             self._shown = time.monotonic()
-            aside = self._bar.with_suffix(f".{os.getpid()}")
+            aside = self._bar.with_name(f".{self._bar.name}.{os.getpid()}")
             with suppress(OSError):  # it is only shown
                 aside.write_text(json.dumps({"draws": draws, "loss": float(losses.nanmean())}))
                 os.replace(aside, self._bar)
@@ -260,4 +252,4 @@ def _portable(error: Exception) -> Exception:
     return portable
 
 
-__all__ = ["group_name", "run_group", "run_in_executor"]
+__all__ = ["run_group", "run_in_executor"]

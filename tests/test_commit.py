@@ -1,5 +1,6 @@
 """A commit is one rename: a kill or a full disk before any of them, and readers beside a writer."""
 
+import dataclasses
 import errno
 import json
 import os
@@ -207,12 +208,62 @@ def test_what_a_killed_call_left_is_swept_up_by_the_next(tmp_path, served):
     assert not leftovers(store)
 
 
-def test_a_trace_that_was_moved_aside_comes_back(tmp_path):
+@pytest.mark.parametrize("linked", [False, True])
+@pytest.mark.parametrize("call", [probelib.open_trace, run])
+def test_a_trace_that_was_moved_aside_comes_back(tmp_path, linked, call):
     store = tmp_path / "trace"
     whole = run(store).load()
     os.rename(store, tmp_path / ".trace.99-0a1b2c3d.old")
+    place = tmp_path / "link" if linked else store
+    if linked:
+        place.symlink_to(store)
+    assert_same(call(place), whole)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["link", "trace"][not linked :]
+
+
+def test_the_only_copy_of_a_trace_is_never_swept_up(tmp_path):
+    store = tmp_path / "trace"
+    whole = run(store).load()
+    place = DiskStore(store)
+    with place.held():
+        os.rename(store, tmp_path / ".trace.99-0a1b2c3d.old")
+        place.clean()
+        assert place.exists()  # it comes back for the holder of the lock, too
     assert_same(probelib.open_trace(store), whole)
-    assert [p.name for p in tmp_path.iterdir()] == ["trace"]
+
+
+def test_a_run_killed_before_it_could_say_so_is_finished_by_the_next_call(tmp_path, monkeypatch):
+    store, settings = tmp_path / "trace", {"draws": 60, "until": 0.35}
+    whole = run(**settings)
+    with monkeypatch.context() as patched:
+        patched.setattr(probelib.run, "_finish", lambda *args: None)
+        run(store, **settings)
+    assert probelib.open_trace(store).attrs["complete"] is False
+    assert_same(run(store, **settings), whole)
+    opened = probelib.open_trace(store)
+    assert opened.attrs["complete"] is True
+    assert opened.attrs["config"]["draws"] == whole.sizes["draw"]
+
+
+def test_a_worker_that_still_writes_is_waited_for_before_anything_changes(tmp_path, monkeypatch):
+    store = tmp_path / "trace"
+    with ThreadPoolExecutor(1) as threads:
+        run(store, draws=8, executor=threads)
+    whole = run(draws=12, first_chain=0, chains=1)
+    orphan = DiskStore(store)
+    orphan.open()
+    dismissed = DiskStore.dismiss_workers
+
+    def commit_first(self):  # what a worker does when it is told to stop
+        group = orphan.groups[0]
+        progress = orphan.progress(group)
+        orphan.commit(group, dataclasses.replace(progress, wall_time=99.0), None)
+        dismissed(self)
+
+    monkeypatch.setattr(DiskStore, "dismiss_workers", commit_first)
+    longer = run(store, draws=12)
+    assert longer.attrs["wall_time"] > 99  # its record was read anew, not overwritten
+    np.testing.assert_array_equal(longer.loss[0], whole.loss[0])
 
 
 def test_a_finished_call_opens_a_store_once(tmp_path, monkeypatch):

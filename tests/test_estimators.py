@@ -676,7 +676,7 @@ def test_positions_are_a_list(positions):
     covariance = np.diag([1.0, 2.0, 3.0, 4.0])
     kernel = probelib.MatrixKernel(covariance)
     for call in (kernel.covariance, kernel.correlation):
-        with pytest.raises(ValueError, match="positions are .*; give a list of them, a mask or a"):
+        with pytest.raises(ValueError, match=r"positions are .*; give a list of them, a mask"):
             call([0, 1], positions)
     with pytest.raises(ValueError, match="positions are"):
         kernel.top_correlated(k=1, rows=positions)
@@ -686,9 +686,7 @@ def test_a_matrix_kernel_checks_what_it_is_given():
     covariance = np.array([[1, 0, 0], [0, 1e-8, 9e-9], [0, -9e-9, 1e-8]])
     with pytest.raises(ValueError, match="covariance is not symmetric at"):
         probelib.MatrixKernel(covariance)
-    with pytest.raises(
-        ValueError, match=r"mcse has shape \(2,\); give one value per sample, \(3,\)"
-    ):
+    with pytest.raises(ValueError, match=r"mcse has shape \(2,\); give one value per sample"):
         probelib.MatrixKernel(np.eye(3), mcse=np.ones(2))
     with pytest.raises(ValueError, match=r"coords\['label'\] has shape \(4,\)"):
         probelib.MatrixKernel(np.eye(3), {"label": ("sample", np.arange(4))})

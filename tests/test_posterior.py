@@ -165,7 +165,7 @@ def test_fingerprint_of_samples_sees_every_value_and_their_order(data):
     assert len(seen) == 7
     own = Listed(x, y)
     own.fingerprint = "version 3"
-    assert Samples(own, CPU).fingerprint() == "version 3"
+    assert Samples(own, CPU).fingerprint() == "version 3 (100 samples)"
 
 
 def other_loss(output, target):

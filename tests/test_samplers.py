@@ -26,6 +26,7 @@ from probelib import (
 )
 from probelib.chains import Chains
 from probelib.data import Samples
+from probelib.fingerprint import describe
 from probelib.samplers import Target
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -420,6 +421,102 @@ def test_the_verdict_on_a_step_is_that_of_its_sampler():
         slower["step"]
 
 
+def plain_class(code, name):
+    space = {"SGLD": SGLD, "torch": torch, "__name__": "elsewhere"}
+    exec(textwrap.dedent(code), space)
+    return space[name]
+
+
+@pytest.mark.parametrize("slots", ["", "__slots__ = ()"])
+def test_the_code_of_an_object_without_attributes_is_seen(tmp_path, slots):
+    template = """
+        class Mine:
+            {}
+            def init(self, weights):
+                return {{"weights": weights}}
+            def step(self, state, gradient, noise, target):
+                return SGLD({}).step(state, gradient, noise, target)
+            def identity(self):
+                return {{"name": "Mine", "betas": (0.9, 0.99)}}
+        """
+    for step in (1e-3, 1e-2):
+        sampler = plain_class(template.format(slots, step), "Mine")()
+        trace = run(sampler, cache=tmp_path)
+        np.testing.assert_array_equal(trace.loss, run(SGLD(step)).loss)
+    assert_same(run(sampler, cache=tmp_path), trace)
+    assert len(list(tmp_path.glob("*.zarr"))) == 2
+
+
+def test_the_code_of_a_loss_without_attributes_is_seen():
+    template = "class Loss:\n    def __call__(self, output, target):\n        return {} * output"
+    one, two = (describe(plain_class(template.format(k), "Loss")()) for k in (1, 2))
+    assert one != two
+    assert one == describe(plain_class(template.format(1), "Loss")())
+
+
+class InPlace(SGLD):
+    def step(self, state, gradient, noise, target):
+        return super().step(state, gradient, lambda: noise().mul_(1.0), target)
+
+
+class StateInPlace(SGLD):
+    def step(self, state, gradient, noise, target):
+        state["weights"].mul_(1.0)
+        return super().step(state, gradient, noise, target)
+
+
+class Growing(SGLD):
+    def step(self, state, gradient, noise, target):
+        new = super().step(state, gradient, noise, target)
+        return new | {"extra": new["weights"]}
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        (InPlace, r"sampler .InPlace. changed noise in place, .*; return new tensors"),
+        (StateInPlace, r"sampler .StateInPlace. changed weights in place"),
+        (Growing, r"holds extra, weights, but the one before weights; give init"),
+    ],
+)
+def test_what_no_retry_or_checkpoint_could_bear_is_refused(kind, message):
+    with pytest.raises(ValueError, match=message):
+        run(kind(1e-2, 8))
+
+
+class Twins(SGLD):
+    """Two names for one tensor."""
+
+    def init(self, weights):
+        return {"weights": weights, "same": weights}
+
+    def step(self, state, gradient, noise, target):
+        new = super().step(state, gradient, noise, target)
+        return new | {"same": new["weights"]}
+
+
+def test_a_state_may_share_memory(tmp_path):
+    run(Twins(1e-2, 8), draws=20, store=tmp_path / "trace")
+    assert_same(run(Twins(1e-2, 8), store=tmp_path / "trace"), run(Twins(1e-2, 8)))
+
+
+def test_a_control_variate_with_dropout_is_the_runs_alone():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 5), nn.Dropout(0.5), nn.Linear(5, 4))
+    posterior = LocalPosterior(
+        model, cross_entropy, toy(), n_beta=10.0, localization=5.0, train_mode=True
+    )
+    settings = {"chains": 2, "draws": 10, "progress": False}
+    losses = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        state = torch.get_rng_state()
+        sampler = SGLD(1e-2, gradient=ControlVariate(8))
+        losses.append(probelib.sample(posterior, sampler=sampler, **settings).loss)
+        assert torch.equal(torch.get_rng_state(), state)
+    np.testing.assert_array_equal(*losses)
+
+
 class Duck:
     """A sampler without the base class."""
 
@@ -493,7 +590,7 @@ def test_a_data_set_with_a_fingerprint_keeps_its_labels():
     np.testing.assert_array_equal(trace.label, y)
     np.testing.assert_array_equal(trace.loss, run(SGLD(1e-2, 8), draws=5).loss)
     np.testing.assert_array_equal(Samples(Named(x, y), torch.device("cpu")).labels(), y)
-    assert Samples(Named(x, y), torch.device("cpu")).fingerprint() == "version 1"
+    assert Samples(Named(x, y), torch.device("cpu")).fingerprint() == "version 1 (40 samples)"
 
 
 @pytest.mark.parametrize("which", ["data", "observe"])

@@ -349,6 +349,10 @@ def test_a_loss_that_depends_on_its_batch_is_known_again(store, kind):
     assert_same(run(posterior, store, draws=3), run(posterior, draws=3))
     with pytest.raises(TraceMismatch, match=r"the loss of sample \d+ at w\* is"):
         run(posterior, store, draws=3, observe_batch_size=100)  # other batches, other losses
+    begun = store.with_name("begun")
+    run(posterior, begun, draws=2, observe_batch_size=100)
+    longer = run(posterior, begun, draws=4)  # in the batches it was begun with
+    assert_same(longer, run(posterior, draws=4, observe_batch_size=100))
 
 
 def test_overwrite_replaces_a_trace(store):

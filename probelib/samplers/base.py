@@ -108,8 +108,9 @@ class Sampler(ABC):
             state: of all chains, as :meth:`init` or the step before returned it.
             gradient: estimates the gradient of L at weights (chains, n_parameters), with the
                 samples of this step; may be called more than once per step.
-            noise: draws standard normals of the same shape, new ones at each call. It is the only
-                source of chance: what torch's global generator gives, no seed of the run fixes.
+            noise: draws standard normals of the same shape, new ones at each call, to be left as
+                they are. It is the only source of chance: what torch's global generator gives, no
+                seed of the run fixes.
             target: what to sample from.
         """
 
@@ -127,8 +128,8 @@ class Sampler(ABC):
         return f"{type(self).__name__}({settings})"
 
 
-def check_state(state: Any, chains: int, weights: Tensor) -> State:
-    """A state as a sampler returned it, found to be one.
+def check_state(state: Any, chains: int, weights: Tensor, before: State | None = None) -> State:
+    """A state as a sampler returned it, found to be one, with the same names as the one before.
 
     Raises:
         TypeError, ValueError: saying what is wrong with it.
@@ -146,6 +147,11 @@ def check_state(state: Any, chains: int, weights: Tensor) -> State:
                 f"{where} has {shape} as {name!r}; its first dimension must count the {chains} "
                 "chains"
             )
+    if before is not None and set(state) != set(before):
+        raise ValueError(
+            f"{where} holds {', '.join(sorted(state))}, but the one before "
+            f"{', '.join(sorted(before))}; give init() all that the state will hold"
+        )
     found = state["weights"]
     if found.shape != weights.shape or found.dtype != weights.dtype:
         raise ValueError(

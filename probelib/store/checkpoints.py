@@ -29,7 +29,9 @@ class Checkpoint:
 
     def to_bytes(self) -> bytes:
         """As a safetensors file."""
-        tensors = {f"state.{name}": t.cpu().contiguous() for name, t in self.state.items()}
+        # Copies: safetensors takes no two tensors that share memory, as a state may hold.
+        tensors = {f"state.{name}": t.detach().cpu().clone() for name, t in self.state.items()}
+        tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
         tensors["noise_rng"] = self.noise_rng
         metadata = {"step": str(self.step), "batch_rng": json.dumps(self.batch_rng)}
         return save(tensors, metadata=metadata)

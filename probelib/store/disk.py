@@ -17,7 +17,7 @@ import re
 import shutil
 import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,6 +46,8 @@ if TYPE_CHECKING:
 
 #: Files in ``checkpoint/`` through which a call and its workers meet; none outlives the call.
 JOB, CALL = "job.pickle", "call"
+# How long a call waits for a worker that is about to notice that it is not wanted any more.
+_PATIENCE = 120.0
 # A reader beside a writer begins again when the writer commits; so often at most.
 _ATTEMPTS = 50
 
@@ -60,6 +62,7 @@ class DiskStore(TraceStore):
         self._progress: dict[int, Progress] = {}
         self._unsynced: set[Path] = set()
         self._read: dict[Path, bytes | None] = {}
+        self._is_held = False
 
     # --- what is there ---
 
@@ -260,6 +263,22 @@ class DiskStore(TraceStore):
             with disk_errors(self.path, "nothing was written"):
                 file.parent.mkdir(parents=True, exist_ok=True)
                 stack.enter_context(hold(file, f"store {str(self.path)!r}"))
+            self._is_held = True
+            try:
+                yield
+            finally:
+                self._is_held = False
+
+    @contextmanager
+    def group_held(self, group: slice) -> Iterator[None]:
+        """Be the only one who writes a group of chains, and know how far it is.
+
+        Raises:
+            StoreBusy: a worker of an earlier call is still at it, and does not stop.
+        """
+        what = f"{group_name(group)} of store {str(self.path)!r}"
+        with hold(self.lock_file(group), what, wait=_PATIENCE):
+            self.refresh(group)
             yield
 
     def lock_file(self, group: slice | None = None) -> Path:
@@ -270,23 +289,33 @@ class DiskStore(TraceStore):
         return place.with_name(f".{place.name}.lock")
 
     def dismiss_workers(self) -> None:
-        """Have the workers of an earlier call stop: they write what they have and let go."""
-        (self.path / "checkpoint" / CALL).unlink(missing_ok=True)
+        """Have the workers of an earlier call stop, and wait until they wrote what they have.
+
+        Raises:
+            StoreBusy: one of them does not stop.
+        """
+        with disk_errors(self.path, "nothing was changed"):
+            (self.path / "checkpoint" / CALL).unlink(missing_ok=True)
+            for group in self.groups:
+                with self.group_held(group):
+                    pass
 
     def clean(self) -> None:
         """Remove what writers that were killed have left. Only while the store is held."""
-        for file in list(self._leftovers()):
-            if file.is_dir() and not file.is_symlink():
-                shutil.rmtree(file, ignore_errors=True)
-            else:
-                file.unlink(missing_ok=True)
+        with disk_errors(self.path, "nothing was changed"):
+            for file in list(self._leftovers()):
+                if file.is_dir() and not file.is_symlink():
+                    shutil.rmtree(file, ignore_errors=True)
+                else:
+                    file.unlink(missing_ok=True)
 
     def clean_if_free(self) -> None:
-        """The same for a call that writes nothing: it waits for nobody, and fails at nothing."""
-        if self.lock_file().exists() or any(True for _ in self._leftovers()):
-            with suppress(StoreBusy, OSError), self.held():
-                self.dismiss_workers()
-                self.clean()
+        """The same for a call that writes nothing; it stays undone where somebody is at it."""
+        with suppress(StoreBusy, OSError):
+            if self.lock_file().exists() or any(True for _ in self._leftovers()):
+                with self.held():
+                    (self.path / "checkpoint" / CALL).unlink(missing_ok=True)
+                    self.clean()
 
     def _leftovers(self) -> Iterator[Path]:
         place = self.path.resolve()
@@ -297,7 +326,9 @@ class DiskStore(TraceStore):
             yield from place.glob("checkpoint/.*")
             yield from place.glob("checkpoint/*.bar")
             yield from place.rglob("*.partial")
-        yield from self._moved_aside()
+            yield from self._moved_aside()
+        else:  # what an overwriting call moved aside may be all that is left of a trace
+            yield from (folder for folder in self._moved_aside() if folder.suffix != ".old")
 
     def _moved_aside(self) -> list[Path]:
         """Folders of calls that were killed while they made a store, or replaced one."""
@@ -308,11 +339,12 @@ class DiskStore(TraceStore):
 
     def _recover(self) -> None:
         """Bring back the trace that an overwriting call had moved aside when it was killed."""
-        if os.path.lexists(self.path):
+        if os.path.lexists(self.path.resolve()):  # a link may lead to what was moved aside
             return
         for old in self._moved_aside():
             if old.name.endswith(".old") and layout.is_trace(old):
-                with suppress(StoreBusy, OSError), self.held():  # else that call is still at it
+                holding = nullcontext() if self._is_held else self.held()
+                with suppress(StoreBusy, OSError), holding:  # busy: that call is still at it
                     os.rename(old, self.path.resolve())
                 return
 
@@ -350,6 +382,12 @@ def open_trace(path: str | os.PathLike) -> xr.Dataset:
     return store.dataset()
 
 
+def group_name(group: slice) -> str:
+    """A group of chains in words."""
+    last = group.stop - 1
+    return f"chain {group.start}" if last == group.start else f"chains {group.start} to {last}"
+
+
 def _replace(place: Path, aside: Path) -> None:
     """Put a folder in the place of another, which is removed."""
     if exchange(aside, place):  # the old one lies aside now, where the caller removes it
@@ -373,4 +411,4 @@ def _in_words(error: Exception) -> str:
     return text if type(error) is ValueError else f"{type(error).__name__}: {text}"
 
 
-__all__ = ["CALL", "JOB", "DiskStore", "open_trace"]
+__all__ = ["CALL", "JOB", "DiskStore", "group_name", "open_trace"]

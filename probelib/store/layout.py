@@ -184,22 +184,23 @@ def check_root(root: dict[str, Any]) -> tuple[dict[str, Any], Sizes]:
     sizes = Sizes(**attrs["sizes"])
     numbers = {f"sizes.{name}": value for name, value in asdict(sizes).items()}
     numbers |= {f"config.{k}": config[k] for k in ("chains", "draws", "thin", "burn_in")}
+    numbers |= {name: attrs[name] for name in ("observe_batch_size", "seed")}
     for name, value in numbers.items():
-        if not is_whole(value) or value < (name != "config.burn_in"):
+        if not is_whole(value) or value < (name not in ("config.burn_in", "seed")):
             raise ValueError(f"{name} is {value!r}, which is no count")
     if not all(is_whole(group) and group > 0 for group in attrs["groups"]):
         raise ValueError("its groups of chains are not counts")
     if not config["chains"] == sizes.chain == sum(attrs["groups"]):
         raise ValueError("its numbers of chains do not agree")
+    wall_time = attrs["wall_time"]
+    if not isinstance(wall_time, int | float) or not 0 <= wall_time < float("inf"):
+        raise ValueError(f"wall_time is {wall_time!r}")
     kinds: dict[str, Any] = {
         "chunks": dict,
         "coordinates": str,
         "device": str,
         "fingerprint": dict,
-        "observe_batch_size": int,
         "observe_together": bool,
-        "seed": int,
-        "wall_time": int | float,
     }
     for name, kind in kinds.items():
         if not isinstance(attrs[name], kind):
