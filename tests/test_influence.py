@@ -166,7 +166,7 @@ def test_regression_is_exact_at_second_order(linear, regression):
 
 
 def test_kernels_keep_labels(neuron):
-    kernel = probelib.influence.laplace_kernel(neuron).covariance()
+    kernel = probelib.influence.laplace_kernel(neuron)
     assert isinstance(kernel, probelib.MatrixKernel)
     diagonal = kernel.diagonal()
     np.testing.assert_array_equal(diagonal.label, neuron.data.labels())
