@@ -303,7 +303,7 @@ class DiskStore(TraceStore):
     def clean(self) -> None:
         """Remove what writers that were killed have left. Only while the store is held."""
         with disk_errors(self.path, "nothing was changed"):
-            for file in list(self._leftovers()):
+            for file in list(_leftovers(self.path.resolve())):
                 if file.is_dir() and not file.is_symlink():
                     shutil.rmtree(file, ignore_errors=True)
                 else:
@@ -312,36 +312,16 @@ class DiskStore(TraceStore):
     def clean_if_free(self) -> None:
         """The same for a call that writes nothing; it stays undone where somebody is at it."""
         with suppress(StoreBusy, OSError):
-            if self.lock_file().exists() or any(True for _ in self._leftovers()):
+            if self.lock_file().exists() or any(True for _ in _leftovers(self.path.resolve())):
                 with self.held():
                     (self.path / "checkpoint" / CALL).unlink(missing_ok=True)
                     self.clean()
-
-    def _leftovers(self) -> Iterator[Path]:
-        place = self.path.resolve()
-        if layout.is_trace(place):  # in anything else, nothing is ours
-            meeting = (place / "checkpoint" / name for name in (JOB, CALL))
-            yield from (file for file in meeting if file.exists())
-            yield from place.glob(".zarr.json.*")
-            yield from place.glob("checkpoint/.*")
-            yield from place.glob("checkpoint/*.bar")
-            yield from place.rglob("*.partial")
-            yield from self._moved_aside()
-        else:  # what an overwriting call moved aside may be all that is left of a trace
-            yield from (folder for folder in self._moved_aside() if folder.suffix != ".old")
-
-    def _moved_aside(self) -> list[Path]:
-        """Folders of calls that were killed while they made a store, or replaced one."""
-        place = self.path.resolve()
-        ours = re.compile(rf"\.{re.escape(place.name)}\.\d+-[0-9a-f]{{8}}(\.old)?")
-        names = os.listdir(place.parent) if place.parent.is_dir() else []
-        return [place.parent / name for name in sorted(names) if ours.fullmatch(name)]
 
     def _recover(self) -> None:
         """Bring back the trace that an overwriting call had moved aside when it was killed."""
         if os.path.lexists(self.path.resolve()):  # a link may lead to what was moved aside
             return
-        for old in self._moved_aside():
+        for old in _moved_aside(self.path.resolve()):
             if old.name.endswith(".old") and layout.is_trace(old):
                 holding = nullcontext() if self._is_held else self.held()
                 with suppress(StoreBusy, OSError), holding:  # busy: that call is still at it
@@ -380,6 +360,27 @@ def open_trace(path: str | os.PathLike) -> xr.Dataset:
         raise FileNotFoundError(f"path {str(path)!r} holds no trace; check it or sample one first")
     store.open()
     return store.dataset()
+
+
+def _leftovers(place: Path) -> Iterator[Path]:
+    """What calls that were killed have left in a store, and beside it."""
+    if layout.is_trace(place):  # in anything else, nothing is ours
+        meeting = (place / "checkpoint" / name for name in (JOB, CALL))
+        yield from (file for file in meeting if file.exists())
+        yield from place.glob(".zarr.json.*")
+        yield from place.glob("checkpoint/.*")
+        yield from place.glob("checkpoint/*.bar")
+        yield from place.rglob("*.partial")
+        yield from _moved_aside(place)
+    else:  # what an overwriting call moved aside may be all that is left of a trace
+        yield from (folder for folder in _moved_aside(place) if folder.suffix != ".old")
+
+
+def _moved_aside(place: Path) -> list[Path]:
+    """Folders of calls that were killed while they made a store, or replaced one."""
+    ours = re.compile(rf"\.{re.escape(place.name)}\.\d+-[0-9a-f]{{8}}(\.old)?")
+    names = os.listdir(place.parent) if place.parent.is_dir() else []
+    return [place.parent / name for name in sorted(names) if ours.fullmatch(name)]
 
 
 def group_name(group: slice) -> str:
