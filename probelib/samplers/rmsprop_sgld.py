@@ -2,9 +2,9 @@ r"""SGLD preconditioned by a running mean of squared gradients (Li et al., 2016,
 
 .. math::
 
-   w \leftarrow w - \tfrac{\epsilon}{2}\, G \nabla \hat U(w) + \sqrt{\epsilon\, G}\,\xi, \qquad
-   G = \sqrt{\gamma / V}, \qquad
-   V \leftarrow \rho V + (1 - \rho)\, \nabla \hat U(w)^2
+   w &\leftarrow w - \tfrac{\epsilon}{2}\, G \nabla \hat U(w) + \sqrt{\epsilon\, G}\,\xi, \\
+   G &= \sqrt{\gamma / V}, \\
+   V &\leftarrow \rho V + (1 - \rho)\, \nabla \hat U(w)^2
 
 for each weight, with V before the step, beginning at :math:`\gamma`: the value it has where only
 the localization holds a weight. There G is 1, and the step is SGLD's; a stiffer weight, or one
