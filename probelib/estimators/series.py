@@ -2,6 +2,7 @@
 
 import functools
 import importlib
+import math
 import warnings
 from dataclasses import dataclass
 from types import ModuleType
@@ -19,25 +20,41 @@ def import_arviz() -> ModuleType:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number with its uncertainty.
+    """A number with its uncertainty: how far chance may have moved it, and the step size.
+
+    ``f"{estimate:.2f}"`` formats the value and both errors alike.
 
     Attributes:
         value: the estimate.
         mcse: its Monte-Carlo standard error, in the same unit.
         ess: effective number of draws behind it (ArviZ, bulk).
         rhat: rank-normalised split R-hat of the series behind it (ArviZ).
+        step_bias: by how much the sampler's step has moved it, to first order, in the same unit:
+            the value less this is the better estimate. NaN where the trace does not tell; 0 for
+            draws that no chain made.
     """
 
     value: float
     mcse: float
     ess: float
     rhat: float
+    step_bias: float = math.nan
 
     def __float__(self) -> float:
         return self.value
 
     def __str__(self) -> str:
-        return f"{self.value:.4g} ± {self.mcse:.2g}"
+        return self._text(".4g", ".2g")
+
+    def __format__(self, spec: str) -> str:
+        return self._text(spec, spec) if spec else str(self)
+
+    def _text(self, spec: str, of_errors: str) -> str:
+        text = f"{self.value:{spec}} ± {self.mcse:{of_errors}}"
+        if math.isfinite(self.step_bias):
+            sign = "-" if self.step_bias < 0 else "+"
+            text += f", step bias {sign}{abs(self.step_bias):{of_errors}}"
+        return text
 
 
 def estimate_mean(series: np.ndarray) -> Estimate:
