@@ -18,6 +18,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.modules.conv import _ConvNd
 
 from probelib import schedule
+from probelib.contract import STEP_VARIABLES
 from probelib.data import Samples
 from probelib.fingerprint import attributes, describe
 from probelib.gradients import Batch, FullGradient
@@ -60,6 +61,8 @@ class Chains:
         )
         #: Chains that have diverged: they stay at w*, out of the way of those that go on.
         self.frozen: list[int] = []
+        #: The gradient that the step before used; None for the full gradient, which has no noise.
+        self._previous: Tensor | None = None
         self._seeds = chain_seeds(run.plan.seed, run.plan.first_chain + first, count)
         self._draws = Draws(self._seeds, self.weights)
         self._full_gradient: Tensor | None = None
@@ -104,8 +107,11 @@ class Chains:
 
     # --- steps ---
 
-    def advance(self) -> Tensor:
-        """One step of every chain. Returns the minibatch losses before it, shape (chains,).
+    def advance(self) -> dict[str, Tensor]:
+        """One step of every chain.
+
+        Returns:
+            What is recorded of it (:data:`probelib.contract.STEP_VARIABLES`), each (chains,).
 
         Where it raises, nothing has changed: it may be called again, and draws the same numbers.
 
@@ -113,16 +119,16 @@ class Chains:
             ValueError: the sampler changed in place what it was given, or returned no state.
         """
         self._draws.begin()
-        batch, before = self._batch(), []
+        batch, seen = self._batch(), []
         versions = {name: _version(tensor) for name, tensor in self.state.items()}
 
         def gradient(weights: Tensor) -> Tensor:
             estimate, loss = self.estimator(weights, batch, self)
-            before.append(loss)
+            seen.append((estimate, loss))
             return estimate
 
         new = self.sampler.step(dict(self.state), gradient, self._draws.noise, self.target)
-        if not before:  # a sampler that needs no gradient is watched all the same
+        if not seen:  # a sampler that needs no gradient is watched all the same
             gradient(self.weights)
         changed = [n for n, tensor in self.state.items() if _version(tensor) != versions[n]]
         if changed or self._draws.changed_in_place():
@@ -134,11 +140,28 @@ class Chains:
         new = check_state(new, self.chains, self.weights, self.state)
         if self.frozen:
             new = self._reset(new, self.frozen)
+        record = self._record(*seen[0])
+        self._previous = None if self._full_batch else seen[0][0]
         self.state, self.step = new, self.step + 1
         self._draws.next_step()
         if self.step == 1:
             self._require_unchanged_sampler()
-        return before[0]
+        return record
+
+    def _record(self, gradient: Tensor, loss: Tensor) -> dict[str, Tensor]:
+        """What is recorded of a step from the present state, which used this gradient of L."""
+        metric = getattr(self.sampler, "metric", lambda state, target: None)
+        scale = metric(dict(self.state), self.target)
+        scaled = gradient if scale is None else scale * gradient
+        square = torch.linalg.vecdot(scaled, gradient)
+        if self._full_batch:
+            repeat = square
+        elif self._previous is None:
+            repeat = torch.full_like(square, torch.nan)
+        else:
+            repeat = torch.linalg.vecdot(scaled, self._previous)
+        along = torch.linalg.vecdot(scaled, self.weights - self.center)
+        return dict(zip(STEP_VARIABLES, (loss, square, along, repeat), strict=True))
 
     def freeze(self, chain: int) -> None:
         """Leave a chain at w* for good."""
@@ -165,7 +188,7 @@ class Chains:
             ValueError: the sampler has changed itself, which no checkpoint would hold.
         """
         self._require_unchanged_sampler()
-        return Checkpoint(self.step, dict(self.state), *self._draws.states())
+        return Checkpoint(self.step, dict(self.state), *self._draws.states(), self._previous)
 
     def restore(self, checkpoint: Checkpoint, path: Path | None) -> None:
         """Go on from a checkpoint of the store at ``path``.
@@ -189,6 +212,8 @@ class Chains:
         state = {k: t.to(self.center.device) for k, t in checkpoint.state.items()}
         self.state = check_state(state, self.chains, self.weights)
         self.step = checkpoint.step
+        previous = checkpoint.gradient
+        self._previous = None if previous is None else previous.to(self.center.device)
 
     def _at_center(self, chains: int) -> Tensor:
         return self.center.expand(chains, -1).clone()

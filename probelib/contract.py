@@ -19,13 +19,17 @@ from probelib.arguments import shown
 if TYPE_CHECKING:
     import xarray as xr
 
-#: Variables and their dimensions: l_i(w) at the draws, l_i(w*), the minibatch loss before each
-#: step (all nats), and |w - w*| at the draws.
-VARIABLES = {
+#: What is recorded of each step, before it: the minibatch loss (nats) and, of the estimated
+#: gradient g of L that the step used, g'G g, g'G (w - w*) and g'G h, with h that of the step before
+#: (g itself for the full gradient, which has no noise) and G the sampler's metric, mostly 1.
+STEP_VARIABLES = ("sampling_loss", "gradient_square", "gradient_along", "gradient_repeat")
+#: Variables and their dimensions: l_i(w) at the draws, l_i(w*) (both nats), |w - w*| at the draws,
+#: and what is recorded of each step.
+VARIABLES: dict[str, tuple[str, ...]] = {
     "loss": ("chain", "draw", "sample"),
     "init_loss": ("sample",),
-    "sampling_loss": ("chain", "step"),
     "distance": ("chain", "draw"),
+    **dict.fromkeys(STEP_VARIABLES, ("chain", "step")),
 }
 #: Coordinates and their dimensions. ``label`` exists where the observed data has labels.
 COORDINATES = {"chain": ("chain",), "sample_id": ("sample",), "label": ("sample",)}
@@ -54,6 +58,7 @@ class RunSettings:
         n_parameters: weights that move.
         sampler: name of the sampler.
         step_size: epsilon of Eq. 7.
+        order: of the sampler, see :attr:`probelib.Sampler.order`.
         batch_size: samples per step; None also for the full gradient.
         chains, draws, burn_in, thin: as given to :func:`probelib.sample`.
     """
@@ -65,6 +70,7 @@ class RunSettings:
     n_parameters: int | None = None
     sampler: str | None = None
     step_size: float | None = None
+    order: int | None = None
     batch_size: int | None = None
     chains: int | None = None
     draws: int | None = None
@@ -144,6 +150,7 @@ def sample_coordinates(n: int, labels: np.ndarray | None = None) -> dict[str, An
 __all__ = [
     "ATTRIBUTES",
     "COORDINATES",
+    "STEP_VARIABLES",
     "VARIABLES",
     "RunSettings",
     "diverged",

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from probelib import schedule
 from probelib.chains import Chains
+from probelib.contract import STEP_VARIABLES
 from probelib.plan import Plan
 from probelib.store import Progress, TraceStore
 
@@ -72,7 +73,7 @@ class _Buffer:
 
     losses: list[Tensor] = field(default_factory=list)
     distances: list[Tensor] = field(default_factory=list)
-    sampling: list[Tensor] = field(default_factory=list)
+    steps: list[dict[str, Tensor]] = field(default_factory=list)
 
 
 @dataclass
@@ -81,22 +82,21 @@ class _Block:
 
     Attributes:
         first_step, first_draw: where they begin.
-        steps: minibatch losses, shape (chains, k).
+        steps: what was recorded of each, by name, shape (chains, k).
         losses: shape (chains, m, n_observed).
         distance: shape (chains, m).
     """
 
     first_step: int
     first_draw: int
-    steps: np.ndarray
+    steps: dict[str, np.ndarray]
     losses: np.ndarray
     distance: np.ndarray
 
     def not_finite(self, plan: Plan) -> dict[int, int]:
         """The chains (rows) that left the finite numbers, and after how many steps."""
-        found = [
-            (int(c), self.first_step + int(s)) for c, s in np.argwhere(~np.isfinite(self.steps))
-        ]
+        lost = ~np.isfinite(self.steps["sampling_loss"])
+        found = [(int(c), self.first_step + int(s)) for c, s in np.argwhere(lost)]
         lost = ~np.isfinite(self.losses).all(-1) | ~np.isfinite(self.distance)
         for c, d in np.argwhere(lost):
             found.append((int(c), plan.steps_until(self.first_draw + int(d) + 1)))
@@ -109,7 +109,8 @@ class _Block:
         """Make a chain NaN from its divergence on."""
         self.losses[row, max(0, draws - self.first_draw) :] = np.nan
         self.distance[row, max(0, draws - self.first_draw) :] = np.nan
-        self.steps[row, max(0, step - self.first_step) :] = np.nan
+        for recorded in self.steps.values():
+            recorded[row, max(0, step - self.first_step) :] = np.nan
 
 
 class Recorder:
@@ -167,18 +168,18 @@ class Recorder:
                 raise
             if loss is not None and self._is_due(loss):
                 self._flush()
-        if self._buffer.sampling or self._failed:
+        if self._buffer.steps or self._failed:
             self._flush()
 
     def _step(self) -> Tensor | None:
         """A step, and the draw that follows it, if one does. None: a chain was lost instead."""
         chains, plan = self.chains, self.plan
         try:
-            loss = chains.advance()
+            recorded = chains.advance()
         except Exception as error:
             self._freeze_failed(error)
             return None
-        self._buffer.sampling.append(loss)
+        self._buffer.steps.append(recorded)
         if chains.step > plan.burn_in and plan.draws_after(chains.step) > plan.draws_after(
             chains.step - 1
         ):
@@ -189,7 +190,7 @@ class Recorder:
             self._on_draw(plan.draws_after(chains.step), losses)
             if self._stopping is not None and self._stopping.on_draw(losses):
                 self._total = chains.step
-        return loss
+        return recorded["sampling_loss"]
 
     def _observe(self) -> Tensor:
         while True:
@@ -212,7 +213,7 @@ class Recorder:
         return (
             self.chains.step == self._total
             or len(self._buffer.losses) == _FLUSH_DRAWS
-            or len(self._buffer.sampling) >= _FLUSH_STEPS
+            or len(self._buffer.steps) >= _FLUSH_STEPS
             or time.perf_counter() - self._since > _FLUSH_SECONDS
             # On an accelerator this look would stall the queue: there the next flush tells.
             or (loss.device.type == "cpu" and not bool(loss.isfinite().all()))
@@ -221,13 +222,13 @@ class Recorder:
     def _keep_what_is_whole(self, error: BaseException) -> None:
         """Write the steps and draws before an error; a step that is half done is taken again."""
         chains, plan, buffer = self.chains, self.plan, self._buffer
-        chains.step = self._begun + len(buffer.sampling)
+        chains.step = self._begun + len(buffer.steps)
         due = plan.draws_after(chains.step) - plan.draws_after(self._begun)
         if len(buffer.losses) < due:  # the last step's draw was not observed
             chains.step -= 1
-            buffer.sampling.pop()
+            buffer.steps.pop()
             del buffer.distances[len(buffer.losses) :]
-        if buffer.sampling:
+        if buffer.steps:
             # The checkpoint stays behind, but for an end that was asked for between two steps.
             self._flush(checkpoint=isinstance(error, Stopped))
 
@@ -247,7 +248,7 @@ class Recorder:
         before = self.store.progress(self.group)
         done = Progress(
             draws_done=max(block.first_draw + sound, before.draws_done),
-            steps_done=max(block.first_step + block.steps.shape[1], before.steps_done),
+            steps_done=max(self._begun, before.steps_done),
             wall_time=self._wall_time,
             diverged=dict(self._diverged),
         )
@@ -266,12 +267,14 @@ class Recorder:
         block = _Block(
             first_step=first_step,
             first_draw=self.plan.draws_after(first_step),
-            steps=np.empty((self.chains.chains, 0), np.float32),
+            steps={name: np.empty((self.chains.chains, 0), np.float32) for name in STEP_VARIABLES},
             losses=np.empty((self.chains.chains, 0, len(self.chains.observed)), np.float32),
             distance=np.empty((self.chains.chains, 0), np.float32),
         )
-        if kept.sampling:
-            block.steps = torch.stack(kept.sampling, 1).float().cpu().numpy()
+        if kept.steps:
+            for name in STEP_VARIABLES:
+                recorded = torch.stack([step[name] for step in kept.steps], 1)
+                block.steps[name] = recorded.float().cpu().numpy()
         if kept.losses:
             block.losses = torch.stack(kept.losses, 1).float().cpu().numpy()
             block.distance = torch.stack(kept.distances, 1).float().cpu().numpy()
@@ -305,9 +308,10 @@ class Recorder:
             self.store.write_draws(
                 self.group, block.first_draw + old_draws, block.losses[:, at], block.distance[:, at]
             )
-        if old_steps < block.steps.shape[1]:
+        if old_steps < block.steps["sampling_loss"].shape[1]:
             first = block.first_step + old_steps
-            self.store.write_steps(self.group, first, block.steps[:, old_steps:])
+            new = {name: recorded[:, old_steps:] for name, recorded in block.steps.items()}
+            self.store.write_steps(self.group, first, new)
 
 
 __all__ = ["Recorder", "Stopped", "StoppingRule"]

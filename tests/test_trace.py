@@ -94,18 +94,23 @@ def test_schema(store):
         "init_loss": (("sample",), (7,), "float32"),
         "sampling_loss": (("chain", "step"), (2, 15), "float32"),
         "distance": (("chain", "draw"), (2, 6), "float32"),
+        "gradient_square": (("chain", "step"), (2, 15), "float32"),
+        "gradient_along": (("chain", "step"), (2, 15), "float32"),
+        "gradient_repeat": (("chain", "step"), (2, 15), "float32"),
     }
     assert set(trace.data_vars) == set(expected)
     for name, (dims, shape, dtype) in expected.items():
         assert (trace[name].dims, trace[name].shape, trace[name].dtype) == (dims, shape, dtype)
-        assert np.isfinite(trace[name]).all()
+        # No gradient comes before that of the first step.
+        known = trace[name][:, 1:] if name == "gradient_repeat" else trace[name]
+        assert np.isfinite(known).all()
     np.testing.assert_array_equal(trace.coords["sample_id"], np.arange(7))
     np.testing.assert_array_equal(trace.coords["label"], y)
     assert trace.label.dtype == np.int64
     assert trace.attrs["config"] == {
         "n_beta": 10.0, "localization": 5.0, "beta": 10 / 30, "n_samples": 30, "n_parameters": 44,
-        "sampler": "SGLD", "step_size": 1e-2, "batch_size": 8, "gradient": "Minibatch",
-        "chains": 2, "draws": 6, "burn_in": 3, "thin": 2,
+        "sampler": "SGLD", "order": 1, "step_size": 1e-2, "batch_size": 8,
+        "gradient": "Minibatch", "chains": 2, "draws": 6, "burn_in": 3, "thin": 2,
     }  # fmt: skip
     assert set(trace.attrs["fingerprint"]) == {
         "weights", "model", "per_sample_loss", "sampling_data", "observed_data", "n_beta",

@@ -2,12 +2,15 @@ r"""The posterior loss gain (Eq. 4): :math:`\mu_i = \operatorname{E}[\ell_i(w) -
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from probelib.contract import settings
 from probelib.estimators.blocks import blocks_of_changes, per_sample, sample_coords
 from probelib.estimators.series import mcse_of_mean
+from probelib.estimators.step_bias import relative_step_bias
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -21,7 +24,8 @@ def loss_gain(trace: xr.Dataset) -> xr.DataArray:
 
     Returns:
         mu, shape (sample,), nats; its coordinate ``mcse`` is the Monte-Carlo standard error as
-        ArviZ defines it.
+        ArviZ defines it; ``step_bias`` is by how much the step size has moved it, nats, where it
+        moved each gain in the same proportion as their mean (NaN where the trace does not tell).
 
     Raises:
         ValueError: fewer than two draws, or losses that are not finite.
@@ -30,7 +34,9 @@ def loss_gain(trace: xr.Dataset) -> xr.DataArray:
     for block, change in blocks_of_changes(trace):
         gain[block] = change.mean((0, 1))
         mcse[block] = mcse_of_mean(change)
-    return per_sample(sample_coords(trace), gain, mcse, "loss_gain")
+    of_mean = relative_step_bias(trace, (settings(trace).n_beta or math.nan) * gain.mean())
+    found = per_sample(sample_coords(trace), gain, mcse, "loss_gain")
+    return found.assign_coords(step_bias=("sample", of_mean * gain))
 
 
 __all__ = ["loss_gain"]

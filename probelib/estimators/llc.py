@@ -8,14 +8,16 @@ r"""Numbers of the whole data set: LLC, empirical variance, singular fluctuation
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from probelib.contract import required
+from probelib.contract import required, settings
 from probelib.estimators.blocks import blocks_of_changes, blocks_of_deviations
 from probelib.estimators.series import Estimate, estimate_mean
+from probelib.estimators.step_bias import relative_step_bias
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -31,12 +33,13 @@ def local_learning_coefficient(trace: xr.Dataset) -> Estimate:
         trace: from :func:`probelib.sample` or :func:`probelib.open_trace`.
 
     Returns:
-        The LLC, dimensionless, with its standard error from ArviZ.
+        The LLC, dimensionless, with its Monte-Carlo error and the bias of the step size.
 
     Raises:
         ValueError: fewer than two draws, losses that are not finite, or no n_beta.
     """
-    return estimate_mean(required(trace, "n_beta") * mean_loss_change(trace))
+    found = estimate_mean(required(trace, "n_beta") * mean_loss_change(trace))
+    return replace(found, step_bias=found.value * relative_step_bias(trace, found.value))
 
 
 def mean_loss_change(trace: xr.Dataset) -> np.ndarray:
@@ -61,13 +64,14 @@ def empirical_variance(trace: xr.Dataset) -> Estimate:
         trace: from :func:`probelib.sample` or :func:`probelib.open_trace`.
 
     Returns:
-        V = tr K, nats squared. Its standard error is that of the mean of the squared deviations,
-        first order in the error of the gains.
+        V = tr K, nats squared. Its step bias is an upper estimate: see
+        :func:`singular_fluctuation`. Its standard error is that of the mean of the squared
+        deviations, first order in the error of the gains.
 
     Raises:
         ValueError: fewer than two draws, or losses that are not finite.
     """
-    return estimate_mean(_squared_deviations(trace))
+    return _with_step_bias(estimate_mean(_squared_deviations(trace)), trace)
 
 
 def singular_fluctuation(trace: xr.Dataset) -> Estimate:
@@ -80,13 +84,23 @@ def singular_fluctuation(trace: xr.Dataset) -> Estimate:
         trace: from :func:`probelib.sample` or :func:`probelib.open_trace`.
 
     Returns:
-        nu, dimensionless, with its standard error.
+        nu, dimensionless, with its standard error. Its step bias is an upper estimate: where the
+        LLC is too large by a factor f, the variance of losses that are linear in w is so, too,
+        and that of quadratic ones by f squared, which is what is said.
 
     Raises:
         ValueError: fewer than two draws, losses that are not finite, or no n_beta.
     """
     n_beta = required(trace, "n_beta")
-    return estimate_mean(n_beta / 2 * _squared_deviations(trace) / trace.sizes["sample"])
+    found = estimate_mean(n_beta / 2 * _squared_deviations(trace) / trace.sizes["sample"])
+    return _with_step_bias(found, trace)
+
+
+def _with_step_bias(of_variance: Estimate, trace: xr.Dataset) -> Estimate:
+    n_beta, relative = settings(trace).n_beta, math.nan
+    if n_beta is not None and np.isfinite(trace.init_loss.values).all():
+        relative = relative_step_bias(trace, n_beta * float(mean_loss_change(trace).mean()))
+    return replace(of_variance, step_bias=of_variance.value * (1 - (1 - relative) ** 2))
 
 
 def _squared_deviations(trace: xr.Dataset) -> np.ndarray:

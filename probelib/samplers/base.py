@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -68,6 +68,16 @@ class Sampler(ABC):
     batch_size: int | None = None
     gradient: GradientEstimator | None = None
 
+    #: In which power of step_size its law differs from Eq. 1 with the full gradient, on a
+    #: quadratic at least: 1 for SGLD, 2 or more where that bias is gone; None where nobody knows.
+    #: The noise of minibatches adds a bias of first order to any of them.
+    order: ClassVar[int | None] = None
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "step" in vars(cls) and "order" not in vars(cls):
+            cls.order = None  # what holds for one step need not hold for another
+
     def __post_init__(self) -> None:
         object.__setattr__(self, "step_size", require_positive("step_size", self.step_size))
         batch_size = self.batch_size
@@ -113,6 +123,13 @@ class Sampler(ABC):
                 seed of the run fixes.
             target: what to sample from.
         """
+
+    def metric(self, state: State, target: Target) -> Tensor | None:
+        r"""By how much each weight's step is longer than ``step_size``, or None: by nothing.
+
+        Shape (chains, n_parameters), G where a step is :math:`-\frac{\epsilon}{2} G \nabla U`.
+        """
+        return None
 
     def identity(self) -> dict[str, Any]:
         """What the draws depend on beside the sampler's code: its name and its settings."""

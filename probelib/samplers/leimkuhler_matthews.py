@@ -11,6 +11,7 @@ numerical methods for molecular sampling"). It costs what SGLD costs.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -20,12 +21,13 @@ from probelib.samplers.base import Sampler, State, Target
 
 @dataclass(frozen=True, repr=False)
 class LeimkuhlerMatthews(Sampler):
-    r"""The Leimkuhler-Matthews step: SGLD's cost, without its bias on a quadratic.
+    r"""The Leimkuhler-Matthews step: the sampler to use for new work.
 
-    On a quadratic with precision A its stationary variance with the full gradient is exactly
-    1 / A at every stable step, where SGLD has 1 / (A (1 - eps A / 4)). Minibatch noise of variance
-    s² still adds (nb² s² eps / 4) / A; :class:`probelib.ControlVariate` takes most of it down near
-    w*. The first step has no normal before it and takes half its noise.
+    It costs what SGLD costs, without its bias: on a quadratic with precision A its stationary
+    variance with the full gradient is exactly 1 / A at every stable step, where SGLD has
+    1 / (A (1 - eps A / 4)). Minibatch noise of variance s² still adds (nb² s² eps / 4) / A;
+    :class:`probelib.ControlVariate` takes most of it down near w*. The first step has no normal
+    before it and takes half its noise.
 
     Args:
         step_size: :math:`\epsilon`. The chain is stable where
@@ -36,6 +38,8 @@ class LeimkuhlerMatthews(Sampler):
     Raises:
         ValueError, TypeError: see :class:`probelib.Sampler`.
     """
+
+    order: ClassVar[int | None] = 2
 
     def init(self, weights: Tensor) -> State:
         """Weights, and the normals of the step before."""

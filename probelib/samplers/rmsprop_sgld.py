@@ -19,6 +19,7 @@ time in steps.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -46,12 +47,20 @@ class RMSpropSGLD(Sampler):
 
     decay: float = 0.999
 
+    order: ClassVar[int | None] = 1
+
     def __post_init__(self) -> None:
         super().__post_init__()
         decay = self.decay
         if not isinstance(decay, int | float) or isinstance(decay, bool) or not 0 < decay < 1:
             raise ValueError(f"decay is {shown(decay)}; it must lie between 0 and 1, as 0.999 does")
         object.__setattr__(self, "decay", float(decay))
+
+    def metric(self, state: State, target: Target) -> Tensor:
+        """G, shape (chains, n_parameters), of the step that leaves ``state``."""
+        # The second moment is positive: its beginning is, and fades.
+        v = state["second_moment"] + target.localization * state["of_beginning"]
+        return (target.localization / v).sqrt()
 
     def init(self, weights: Tensor) -> State:
         """Weights; the running mean without its beginning; what is left of the beginning."""
@@ -71,8 +80,7 @@ class RMSpropSGLD(Sampler):
         """One step: see :meth:`probelib.Sampler.step`."""
         weights, moment = state["weights"], state["second_moment"]
         drift = target.drift(weights, gradient(weights))
-        v = moment + target.localization * state["of_beginning"]
-        scale = (target.localization / v).sqrt()  # G; v is positive: the beginning is, and fades
+        scale = self.metric(state, target)
         moved = weights - self.step_size / 2 * scale * drift
         moved += (self.step_size * scale).sqrt() * noise()
         return {

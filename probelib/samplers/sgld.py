@@ -10,6 +10,7 @@ with :math:`\nabla \hat L_B` the mean gradient of a minibatch. The paper's Eq. 7
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -18,11 +19,12 @@ from probelib.samplers.base import Sampler, State, Target
 
 @dataclass(frozen=True, repr=False)
 class SGLD(Sampler):
-    r"""Stochastic gradient Langevin dynamics (Eq. 7).
+    r"""Stochastic gradient Langevin dynamics (Eq. 7), the paper's sampler.
 
-    On a quadratic with precision A (nb h + gamma along an eigenvector of the Hessian), its
-    stationary variance with the full gradient is 1 / (A (1 - eps A / 4)): too large, in
-    proportion to the step. Minibatch noise of variance s² multiplies it by 1 + eps nb² s² / 4.
+    For new work :class:`probelib.LeimkuhlerMatthews` is the better one. On a quadratic with
+    precision A (nb h + gamma along an eigenvector of the Hessian), its stationary variance with
+    the full gradient is 1 / (A (1 - eps A / 4)): too large, in proportion to the step. Minibatch
+    noise of variance s² multiplies it by 1 + eps nb² s² / 4.
 
     Args:
         step_size: :math:`\epsilon`. The chain is stable where
@@ -33,6 +35,8 @@ class SGLD(Sampler):
     Raises:
         ValueError, TypeError: see :class:`probelib.Sampler`.
     """
+
+    order: ClassVar[int | None] = 1
 
     def step(
         self,

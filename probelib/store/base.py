@@ -13,7 +13,7 @@ import zarr
 
 from probelib.store.checkpoints import Checkpoint, Progress
 from probelib.store.integrity import TraceMismatch
-from probelib.store.layout import Sizes, Start, array_of
+from probelib.store.layout import GROWING, Sizes, Start, array_of
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -117,10 +117,10 @@ class TraceStore(ABC):
         self._write("loss", (chains, draws), loss)
         self._write("distance", (chains, draws), distance)
 
-    def write_steps(self, chains: slice, first: int, sampling_loss: np.ndarray) -> None:
-        """Write the minibatch losses (chains, k) of steps ``first, first + 1, ...``."""
-        steps = slice(first, first + sampling_loss.shape[1])
-        self._write("sampling_loss", (chains, steps), sampling_loss)
+    def write_steps(self, chains: slice, first: int, recorded: dict[str, np.ndarray]) -> None:
+        """Write what was recorded, each (chains, k), of steps ``first, first + 1, ...``."""
+        for name, values in recorded.items():
+            self._write(name, (chains, slice(first, first + values.shape[1])), values)
 
     def _write(self, name: str, at: tuple[slice, ...], values: np.ndarray) -> None:
         array = array_of(self._group, name)
@@ -140,8 +140,8 @@ class TraceStore(ABC):
         self._resize_arrays(draws, steps, shrink=True)
 
     def _resize_arrays(self, draws: int, steps: int, shrink: bool) -> None:
-        for name, size in (("loss", draws), ("distance", draws), ("sampling_loss", steps)):
-            array = array_of(self._group, name)
+        for name, dims in GROWING.items():
+            array, size = array_of(self._group, name), steps if "step" in dims else draws
             if array.shape[1] > size if shrink else array.shape[1] < size:
                 array.resize((array.shape[0], size, *array.shape[2:]))
 

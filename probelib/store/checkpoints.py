@@ -20,12 +20,14 @@ class Checkpoint:
         state: the sampler's state, each tensor with one row per chain.
         noise_rng: states of the torch generators of the noise, uint8, one row per chain.
         batch_rng: states of the NumPy generators of the minibatches, one per chain.
+        gradient: that the last step used, where the next one is compared with it.
     """
 
     step: int
     state: dict[str, Tensor]
     noise_rng: Tensor
     batch_rng: list[dict[str, Any]]
+    gradient: Tensor | None = None
 
     def to_bytes(self) -> bytes:
         """As a safetensors file."""
@@ -33,6 +35,8 @@ class Checkpoint:
         tensors = {f"state.{name}": t.detach().cpu().clone() for name, t in self.state.items()}
         tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
         tensors["noise_rng"] = self.noise_rng
+        if self.gradient is not None:
+            tensors["gradient"] = self.gradient.detach().cpu().contiguous()
         metadata = {"step": str(self.step), "batch_rng": json.dumps(self.batch_rng)}
         return save(tensors, metadata=metadata)
 
@@ -43,10 +47,13 @@ class Checkpoint:
         length = int.from_bytes(content[:8], "little")
         metadata = json.loads(content[8 : 8 + length])["__metadata__"]
         state = {
-            name.removeprefix("state."): t for name, t in tensors.items() if name != "noise_rng"
+            name.removeprefix("state."): t
+            for name, t in tensors.items()
+            if name.startswith("state.")
         }
         batch_rng = json.loads(metadata["batch_rng"])
-        return cls(int(metadata["step"]), state, tensors["noise_rng"], batch_rng)
+        noise_rng, gradient = tensors["noise_rng"], tensors.get("gradient")
+        return cls(int(metadata["step"]), state, noise_rng, batch_rng, gradient)
 
 
 @dataclass(frozen=True)

@@ -245,7 +245,7 @@ class DiskStore(TraceStore):
     def _resize_arrays(self, draws: int, steps: int, shrink: bool) -> None:
         with disk_errors(self.path, "all draws before it are kept"):
             super()._resize_arrays(draws, steps, shrink)
-            for name in ("loss", "distance", "sampling_loss"):
+            for name in layout.GROWING:
                 synchronise(self.path / name / "zarr.json")
 
     def require_there(self) -> None:

@@ -26,10 +26,12 @@ from probelib.store.integrity import checksum, chunk_checksum, read_json, write_
 
 #: Raised whenever the same call would give other numbers or another layout, so that no store
 #: written before the change is taken for one written after it.
-FORMAT = 4
+FORMAT = 5
 
 #: Dimensions of each array of a trace.
 DIMENSIONS = VARIABLES | COORDINATES
+#: Those that grow along draws or steps.
+GROWING = {name: dims for name, dims in VARIABLES.items() if dims[0] == "chain"}
 _DRAW_CHUNK, _STEP_CHUNK, _SAMPLE_CHUNK = 50, 8192, 8192
 # What is ever decoded: plain numbers, in arrays of ours with a checksum and nothing else.
 _DTYPES = {"bool", *(f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64))}
@@ -84,9 +86,10 @@ def create_arrays(group: zarr.Group, start: Start) -> None:
     values = {"init_loss": start.init_loss, "chain": number, "sample_id": np.arange(sizes.sample)}
     if start.labels is not None:
         values["label"] = start.labels
-    grown = {"loss": start.loss_dtype, "distance": "float32", "sampling_loss": "float32"}
-    for name in (*grown, *values):
-        dtype = np.dtype(grown[name] if name in grown else values[name].dtype)
+    for name in (*GROWING, *values):
+        dtype = np.dtype(start.loss_dtype if name == "loss" else np.float32)
+        if name in values:
+            dtype = values[name].dtype
         array = group.create_array(
             name,
             shape=sizes.shape(name),
@@ -215,8 +218,7 @@ def check_arrays(folder: Path, root: dict[str, Any], sizes: Sizes) -> None:
         ValueError: naming the first that is not.
         OSError: a file cannot be read.
     """
-    wanted = ["loss", "distance", "sampling_loss", *root["attributes"]["coordinates"].split()]
-    wanted.insert(3, "init_loss")
+    wanted = [*VARIABLES, *root["attributes"]["coordinates"].split()]
     found = {path.parent.name for path in folder.glob("*/zarr.json")} - {"checkpoint", *wanted}
     consolidated = root["consolidated_metadata"]["metadata"]
     for name in (*wanted, *sorted(found)):
@@ -282,8 +284,8 @@ def check_draws(folder: Path, group: zarr.Group, chains: slice, progress: Progre
         at = progress.diverged.get(chain, {})
         draws = min(at.get("draws", progress.draws_done), progress.draws_done)
         steps = min(at.get("step", progress.steps_done), progress.steps_done)
-        for name, done in (("loss", draws), ("distance", draws), ("sampling_loss", steps)):
-            array = array_of(group, name)
+        for name, dims in GROWING.items():
+            array, done = array_of(group, name), steps if "step" in dims else draws
             if done > array.shape[1]:
                 raise ValueError(f"{name} has no room for the draws that are done")
             # The last chunk may have been begun again by a writer who did not live to say so.
@@ -322,6 +324,7 @@ def _length(array: zarr.Array[Any]) -> int:
 __all__ = [
     "DIMENSIONS",
     "FORMAT",
+    "GROWING",
     "Sizes",
     "Start",
     "array_of",

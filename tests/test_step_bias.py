@@ -1,0 +1,157 @@
+"""The step bias of an estimate: against the laws of the samplers on quadratics, and logistic."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import probelib
+from probelib.estimators.step_bias import relative_step_bias, step_bias
+
+D, N_BETA, GAMMA = 6, 40.0, 2.0
+CURVATURE = torch.tensor([4.0, 2.0, 1.0, 0.3, 0.1, 0.0])
+A = N_BETA * CURVATURE + GAMMA
+LLC = float((N_BETA * CURVATURE / A).sum() / 2)
+
+
+class Weights(nn.Module):
+    """w itself, for each sample."""
+
+    def __init__(self):
+        super().__init__()
+        self.w = nn.Parameter(torch.zeros(D))
+
+    def forward(self, x):
+        return self.w.expand(len(x), -1)
+
+
+def quadratic(noise=0.0, n=100):
+    """h'w²/2 for every sample, and gradients at w* of their own whose mean is 0."""
+    own = noise * torch.randn(n, D, generator=torch.Generator().manual_seed(1))
+    own -= own.mean(0)
+
+    def loss(w, own):
+        return 0.5 * (CURVATURE * w**2).sum(-1) + (own * w).sum(-1)
+
+    return probelib.LocalPosterior(
+        Weights(), loss, (torch.zeros(n, 1), own), n_beta=N_BETA, localization=GAMMA
+    )
+
+
+def trace_of(posterior, sampler, draws=700, **kwargs):
+    plan = {"chains": 4, "burn_in": 100, "thin": 4, "progress": False} | kwargs
+    return probelib.sample(posterior, sampler=sampler, draws=draws, **plan)
+
+
+def test_sgld_with_the_full_gradient_is_off_by_what_it_says():
+    eps = 8e-3
+    biased = float((N_BETA * CURVATURE / (A * (1 - eps * A / 4))).sum() / 2)
+    found = probelib.local_learning_coefficient(trace_of(quadratic(), probelib.SGLD(step_size=eps)))
+    assert found.step_bias == pytest.approx(biased - LLC, rel=0.1)
+    assert biased - LLC > 0.1 * LLC
+    assert found.value - found.step_bias == pytest.approx(LLC, abs=4 * found.mcse)
+
+
+def test_leimkuhler_matthews_with_the_full_gradient_has_none():
+    sampler = probelib.LeimkuhlerMatthews(step_size=8e-3)
+    found = probelib.local_learning_coefficient(trace_of(quadratic(), sampler))
+    assert found.step_bias == 0
+    assert found.value == pytest.approx(LLC, abs=4 * found.mcse)
+
+
+@pytest.mark.parametrize("kind", [probelib.SGLD, probelib.LeimkuhlerMatthews])
+def test_the_noise_of_minibatches_is_said_from_above(kind):
+    eps, noise, batch, n = 2e-3, 1.0, 10, 100
+    posterior = quadratic(noise, n)
+    trace = trace_of(posterior, kind(eps, batch))
+    found, bias = probelib.local_learning_coefficient(trace), step_bias(trace)
+    covariance = noise**2 / batch * (n - batch) / (n - 1)
+    each = eps / 8 * N_BETA**2 * covariance
+    assert bias.noise == pytest.approx(D * each, rel=0.15)
+    truth = float((each * N_BETA * CURVATURE / A).sum())  # to first order
+    true_bias = found.value - LLC
+    assert truth > 0.02 * LLC
+    assert true_bias - 4 * found.mcse < found.step_bias
+    assert found.step_bias < 2 * true_bias + 4 * found.mcse
+
+
+def test_control_variates_take_the_noise_away():
+    posterior = quadratic(0.5)
+    of_batch = step_bias(trace_of(posterior, probelib.SGLD(2e-3, 10), draws=100))
+    variate = probelib.SGLD(2e-3, gradient=probelib.ControlVariate(10))
+    without = step_bias(trace_of(posterior, variate, draws=100))
+    # What is left is how far two gradients differ that are a step apart.
+    assert 0 <= without.noise < 0.2 * of_batch.noise
+
+
+def test_preconditioned_steps_count_by_their_metric():
+    eps = 4e-3
+    sampler = probelib.RMSpropSGLD(step_size=eps, decay=0.9999)
+    found = probelib.local_learning_coefficient(trace_of(quadratic(), sampler, burn_in=1500))
+    assert 0 < found.step_bias < 0.2 * LLC
+    assert found.value - found.step_bias == pytest.approx(LLC, rel=0.1)
+
+
+def test_what_is_recorded_of_a_step_is_what_it_was():
+    posterior = quadratic(0.5)
+    trace = trace_of(posterior, probelib.SGLD(1e-3, 10), draws=5, chains=2, burn_in=0, thin=1)
+    every = trace_of(posterior, probelib.SGLD(1e-3), draws=5, chains=2, burn_in=0, thin=1)
+    assert np.isnan(trace.gradient_repeat[:, 0]).all()
+    np.testing.assert_array_equal(every.gradient_repeat, every.gradient_square)
+    # At w* the full gradient is 0, and a minibatch's is the mean of its own.
+    np.testing.assert_allclose(every.gradient_square[:, 0], 0, atol=1e-12)
+    assert (trace.gradient_square[:, 0] > 0).all()
+    assert (trace.gradient_along[:, 0] == 0).all()
+    # |g|² bounds the product of neighbours.
+    square = trace.gradient_square.values
+    bound = np.sqrt(square[:, 1:] * square[:, :-1])
+    assert (np.abs(trace.gradient_repeat.values[:, 1:]) <= bound * (1 + 1e-5)).all()
+
+
+def test_gains_and_variances_carry_it():
+    trace = trace_of(quadratic(0.2), probelib.SGLD(8e-3), draws=300)
+    llc, gain = probelib.local_learning_coefficient(trace), probelib.loss_gain(trace)
+    relative = relative_step_bias(trace, llc.value)
+    np.testing.assert_allclose(gain.step_bias, relative * gain)
+    assert N_BETA * float(gain.step_bias.mean()) == pytest.approx(llc.step_bias)
+    for of in (probelib.empirical_variance, probelib.singular_fluctuation):
+        found = of(trace)
+        assert relative < found.step_bias / found.value < 2 * relative
+
+
+def test_other_observed_samples_do_not_change_the_proportion():
+    posterior = quadratic(0.0)
+    some = posterior.data.batch(slice(0, 7))
+    sampler = probelib.SGLD(8e-3)
+    whole = probelib.local_learning_coefficient(trace_of(posterior, sampler))
+    part = probelib.local_learning_coefficient(trace_of(posterior, sampler, observe=some))
+    assert part.step_bias / part.value == pytest.approx(whole.step_bias / whole.value, rel=0.1)
+
+
+class Other(probelib.SGLD):
+    """Another step, of which nobody knows the order."""
+
+    def step(self, state, gradient, noise, target):
+        return super().step(state, gradient, noise, target)
+
+
+def test_where_nobody_knows_nothing_is_said():
+    assert Other.order is None
+    assert probelib.SGLD.order == 1
+    trace = trace_of(quadratic(), Other(1e-3), draws=20)
+    llc = probelib.local_learning_coefficient(trace)
+    assert math.isnan(llc.step_bias)
+    assert "bias" not in str(llc)
+    trace = trace_of(quadratic(), probelib.SGLD(1e-3), draws=20)
+    elsewhere = trace.drop_vars("gradient_along")
+    assert math.isnan(probelib.local_learning_coefficient(elsewhere).step_bias)
+    assert np.isnan(probelib.loss_gain(elsewhere).step_bias).all()
+
+
+def test_an_estimate_prints_both_errors():
+    estimate = probelib.Estimate(7.2231, 0.0712, 100.0, 1.0, 0.8123)
+    assert str(estimate) == "7.223 ± 0.071, step bias +0.81"
+    assert f"{estimate:.2f}" == "7.22 ± 0.07, step bias +0.81"
+    assert f"{probelib.Estimate(1.0, 0.1, 9.0, 1.0):.1f}" == "1.0 ± 0.1"
