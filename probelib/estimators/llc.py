@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from probelib.contract import required
+from probelib.contract import canonical, required
 from probelib.estimators.blocks import blocks_of_changes, blocks_of_deviations
 from probelib.estimators.series import Estimate, estimate_mean
 
@@ -36,6 +36,7 @@ def local_learning_coefficient(trace: xr.Dataset) -> Estimate:
     Raises:
         ValueError: fewer than two draws, losses that are not finite, or no n_beta.
     """
+    trace = canonical(trace, "loss", "init_loss")
     return estimate_mean(required(trace, "n_beta") * mean_loss_change(trace))
 
 
@@ -48,6 +49,7 @@ def mean_loss_change(trace: xr.Dataset) -> np.ndarray:
     Raises:
         ValueError: fewer than two draws, or losses that are not finite.
     """
+    trace = canonical(trace, "loss", "init_loss")
     total = np.zeros((trace.sizes["chain"], trace.sizes["draw"]))
     for _, change in blocks_of_changes(trace):
         total += change.sum(-1)
@@ -67,7 +69,7 @@ def empirical_variance(trace: xr.Dataset) -> Estimate:
     Raises:
         ValueError: fewer than two draws, or losses that are not finite.
     """
-    return estimate_mean(_squared_deviations(trace))
+    return estimate_mean(_squared_deviations(canonical(trace, "loss")))
 
 
 def singular_fluctuation(trace: xr.Dataset) -> Estimate:
@@ -85,6 +87,7 @@ def singular_fluctuation(trace: xr.Dataset) -> Estimate:
     Raises:
         ValueError: fewer than two draws, losses that are not finite, or no n_beta.
     """
+    trace = canonical(trace, "loss")
     n_beta = required(trace, "n_beta")
     return estimate_mean(n_beta / 2 * _squared_deviations(trace) / trace.sizes["sample"])
 
