@@ -221,7 +221,7 @@ def _unstacked(data: xr.Dataset, argument: str) -> xr.Dataset:
         levels = [d for d in ours if d != dim and d in data.coords and data[d].dims == (dim,)]
         if len(levels) < 2:
             continue
-        apart = data if _is_multi(data, dim) else data.set_index({dim: levels})
+        apart = data if _is_multi(data, dim) else data.set_index({dim: tuple(levels)})
         length, unique = data.sizes[dim], apart.indexes[dim].is_unique
         apart = apart.unstack(dim) if unique else apart
         if not unique or np.prod([apart.sizes[level] for level in levels]) != length:
