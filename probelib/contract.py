@@ -1,8 +1,8 @@
 """What a trace holds by name, and what of its attributes a reader may rely on.
 
 A trace is an xarray data set. :func:`probelib.sample` and :func:`probelib.open_trace` give one, and
-so does whoever builds a data set with the variables below. Estimators and converters read its
-attributes through this module alone.
+so does whoever builds a data set with the variables below. Estimators and converters read it, and
+its attributes, through this module alone.
 """
 
 from __future__ import annotations
@@ -30,6 +30,14 @@ VARIABLES: dict[str, tuple[str, ...]] = {
     "init_loss": ("sample",),
     "distance": ("chain", "draw"),
     **dict.fromkeys(STEP_VARIABLES, ("chain", "step")),
+}
+#: Variables that not every trace has, and that count wherever one does.
+OPTIONAL: dict[str, tuple[str, ...]] = dict.fromkeys(STEP_VARIABLES[1:], ("chain", "step"))
+#: What :func:`probelib.gradient_pairs` gives.
+PAIRS = {
+    "kernel": ("chain", "sample", "other"),
+    "loss": ("chain", "draw", "sample"),
+    "init_loss": ("sample",),
 }
 #: Coordinates and their dimensions. ``label`` exists where the observed data has labels.
 COORDINATES = {"chain": ("chain",), "sample_id": ("sample",), "label": ("sample",)}
@@ -141,6 +149,167 @@ def diverged(trace: xr.Dataset) -> dict[str, dict[str, int]]:
     }
 
 
+def canonical(
+    trace: xr.Dataset,
+    *needs: str,
+    argument: str = "trace",
+    variables: Mapping[str, tuple[str, ...]] = VARIABLES,
+) -> xr.Dataset:
+    """What a reader needs of a trace, with the dimensions of the tables above, by name.
+
+    However the trace was rearranged: transposed, stacked, cut to one chain or sample (a dimension
+    of length one again), joined from parts. Every public reader of a trace begins here, so that
+    none depends on the order of an array's axes. Values are read only where it cannot be helped.
+
+    Args:
+        trace: from :func:`probelib.sample`, :func:`probelib.open_trace` or elsewhere; it stays as
+            it is.
+        needs: variables that it must have. ``init_loss`` and :data:`OPTIONAL` come with them
+            where it has them, and so do coordinates along one dimension.
+        argument: how an error calls the trace.
+        variables: the table that says their dimensions.
+
+    Raises:
+        TypeError: it is no data set.
+        ValueError: a variable is missing, or has dimensions that cannot be understood; no samples.
+    """
+    import xarray as xr  # slow to import, so where it is used
+
+    data = _reset(_unstacked(_data_set(trace, argument), argument))
+    table = {**variables, **OPTIONAL}
+    for name in needs:
+        if name not in data.data_vars:
+            raise ValueError(
+                f"{argument} has no variable {name}; give a data set with "
+                f"{name} ({', '.join(table[name])}), such as probelib's own"
+            )
+    names = [*needs, *(n for n in ("init_loss", *OPTIONAL) if n in data and n not in needs)]
+    arrays = {name: _in_order(data, name, table[name], argument) for name in names}
+    known = {dim for dims in table.values() for dim in dims}
+    coords: dict[Any, Any] = {
+        name: coord.variable
+        for name, coord in data.coords.items()
+        if len(coord.dims) == 1 and known.issuperset(coord.dims)
+    }
+    for name, dims in COORDINATES.items():
+        if name in data.coords:
+            coords[name] = _in_order(data, name, dims, argument)
+    ordered = xr.Dataset(arrays, coords=coords, attrs=data.attrs)
+    if "chain" in ordered.dims and "chain" not in ordered.coords:
+        ordered = ordered.assign_coords(chain=np.arange(ordered.sizes["chain"]))
+    if ordered.sizes.get("sample") == 0:
+        raise ValueError(f"{argument} has no samples; keep at least one")
+    _check_chains(ordered, argument)
+    return ordered
+
+
+def _data_set(trace: Any, argument: str) -> xr.Dataset:
+    """A trace as a data set: it may be the root of a tree."""
+    import xarray as xr  # slow to import, so where it is used
+
+    if isinstance(trace, xr.DataTree):
+        if not trace.data_vars:
+            raise TypeError(
+                f"{argument} is a DataTree whose root has no variables; give the data set of a "
+                f'group: {argument}["..."].to_dataset()'
+            )
+        return trace.to_dataset()
+    if not isinstance(trace, xr.Dataset):
+        what = f"the array {trace.name}" if isinstance(trace, xr.DataArray) else shown(trace)
+        raise TypeError(f"{argument} is {what}; give the whole xarray.Dataset of a trace")
+    return trace
+
+
+def _unstacked(data: xr.Dataset, argument: str) -> xr.Dataset:
+    """Dimensions into which some of ours were stacked, taken apart again."""
+    ours = ("chain", "draw", "sample")
+    for dim in map(str, data.dims):
+        levels = [d for d in ours if d != dim and d in data.coords and data[d].dims == (dim,)]
+        if len(levels) < 2:
+            continue
+        apart = data if _is_multi(data, dim) else data.set_index({dim: tuple(levels)})
+        length, unique = data.sizes[dim], apart.indexes[dim].is_unique
+        apart = apart.unstack(dim) if unique else apart
+        if not unique or np.prod([apart.sizes[level] for level in levels]) != length:
+            raise ValueError(
+                f"{argument} was stacked along {dim}, where some of {', '.join(levels)} are "
+                "missing or there twice; select before stacking"
+            )
+        data = apart
+    return data
+
+
+def _reset(data: xr.Dataset) -> xr.Dataset:
+    """A data set whose dimensions have plain coordinates: levels are coordinates like others."""
+    many = [dim for dim in data.dims if _is_multi(data, dim)]
+    return data.reset_index(many) if many else data
+
+
+def _is_multi(data: xr.Dataset, dim: Any) -> bool:
+    return dim in data.indexes and data.indexes[dim].nlevels > 1
+
+
+def _in_order(data: xr.Dataset, name: str, dims: tuple[str, ...], argument: str) -> xr.Variable:
+    """A variable with exactly these dimensions, in this order."""
+    found = data[name].variable
+    extra = [str(dim) for dim in found.dims if dim not in dims]
+    lost = [dim for dim in dims if dim not in found.dims and not _was_selected(data, dim)]
+    where = f"{argument} has {name} along ({', '.join(map(str, found.dims))})"
+    if lost and extra:
+        remedy = "bring these back, as before they were stacked"
+        if len(lost) == len(extra) == 1:
+            renamed = f'{{"{extra[0]}": "{lost[0]}"}}'
+            remedy = f"where that is only another name, {argument}.rename({renamed})"
+        raise ValueError(f"{where} and not ({', '.join(dims)}); {remedy}")
+    if lost:
+        raise ValueError(
+            f"{where}, without {lost[0]}; select with a list, which keeps the dimension: "
+            f"{argument}.isel({lost[0]}=[0]) (an average over {lost[0]} cannot be read as a trace)"
+        )
+    for dim in extra:  # of what belongs to all of it, as after concat or stack
+        one = found.isel({dim: slice(1)})
+        if found.sizes[dim] != 1 and not _same(found.transpose(dim, ...), one.transpose(dim, ...)):
+            raise ValueError(
+                f"{where}, and it differs along {dim}; read each part on its own: "
+                f"{argument}.isel({dim}=[0])"
+            )
+        found = found.isel({dim: 0})
+    new = {dim: 1 for dim in dims if dim not in found.dims}
+    found = found.set_dims(new | dict(found.sizes)) if new else found
+    found = found if found.dims == dims else found.transpose(*dims)
+    if name not in COORDINATES and found.dtype.kind not in "fiu":
+        raise ValueError(f"{argument} has {name} of the type {found.dtype}; give real numbers")
+    return found
+
+
+def _was_selected(data: xr.Dataset, dim: str) -> bool:
+    """Whether one place along a dimension was selected: its coordinate is still there."""
+    names = [dim, *(name for name, dims in COORDINATES.items() if dims == (dim,))]
+    return any(name in data.coords and data[name].ndim == 0 for name in names)
+
+
+def _same(all_of_it: xr.Variable, first: xr.Variable) -> bool:
+    one, every = first.values, all_of_it.values
+    equal = (every == one) | ((every != every) & (one != one))  # NaN is NaN
+    return every.size > 0 and bool(np.all(equal))
+
+
+def _check_chains(data: xr.Dataset, argument: str) -> None:
+    """No chain may be there twice: it would count as two."""
+    if "loss" not in data or not data.sizes["draw"]:
+        return
+    number = data["chain"].values
+    for chain in np.unique(number):
+        at = np.flatnonzero(number == chain)
+        if len(at) > 1:
+            series = data["loss"][at, :, 0].values
+            if len(np.unique(series, axis=0)) < len(at):
+                raise ValueError(
+                    f"{argument} has chain {chain} twice, with the same draws; leave one out: "
+                    f"{argument}.isel(chain=[...])"
+                )
+
+
 def sample_coordinates(n: int, labels: np.ndarray | None = None) -> dict[str, Any]:
     """The coordinates along ``sample`` of n samples, and of their labels where there are any."""
     coords: dict[str, Any] = {"sample_id": ("sample", np.arange(n))}
@@ -150,9 +319,12 @@ def sample_coordinates(n: int, labels: np.ndarray | None = None) -> dict[str, An
 __all__ = [
     "ATTRIBUTES",
     "COORDINATES",
+    "OPTIONAL",
+    "PAIRS",
     "STEP_VARIABLES",
     "VARIABLES",
     "RunSettings",
+    "canonical",
     "diverged",
     "required",
     "sample_coordinates",

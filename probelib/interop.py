@@ -15,7 +15,7 @@ import xarray as xr
 import zarr
 from numpy.typing import ArrayLike
 
-from probelib.contract import required, settings
+from probelib.contract import canonical, required, settings
 from probelib.store import TraceMismatch
 
 _DRAWS_AT_ONCE = 50
@@ -44,6 +44,7 @@ def to_devinterp(trace: xr.Dataset, path: str | os.PathLike, name: str = "observ
     place = Path(path)
     if place.exists():
         raise FileExistsError(f"path {str(path)!r} exists; choose another, or remove it")
+    trace = canonical(trace, "loss", "init_loss")
     chains, draws, n = (trace.sizes[dim] for dim in ("chain", "draw", "sample"))
     if not chains or not draws:
         raise ValueError(f"trace has {chains} chains of {draws} draws; it needs one of each")
@@ -82,7 +83,8 @@ def to_devinterp(trace: xr.Dataset, path: str | os.PathLike, name: str = "observ
         array("sampling_loss_micro", sampling)[:] = mean.astype(np.float32)[:, :, None, None]
         init = trace.init_loss.values.mean(dtype=np.float64)
         array("init_loss", {"chain": chains, "token_pos": 1})[:] = init
-        tokens = np.repeat(trace.sample_id.values[:, None], 2, 1)
+        number = trace.sample_id.values if "sample_id" in trace.coords else np.arange(n)
+        tokens = np.repeat(number[:, None], 2, 1)
         array(f"input_ids_{name}", {batch: n, "token": 2}, "int64")[:] = tokens
         root.attrs.update({"metadata": {"config": {"sampler": sampler}}, "completed": 1})
         os.rename(aside, place)

@@ -83,9 +83,10 @@ def require_draws(trace: xr.Dataset) -> None:
 
 
 def sample_coords(data: xr.Dataset) -> dict[str, xr.DataArray]:
-    """The coordinates ``sample_id`` and ``label`` of a data set, where it has them, in memory."""
-    names = [name for name, dims in COORDINATES.items() if dims == ("sample",)]
-    return {name: data[name].load() for name in names if name in data.coords}
+    """The coordinates along ``sample`` of a data set, such as ``sample_id``, in memory."""
+    names = [*COORDINATES, *sorted(map(str, set(data.coords) - {*COORDINATES, "mcse"}))]
+    along = [name for name in names if name in data.coords and data[name].dims == ("sample",)]
+    return {name: data[name].compute() for name in along}
 
 
 def per_sample(

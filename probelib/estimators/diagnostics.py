@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from probelib.contract import diverged, settings
+from probelib.contract import canonical, diverged, settings
 from probelib.estimators.llc import mean_loss_change
 from probelib.estimators.series import ess_and_rhat
 
@@ -103,8 +103,9 @@ def diagnostics(trace: xr.Dataset, n_samples: int = 500, seed: int = 0) -> Diagn
         ValueError: fewer than two draws, no chain that did not diverge, or losses that are not
             finite.
     """
+    trace = canonical(trace, "loss", "init_loss", "distance")
     lost = diverged(trace)
-    if len(lost) == trace.sizes["chain"]:
+    if lost and len(lost) == trace.sizes["chain"]:
         at = next(iter(lost.values()))
         raise ValueError(
             f"trace has no chain that did not diverge, the first at step {at['step']}; sample "

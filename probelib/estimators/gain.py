@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from probelib.contract import settings
+from probelib.contract import canonical, settings
 from probelib.estimators.blocks import blocks_of_changes, per_sample, sample_coords
 from probelib.estimators.series import mcse_of_mean
 from probelib.estimators.step_bias import relative_step_bias
@@ -30,6 +30,7 @@ def loss_gain(trace: xr.Dataset) -> xr.DataArray:
     Raises:
         ValueError: fewer than two draws, or losses that are not finite.
     """
+    trace = canonical(trace, "loss", "init_loss")
     gain, mcse = np.empty(trace.sizes["sample"]), np.empty(trace.sizes["sample"])
     for block, change in blocks_of_changes(trace):
         gain[block] = change.mean((0, 1))

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from probelib.arguments import shown
-from probelib.contract import required
+from probelib.contract import PAIRS, canonical, required
 from probelib.estimators import blocks
 from probelib.estimators.blocks import (
     blocks_of_deviations,
@@ -184,6 +184,7 @@ class LossKernel(Kernel):
     """
 
     def __init__(self, trace: xr.Dataset):
+        trace = canonical(trace, "loss")
         require_draws(trace)
         self._trace = trace
         self.shape = (trace.sizes["sample"], trace.sizes["sample"])
@@ -450,7 +451,14 @@ def pair_kernel(pairs: xr.Dataset, chains: slice | np.ndarray | None = None) -> 
         The kernel. The errors of its diagonal are the spread between chains over the root of
         their number, and NaN for a single chain.
     """
+    pairs = canonical(pairs, "kernel", argument="pairs", variables=PAIRS)
     each = pairs.kernel.values[np.unique(np.arange(pairs.sizes["chain"])[_index(chains)])]
+    even = each.shape[1] == each.shape[2]
+    if not even or not np.allclose(each, each.transpose(0, 2, 1), 1e-3, 1e-3 * np.abs(each).max()):
+        raise ValueError(
+            "pairs has a kernel whose samples are not its others; select both alike: "
+            "pairs.isel(sample=some, other=some)"
+        )
     variances = np.diagonal(each, axis1=1, axis2=2).astype(np.float64)
     mcse = variances.std(0, ddof=1) / np.sqrt(len(each)) if len(each) > 1 else None
     return MatrixKernel(each.mean(0, dtype=np.float64), sample_coords(pairs), mcse)
@@ -505,6 +513,7 @@ def tilt(pairs: xr.Dataset) -> float:
     Returns:
         The effective share of the draws, (sum v)² / (draws x sum v²), in (0, 1].
     """
+    pairs = canonical(pairs, "loss", argument="pairs", variables=PAIRS)
     log_weight = -required(pairs, "n_beta", "pairs") * pairs.loss.values.mean(-1, dtype=np.float64)
     weight = np.exp(log_weight - log_weight.max()).ravel()
     return float(weight.sum() ** 2 / (weight.size * np.square(weight).sum()))

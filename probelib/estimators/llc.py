@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from probelib.contract import required, settings
+from probelib.contract import canonical, required, settings
 from probelib.estimators.blocks import blocks_of_changes, blocks_of_deviations
 from probelib.estimators.series import Estimate, estimate_mean
 from probelib.estimators.step_bias import relative_step_bias
@@ -38,6 +38,7 @@ def local_learning_coefficient(trace: xr.Dataset) -> Estimate:
     Raises:
         ValueError: fewer than two draws, losses that are not finite, or no n_beta.
     """
+    trace = canonical(trace, "loss", "init_loss")
     found = estimate_mean(required(trace, "n_beta") * mean_loss_change(trace))
     return replace(found, step_bias=found.value * relative_step_bias(trace, found.value))
 
@@ -51,6 +52,7 @@ def mean_loss_change(trace: xr.Dataset) -> np.ndarray:
     Raises:
         ValueError: fewer than two draws, or losses that are not finite.
     """
+    trace = canonical(trace, "loss", "init_loss")
     total = np.zeros((trace.sizes["chain"], trace.sizes["draw"]))
     for _, change in blocks_of_changes(trace):
         total += change.sum(-1)
@@ -71,6 +73,7 @@ def empirical_variance(trace: xr.Dataset) -> Estimate:
     Raises:
         ValueError: fewer than two draws, or losses that are not finite.
     """
+    trace = canonical(trace, "loss")
     return _with_step_bias(estimate_mean(_squared_deviations(trace)), trace)
 
 
@@ -91,6 +94,7 @@ def singular_fluctuation(trace: xr.Dataset) -> Estimate:
     Raises:
         ValueError: fewer than two draws, losses that are not finite, or no n_beta.
     """
+    trace = canonical(trace, "loss")
     n_beta = required(trace, "n_beta")
     found = estimate_mean(n_beta / 2 * _squared_deviations(trace) / trace.sizes["sample"])
     return _with_step_bias(found, trace)
@@ -98,7 +102,8 @@ def singular_fluctuation(trace: xr.Dataset) -> Estimate:
 
 def _with_step_bias(of_variance: Estimate, trace: xr.Dataset) -> Estimate:
     n_beta, relative = settings(trace).n_beta, math.nan
-    if n_beta is not None and np.isfinite(trace.init_loss.values).all():
+    at_center = trace.get("init_loss")
+    if n_beta is not None and at_center is not None and bool(np.isfinite(at_center).all()):
         relative = relative_step_bias(trace, n_beta * float(mean_loss_change(trace).mean()))
     return replace(of_variance, step_bias=of_variance.value * (1 - (1 - relative) ** 2))
 

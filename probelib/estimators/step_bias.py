@@ -59,16 +59,14 @@ def step_bias(trace: xr.Dataset) -> StepBias:
         Both parts; NaN for traces that were made elsewhere, and for samplers of unknown order.
     """
     run, unknown = settings(trace), StepBias()
+    names = STEP_VARIABLES[1:]
     needed = run.step_size, run.n_beta, run.localization, run.order
-    if None in needed or any(name not in trace for name in STEP_VARIABLES):
+    if None in needed or any(name not in trace for name in names):
         return unknown
     eps, nb, gamma, order = (float(value) for value in needed if value is not None)
     # The burn-in is left out, as of the draws; of a run without one, only the first step.
-    recorded = trace[list(STEP_VARIABLES)].isel(step=slice(max(1, run.burn_in or 0), None))
-    square, along, repeat = (
-        recorded[name].values.astype(np.float64)
-        for name in ("gradient_square", "gradient_along", "gradient_repeat")
-    )
+    recorded = trace[list(names)].isel(step=slice(max(1, run.burn_in or 0), None))
+    square, along, repeat = (recorded[name].values.astype(np.float64) for name in names)
     if not square.size or not np.isfinite([square, along, repeat]).all():
         return unknown
     of_mean = np.clip(repeat.mean(), 0, square.mean())  # |E g|², but for a sampling error
@@ -90,6 +88,7 @@ def relative_step_bias(trace: xr.Dataset, llc: float) -> float:
     """
     found, of = step_bias(trace), trace.attrs.get("fingerprint", {})
     same = "sampling_data" in of and of["sampling_data"] == of.get("observed_data")
+    same &= trace.sizes["sample"] == settings(trace).n_samples  # else some were selected since
     whole = llc if same else found.virial
     return found.total / whole if whole > 0 else math.nan
 
