@@ -61,7 +61,7 @@ class Chains:
         )
         #: Chains that have diverged: they stay at w*, out of the way of those that go on.
         self.frozen: list[int] = []
-        #: The gradient that the step before used; None for the full gradient, which has no noise.
+        #: The gradient that the step before used.
         self._previous: Tensor | None = None
         self._seeds = chain_seeds(run.plan.seed, run.plan.first_chain + first, count)
         self._draws = Draws(self._seeds, self.weights)
@@ -141,7 +141,7 @@ class Chains:
         if self.frozen:
             new = self._reset(new, self.frozen)
         record = self._record(*seen[0])
-        self._previous = None if self._full_batch else seen[0][0]
+        self._previous = seen[0][0]
         self.state, self.step = new, self.step + 1
         self._draws.next_step()
         if self.step == 1:
@@ -154,9 +154,7 @@ class Chains:
         scale = metric(dict(self.state), self.target)
         scaled = gradient if scale is None else scale * gradient
         square = torch.linalg.vecdot(scaled, gradient)
-        if self._full_batch:
-            repeat = square
-        elif self._previous is None:
+        if self._previous is None:
             repeat = torch.full_like(square, torch.nan)
         else:
             repeat = torch.linalg.vecdot(scaled, self._previous)

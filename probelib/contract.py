@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 #: What is recorded of each step, before it: the minibatch loss (nats) and, of the estimated
 #: gradient g of L that the step used, g'G g, g'G (w - w*) and g'G h, with h that of the step before
-#: (g itself for the full gradient, which has no noise) and G the sampler's metric, mostly 1.
+#: and G the sampler's metric, mostly 1.
 STEP_VARIABLES = ("sampling_loss", "gradient_square", "gradient_along", "gradient_repeat")
 #: Variables and their dimensions: l_i(w) at the draws, l_i(w*) (both nats), |w - w*| at the draws,
 #: and what is recorded of each step.
@@ -51,6 +51,7 @@ ATTRIBUTES = {
     "steps_done": "steps that every chain has made",
     "wall_time": "seconds of work, all chains together",
     "device": "where the chains ran",
+    "guessing_loss": "of the observed samples, nats, were the model's output always the same",
     "fingerprint": "of weights, data, code and settings",
     "versions": "of the packages that made the trace",
 }

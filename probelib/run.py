@@ -30,6 +30,7 @@ from probelib._version import __version__
 from probelib.arguments import require_kind, require_whole
 from probelib.chains import Chains, rehearse
 from probelib.data import Data
+from probelib.guessing import guessing_loss
 from probelib.observe import Observer
 from probelib.plan import Plan, Run
 from probelib.posterior import LocalPosterior
@@ -322,6 +323,7 @@ def _begin(
         "observe_dtype": plan.observe_dtype,
         "observe_batch_size": chains.observer.batch_size,
         "observe_together": chains.observer.together,
+        "guessing_loss": guessing_loss(run.posterior, run.observed),
         "wall_time": time.perf_counter() - started,
     }
     place.create(start, groups, attrs | ({"thinning": asdict(thinning)} if thinning else {}))

@@ -37,11 +37,14 @@ class StepBias:
         gradient: of the steps themselves; the full gradient would leave it.
         noise: of minibatches, at most.
         virial: half of nb E[L'(w)'(w - w*)], the LLC itself where L is quadratic around w*.
+        turning: by how much of itself the gradient changes in a step, about half of the step times
+            the curvature; with minibatches it is their noise as well.
     """
 
     gradient: float = math.nan
     noise: float = math.nan
     virial: float = math.nan
+    turning: float = math.nan
 
     @property
     def total(self) -> float:
@@ -69,10 +72,13 @@ def step_bias(trace: xr.Dataset) -> StepBias:
     square, along, repeat = (recorded[name].values.astype(np.float64) for name in names)
     if not square.size or not np.isfinite([square, along, repeat]).all():
         return unknown
-    of_mean = np.clip(repeat.mean(), 0, square.mean())  # |E g|², but for a sampling error
+    is_full = run.batch_size is None or run.batch_size == run.n_samples
+    # The square of the gradient without its noise, but for a sampling error.
+    of_mean = square.mean() if is_full else np.clip(repeat.mean(), 0, square.mean())
     gradient = eps / 8 * nb * (nb * of_mean + gamma * along.mean()) if order == 1 else 0.0
     noise = eps / 8 * nb**2 * (square.mean() - of_mean)
-    return StepBias(float(gradient), float(noise), nb * float(along.mean()) / 2)
+    turning = 1 - float(repeat.mean() / square.mean()) if square.any() else 0.0
+    return StepBias(float(gradient), float(noise), nb * float(along.mean()) / 2, turning)
 
 
 def relative_step_bias(trace: xr.Dataset, llc: float) -> float:
