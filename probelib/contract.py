@@ -7,7 +7,9 @@ its attributes, through this module alone.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from numbers import Real
 from typing import TYPE_CHECKING, Any
@@ -41,7 +43,8 @@ PAIRS = {
 }
 #: Coordinates and their dimensions. ``label`` exists where the observed data has labels.
 COORDINATES = {"chain": ("chain",), "sample_id": ("sample",), "label": ("sample",)}
-#: Root attributes that a reader may use.
+#: Root attributes that a reader may use. Dicts are JSON text in netCDF, and in what is read from it;
+#: what ``config`` does not say may stand beside it, as ``trace.attrs["n_beta"]``.
 ATTRIBUTES = {
     "config": "the settings of the run, by the names of RunSettings",
     "seed": "of all chains",
@@ -96,11 +99,7 @@ def settings(trace: xr.Dataset, argument: str = "trace") -> RunSettings:
     Raises:
         ValueError: a setting is not of its kind, as text where a number belongs.
     """
-    config = trace.attrs.get("config", {})
-    if not isinstance(config, Mapping):
-        raise ValueError(
-            f"{argument} has the config {shown(config)} in its attributes; give a dict of settings"
-        )
+    config = {**trace.attrs, **_mapping(trace, "config", argument)}
     known = {
         field.name: config[field.name] for field in fields(RunSettings) if field.name in config
     }
@@ -114,6 +113,20 @@ def settings(trace: xr.Dataset, argument: str = "trace") -> RunSettings:
                 f"{argument} has the {name} {shown(value)} in its attributes; it must be {what}"
             )
     return RunSettings(**known)
+
+
+def _mapping(trace: xr.Dataset, name: str, argument: str) -> Mapping[str, Any]:
+    """An attribute that is a dict, or JSON text where netCDF or Zarr gave it back."""
+    value = trace.attrs.get(name)
+    value = {} if value is None else value
+    with suppress(ValueError):
+        value = json.loads(value) if isinstance(value, str) else value
+    if not isinstance(value, Mapping):
+        raise ValueError(
+            f"{argument} has the {name} {shown(value)} in its attributes; give a dict"
+            + (" of settings" if name == "config" else "")
+        )
+    return value
 
 
 def required(trace: xr.Dataset, name: str, argument: str = "trace") -> Any:
@@ -131,7 +144,7 @@ def required(trace: xr.Dataset, name: str, argument: str = "trace") -> Any:
     if value is None:
         raise ValueError(
             f"{argument} has no {name} in its attributes; where it was made elsewhere, add it: "
-            f'{argument}.attrs.setdefault("config", {{}})["{name}"] = ...'
+            f'{argument}.attrs["{name}"] = ...'
         )
     return value
 
@@ -144,7 +157,7 @@ def diverged(trace: xr.Dataset) -> dict[str, dict[str, int]]:
     """
     return {
         chain: at
-        for chain, at in trace.attrs.get("diverged", {}).items()
+        for chain, at in _mapping(trace, "diverged", "trace").items()
         if int(chain) in trace["chain"].values and trace.sizes["draw"] > at["draws"]
     }
 
