@@ -43,8 +43,8 @@ PAIRS = {
 }
 #: Coordinates and their dimensions. ``label`` exists where the observed data has labels.
 COORDINATES = {"chain": ("chain",), "sample_id": ("sample",), "label": ("sample",)}
-#: Root attributes that a reader may use. Dicts are JSON text in netCDF, and in what is read from it;
-#: what ``config`` does not say may stand beside it, as ``trace.attrs["n_beta"]``.
+#: Root attributes that a reader may use. Dicts are JSON text in what is read from netCDF; what
+#: ``config`` does not say may stand beside it, as ``trace.attrs["n_beta"]``.
 ATTRIBUTES = {
     "config": "the settings of the run, by the names of RunSettings",
     "seed": "of all chains",
