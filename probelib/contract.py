@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, fields
 from numbers import Real
 from typing import TYPE_CHECKING, Any
@@ -117,10 +117,8 @@ def settings(trace: xr.Dataset, argument: str = "trace") -> RunSettings:
 
 def _mapping(trace: xr.Dataset, name: str, argument: str) -> Mapping[str, Any]:
     """An attribute that is a dict, or JSON text where netCDF or Zarr gave it back."""
-    value = trace.attrs.get(name)
+    value = attributes(trace).get(name)
     value = {} if value is None else value
-    with suppress(ValueError):
-        value = json.loads(value) if isinstance(value, str) else value
     if not isinstance(value, Mapping):
         raise ValueError(
             f"{argument} has the {name} {shown(value)} in its attributes; give a dict"
@@ -197,7 +195,10 @@ def canonical(
                 f"{name} ({', '.join(table[name])}), such as probelib's own"
             )
     names = [*needs, *(n for n in ("init_loss", *OPTIONAL) if n in data and n not in needs)]
-    arrays = {name: _in_order(data, name, table[name], argument) for name in names}
+    arrays = {}
+    for name in names:
+        with suppress(ValueError) if _is_extra(name, needs) else nullcontext():
+            arrays[name] = _in_order(data, name, table[name], argument)
     known = {dim for dims in table.values() for dim in dims}
     coords: dict[Any, Any] = {
         name: coord.variable
@@ -207,13 +208,28 @@ def canonical(
     for name, dims in COORDINATES.items():
         if name in data.coords:
             coords[name] = _in_order(data, name, dims, argument)
-    ordered = xr.Dataset(arrays, coords=coords, attrs=data.attrs)
+    ordered = xr.Dataset(arrays, coords=coords, attrs=attributes(data))
     if "chain" in ordered.dims and "chain" not in ordered.coords:
         ordered = ordered.assign_coords(chain=np.arange(ordered.sizes["chain"]))
     if ordered.sizes.get("sample") == 0:
         raise ValueError(f"{argument} has no samples; keep at least one")
     _check_chains(ordered, argument)
     return ordered
+
+
+def attributes(trace: xr.Dataset) -> dict[str, Any]:
+    """The attributes of a trace, with a dict where netCDF or Zarr gave its JSON text back."""
+    found = dict(trace.attrs)
+    for name, value in found.items():
+        if isinstance(value, str) and value.startswith("{"):
+            with suppress(ValueError):
+                found[name] = json.loads(value)
+    return found
+
+
+def _is_extra(name: str, needs: tuple[str, ...]) -> bool:
+    """Whether estimates are the same without a variable: of steps, which joined runs may mix."""
+    return name in STEP_VARIABLES and name not in needs
 
 
 def _data_set(trace: Any, argument: str) -> xr.Dataset:
@@ -337,6 +353,7 @@ __all__ = [
     "STEP_VARIABLES",
     "VARIABLES",
     "RunSettings",
+    "attributes",
     "canonical",
     "diverged",
     "required",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,7 +52,7 @@ def open_copy(folder: Path) -> xr.Dataset | None:
         raise TraceMismatch(
             f"{what}: {' '.join(str(error).split())}; xarray.open_zarr shows what it holds"
         ) from error
-    attrs = {name: _read(value) for name, value in opened.attrs.items() if name not in _OF_A_STORE}
+    attrs = {k: value for k, value in whole.attrs.items() if k not in _OF_A_STORE}
     config = attrs.get("config")
     config = config if isinstance(config, dict) else {}
     draws, chains = whole.sizes["draw"], whole.sizes["chain"]
@@ -63,16 +62,6 @@ def open_copy(folder: Path) -> xr.Dataset | None:
     whole_run = draws >= config.get("draws", draws) and chains >= config.get("chains", chains)
     attrs["complete"] = bool(attrs.get("complete", True)) and whole_run
     return Trace(opened.data_vars, opened.coords, attrs)
-
-
-def _read(value: object) -> object:
-    """An attribute: text that is a JSON object is one again."""
-    if isinstance(value, str) and value.startswith("{"):
-        try:
-            return json.loads(value)
-        except ValueError:
-            return value
-    return value
 
 
 __all__ = ["is_copy", "open_copy"]

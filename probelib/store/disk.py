@@ -364,7 +364,14 @@ def open_trace(path: str | os.PathLike) -> xr.Dataset:
     store = DiskStore(local_path("path", path, instead=url))
     if (copied := copies.open_copy(store.path)) is not None:
         return copied
-    if not store.exists():
+    try:
+        there = store.exists()
+    except TraceMismatch as error:
+        raise TraceMismatch(
+            f"path {str(path)!r} is not a trace of probelib; where xarray.open_zarr or "
+            "xarray.open_dataset reads it, estimators take what that gives"
+        ) from error
+    if not there:
         raise FileNotFoundError(f"path {str(path)!r} holds no trace; check it or sample one first")
     store.open()
     return store.dataset()
