@@ -368,7 +368,7 @@ def open_trace(path: str | os.PathLike) -> xr.Dataset:
         there = store.exists()
     except TraceMismatch as error:
         raise TraceMismatch(
-            f"path {str(path)!r} is not a trace of probelib; where xarray.open_zarr or "
+            f"path {str(path)!r} exists and is not a trace of probelib; where xarray.open_zarr or "
             "xarray.open_dataset reads it, estimators take what that gives"
         ) from error
     if not there:
