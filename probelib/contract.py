@@ -7,7 +7,9 @@ its attributes, through this module alone.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, fields
 from numbers import Real
 from typing import TYPE_CHECKING, Any
@@ -41,7 +43,8 @@ PAIRS = {
 }
 #: Coordinates and their dimensions. ``label`` exists where the observed data has labels.
 COORDINATES = {"chain": ("chain",), "sample_id": ("sample",), "label": ("sample",)}
-#: Root attributes that a reader may use.
+#: Root attributes that a reader may use. Dicts are JSON text in what is read from netCDF; what
+#: ``config`` does not say may stand beside it, as ``trace.attrs["n_beta"]``.
 ATTRIBUTES = {
     "config": "the settings of the run, by the names of RunSettings",
     "seed": "of all chains",
@@ -97,11 +100,7 @@ def settings(trace: xr.Dataset, argument: str = "trace") -> RunSettings:
     Raises:
         ValueError: a setting is not of its kind, as text where a number belongs.
     """
-    config = trace.attrs.get("config", {})
-    if not isinstance(config, Mapping):
-        raise ValueError(
-            f"{argument} has the config {shown(config)} in its attributes; give a dict of settings"
-        )
+    config = {**trace.attrs, **_mapping(trace, "config", argument)}
     known = {
         field.name: config[field.name] for field in fields(RunSettings) if field.name in config
     }
@@ -115,6 +114,18 @@ def settings(trace: xr.Dataset, argument: str = "trace") -> RunSettings:
                 f"{argument} has the {name} {shown(value)} in its attributes; it must be {what}"
             )
     return RunSettings(**known)
+
+
+def _mapping(trace: xr.Dataset, name: str, argument: str) -> Mapping[str, Any]:
+    """An attribute that is a dict, or JSON text where netCDF or Zarr gave it back."""
+    value = attributes(trace).get(name)
+    value = {} if value is None else value
+    if not isinstance(value, Mapping):
+        raise ValueError(
+            f"{argument} has the {name} {shown(value)} in its attributes; give a dict"
+            + (" of settings" if name == "config" else "")
+        )
+    return value
 
 
 def required(trace: xr.Dataset, name: str, argument: str = "trace") -> Any:
@@ -132,7 +143,7 @@ def required(trace: xr.Dataset, name: str, argument: str = "trace") -> Any:
     if value is None:
         raise ValueError(
             f"{argument} has no {name} in its attributes; where it was made elsewhere, add it: "
-            f'{argument}.attrs.setdefault("config", {{}})["{name}"] = ...'
+            f'{argument}.attrs["{name}"] = ...'
         )
     return value
 
@@ -145,7 +156,7 @@ def diverged(trace: xr.Dataset) -> dict[str, dict[str, int]]:
     """
     return {
         chain: at
-        for chain, at in trace.attrs.get("diverged", {}).items()
+        for chain, at in _mapping(trace, "diverged", "trace").items()
         if int(chain) in trace["chain"].values and trace.sizes["draw"] > at["draws"]
     }
 
@@ -185,7 +196,10 @@ def canonical(
                 f"{name} ({', '.join(table[name])}), such as probelib's own"
             )
     names = [*needs, *(n for n in ("init_loss", *OPTIONAL) if n in data and n not in needs)]
-    arrays = {name: _in_order(data, name, table[name], argument) for name in names}
+    arrays = {}
+    for name in names:
+        with suppress(ValueError) if _is_extra(name, needs) else nullcontext():
+            arrays[name] = _in_order(data, name, table[name], argument)
     known = {dim for dims in table.values() for dim in dims}
     coords: dict[Any, Any] = {
         name: coord.variable
@@ -195,13 +209,28 @@ def canonical(
     for name, dims in COORDINATES.items():
         if name in data.coords:
             coords[name] = _in_order(data, name, dims, argument)
-    ordered = xr.Dataset(arrays, coords=coords, attrs=data.attrs)
+    ordered = xr.Dataset(arrays, coords=coords, attrs=attributes(data))
     if "chain" in ordered.dims and "chain" not in ordered.coords:
         ordered = ordered.assign_coords(chain=np.arange(ordered.sizes["chain"]))
     if ordered.sizes.get("sample") == 0:
         raise ValueError(f"{argument} has no samples; keep at least one")
     _check_chains(ordered, argument)
     return ordered
+
+
+def attributes(trace: xr.Dataset) -> dict[str, Any]:
+    """The attributes of a trace, with a dict where netCDF or Zarr gave its JSON text back."""
+    found = dict(trace.attrs)
+    for name, value in found.items():
+        if isinstance(value, str) and value.startswith("{"):
+            with suppress(ValueError):
+                found[name] = json.loads(value)
+    return found
+
+
+def _is_extra(name: str, needs: tuple[str, ...]) -> bool:
+    """Whether estimates are the same without a variable: of steps, which joined runs may mix."""
+    return name in STEP_VARIABLES and name not in needs
 
 
 def _data_set(trace: Any, argument: str) -> xr.Dataset:
@@ -325,6 +354,7 @@ __all__ = [
     "STEP_VARIABLES",
     "VARIABLES",
     "RunSettings",
+    "attributes",
     "canonical",
     "diverged",
     "required",

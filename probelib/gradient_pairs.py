@@ -44,6 +44,7 @@ from probelib.data import Data, Samples
 from probelib.posterior import LocalPosterior
 from probelib.randomness import keep_random_state
 from probelib.store import write_atomically
+from probelib.store.paths import local_path
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -97,6 +98,8 @@ def gradient_pairs(
         ValueError: a bad argument, a posterior in train mode, losses or gradients that are not
             finite.
     """
+    if cache is not None:
+        local_path("cache", cache)
     for name, value, least in (
         ("chains", chains, 2),
         ("pairs", pairs, 1),
@@ -122,9 +125,9 @@ def gradient_pairs(
         found = [
             _chain(walks, chain, identity, center, cache, bar.update) for chain in range(chains)
         ]
-    import xarray as xr  # slow to import, so where it is used
+    from probelib.trace import Trace  # slow to import, so where it is used
 
-    return xr.Dataset(
+    return Trace(
         {
             "kernel": (("chain", "sample", "other"), np.stack([f["kernel"] for f in found])),
             "loss": (("chain", "draw", "sample"), np.stack([f["loss"] for f in found])),
@@ -352,7 +355,7 @@ def _chain(
     tick: Callable[[float], Any],
 ) -> dict[str, np.ndarray]:
     """The results of one chain, from the cache where they are there, and left there if not."""
-    kept = None if cache is None else _place(Path(cache), identity, chain)
+    kept = None if cache is None else _place(local_path("cache", cache), identity, chain)
     result = None if kept is None else _read(kept, identity, center)
     if result is not None:
         tick(walks.pairs + 1)

@@ -6,7 +6,6 @@ traces elsewhere has a line for each.
 
 import os
 import shutil
-from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -17,6 +16,8 @@ from numpy.typing import ArrayLike
 
 from probelib.contract import canonical, required, settings
 from probelib.store import TraceMismatch
+from probelib.store.paths import local_path
+from probelib.trace import Trace
 
 _DRAWS_AT_ONCE = 50
 
@@ -41,7 +42,7 @@ def to_devinterp(trace: xr.Dataset, path: str | os.PathLike, name: str = "observ
         ValueError: the trace has a loss that is not finite, no draws, or no setting of its run
             that devinterp keeps.
     """
-    place = Path(path)
+    place = local_path("path", path)
     if place.exists():
         raise FileExistsError(f"path {str(path)!r} exists; choose another, or remove it")
     trace = canonical(trace, "loss", "init_loss")
@@ -131,7 +132,8 @@ def from_devinterp(
         ValueError: it has no samples of that name, several sets and no name was given, or
             ``init_loss`` of another length.
     """
-    if not Path(path).exists():
+    path = local_path("path", path)
+    if not path.exists():
         raise FileNotFoundError(f"path {str(path)!r} does not exist; check it")
     try:
         ds = xr.open_zarr(path, consolidated=False, chunks=None)
@@ -166,7 +168,7 @@ def from_devinterp(
         raise ValueError(
             f"init_loss has shape {init.shape}; give one loss per sample, shape ({n},)"
         )
-    return xr.Dataset(
+    return Trace(
         {
             "loss": (("chain", "draw", "sample"), loss),
             "init_loss": (("sample",), init.astype(np.float32)),

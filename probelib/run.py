@@ -17,7 +17,6 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import asdict, replace
-from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -46,6 +45,7 @@ from probelib.store import (
     TraceStore,
 )
 from probelib.store.matching import check_fingerprint, check_losses
+from probelib.store.paths import local_path
 from probelib.workers import run_group, run_in_executor
 
 if TYPE_CHECKING:
@@ -131,7 +131,8 @@ def sample(
             256 observed samples, is at most this (nats). It looks after 20 draws and then after
             every tenth more. Few draws of a heavy-tailed loss make their own error too small.
         seed: of the whole run.
-        store: directory for the trace; without it and ``cache`` the trace stays in memory.
+        store: directory for the trace, on this machine; ``~`` is expanded, a URL refused. Without
+            it and ``cache`` the trace stays in memory.
         cache: directory of many traces, instead of ``store``. Nothing in it is replaced.
         overwrite: replace the trace that ``store`` holds already.
         loss_dtype: "float32", or "float16" to halve the trace's size: four digits, and losses
@@ -214,7 +215,7 @@ def _open(
         return MemoryStore()
     named = hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest()[:16]
     for suffix in ("", *(f"-{k}" for k in range(2, 100))):
-        place = DiskStore(Path(cache) / f"{named}{suffix}.zarr")
+        place = DiskStore(local_path("cache", cache) / f"{named}{suffix}.zarr")
         try:
             if place.exists():
                 place.open()
@@ -475,6 +476,7 @@ def _check_place(store: Any, cache: Any, overwrite: bool) -> None:
     for name, path in (("store", store), ("cache", cache)):
         if path is not None:
             require_kind(name, path, _is_path, "a path, or None")
+            local_path(name, path)
     if cache is not None and (store is not None or overwrite):
         raise ValueError(
             f"cache is {os.fspath(cache)!r} beside store or overwrite; a cache names its stores "
@@ -483,7 +485,7 @@ def _check_place(store: Any, cache: Any, overwrite: bool) -> None:
 
 
 def _is_path(value: Any) -> bool:
-    return isinstance(value, str | os.PathLike) and str(value) != ""
+    return isinstance(value, str | bytes | os.PathLike) and os.fspath(value) not in ("", b"")
 
 
 def _check_executor(executor: Any, chains_per_task: Any, store: Any, until: float | None) -> None:

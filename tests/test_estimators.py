@@ -671,14 +671,14 @@ def test_no_chain_left_to_look_at():
         probelib.diagnostics(trace)
 
 
-@pytest.mark.parametrize("positions", [3, np.int64(3), [[1, 2], [0, 1]]])
-def test_positions_are_a_list(positions):
+@pytest.mark.parametrize("positions", [True, np.True_, 1.0, "a", [[1, 2], [0, 1]]])
+def test_what_is_no_position_is_named(positions):
     covariance = np.diag([1.0, 2.0, 3.0, 4.0])
     kernel = probelib.MatrixKernel(covariance)
     for call in (kernel.covariance, kernel.correlation):
-        with pytest.raises(ValueError, match=r"positions are .*; give a list of them, a mask"):
+        with pytest.raises(ValueError, match="cols is .*; give positions as a number, a list, a "):
             call([0, 1], positions)
-    with pytest.raises(ValueError, match="positions are"):
+    with pytest.raises(ValueError, match="rows is "):
         kernel.top_correlated(k=1, rows=positions)
 
 

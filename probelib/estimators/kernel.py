@@ -11,7 +11,7 @@ With :math:`\Delta\ell_i(w) = \ell_i(w) - \ell_i(w^*)` over draws pooled from al
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -29,14 +29,11 @@ from probelib.estimators.blocks import (
     require_draws,
     sample_coords,
 )
+from probelib.estimators.positions import Positions, by_position, place
 from probelib.estimators.series import mcse_of_mean
 
 if TYPE_CHECKING:
     import xarray as xr
-
-#: Positions along ``sample``: whole numbers, negative ones from the end; a mask; a slice; or None,
-#: which is all.
-Positions = np.ndarray | Sequence[int] | slice | None
 
 # A kernel whose centred trace takes more than this is read from disk at every use.
 _IN_MEMORY = 2**31
@@ -56,8 +53,9 @@ class Kernel(ABC):
     """A loss kernel of n samples: what every kernel answers, however it came about.
 
     ``rows``, ``cols`` and ``among`` are positions along ``sample``: whole numbers (negative ones
-    count from the end), a mask, a slice, or None for all. A sample whose loss has no variance has
-    R_ij = 0 with every sample, itself included.
+    count from the end), a mask, a slice, or None for all. A single number takes its axis away, as
+    in NumPy: ``kernel.correlation(7)`` has shape (n,). Positions that are none raise IndexError. A
+    sample whose loss has no variance has R_ij = 0 with every sample, itself included.
 
     Attributes:
         shape: (n, n).
@@ -98,6 +96,7 @@ class Kernel(ABC):
         The sign of a principal axis is arbitrary.
         """
 
+    @by_position
     def top_correlated(
         self,
         k: int = 16,
@@ -197,19 +196,23 @@ class LossKernel(Kernel):
         coords = sample_coords(self._trace)
         return per_sample(coords, np.square(self._scale), mcse, "loss_variance")
 
+    @by_position
     def covariance(self, rows: Positions = None, cols: Positions = None) -> np.ndarray:
         scale = self._scale[_index(rows)][:, None] * self._scale[_index(cols)]
         return scale * self.correlation(rows, cols)
 
+    @by_position
     def correlation(self, rows: Positions = None, cols: Positions = None) -> np.ndarray:
         u = self._columns(rows)
         v = u if cols is rows else self._columns(cols)
         return np.clip(u.T @ v, -1, 1)
 
+    @by_position
     def correlation_mcse(self, rows: Positions, cols: Positions) -> np.ndarray:
         """Monte-Carlo standard error of R, first order: 0 on the diagonal."""
         return self._mcse(rows, cols, self.correlation(rows, cols))
 
+    @by_position
     def covariance_mcse(self, rows: Positions, cols: Positions) -> np.ndarray:
         """Monte-Carlo standard error of K, nats squared."""
         scale = self._scale[_index(rows)][:, None] * self._scale[_index(cols)]
@@ -241,6 +244,7 @@ class LossKernel(Kernel):
     def _bytes_per_row(self) -> int:
         return 4 * (self._chains * self._draws + blocks.BLOCK)
 
+    @by_position
     def features(self, n_components: int | None = None, rows: Positions = None) -> np.ndarray:
         """Coordinates whose inner products are K: the loss traces as vectors.
 
@@ -391,15 +395,18 @@ class MatrixKernel(Kernel):
         variance = np.diag(self._covariance).copy()
         return per_sample(self._coords, variance, self._mcse, "loss_variance")
 
+    @by_position
     def covariance(self, rows: Positions = None, cols: Positions = None) -> np.ndarray:
         return self._covariance[_index(rows)][:, _index(cols)].copy()
 
+    @by_position
     def correlation(self, rows: Positions = None, cols: Positions = None) -> np.ndarray:
         variance = np.diag(self._covariance)
         scale = np.sqrt(np.where(variance > 0, variance, np.inf))
         part = self.covariance(rows, cols) / scale[_index(rows)][:, None] / scale[_index(cols)]
         return np.clip(part, -1, 1)
 
+    @by_position
     def features(self, n_components: int | None = None, rows: Positions = None) -> np.ndarray:
         """Coordinates of the samples: their inner products are K, or its best approximation.
 
@@ -440,19 +447,22 @@ class MatrixKernel(Kernel):
         return f"MatrixKernel({self.shape[0]} samples)"
 
 
-def pair_kernel(pairs: xr.Dataset, chains: slice | np.ndarray | None = None) -> MatrixKernel:
+def pair_kernel(pairs: xr.Dataset, chains: Positions = None) -> MatrixKernel:
     """The loss kernel that pairs of gradients estimate, over all chains or some.
 
     Args:
         pairs: from :func:`probelib.gradient_pairs`.
-        chains: positions of the chains to average; default: all.
+        chains: positions of the chains to average, or one; default: all.
 
     Returns:
         The kernel. The errors of its diagonal are the spread between chains over the root of
         their number, and NaN for a single chain.
     """
     pairs = canonical(pairs, "kernel", argument="pairs", variables=PAIRS)
-    each = pairs.kernel.values[np.unique(np.arange(pairs.sizes["chain"])[_index(chains)])]
+    at = np.unique(np.arange(pairs.sizes["chain"])[place("chains", chains, pairs.sizes["chain"])])
+    if not at.size:
+        raise ValueError(f"chains is {shown(chains)}, which is none of them; choose one at least")
+    each = pairs.kernel.values[at]
     even = each.shape[1] == each.shape[2]
     if not even or not np.allclose(each, each.transpose(0, 2, 1), 1e-3, 1e-3 * np.abs(each).max()):
         raise ValueError(
@@ -527,17 +537,8 @@ def _unit_columns(losses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return centred.astype(np.float32), norm / np.sqrt(len(centred) - 1)
 
 
-def _index(positions: Positions) -> slice | np.ndarray:
-    if positions is None:
-        return slice(None)
-    if isinstance(positions, slice):
-        return positions
-    index = np.asarray(positions)
-    if index.ndim != 1:
-        raise ValueError(
-            f"positions are {shown(positions)}; give a list of them, a mask or a slice"
-        )
-    return index if index.size else index.astype(np.int64)  # an empty list has no kind
+def _index(positions: Positions) -> Any:
+    return slice(None) if positions is None else positions
 
 
 __all__ = [

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
 #: Root attributes that are of the store alone, and not shown in a trace.
-_INTERNAL = ("checksum", "chunks", "sizes")
+_INTERNAL = ("checksum", "chunks", "probelib_format", "sizes")
 
 
 class TraceStore(ABC):
@@ -215,7 +215,10 @@ class TraceStore(ABC):
         Raises:
             TraceMismatch: another trace was put in its place since it was opened.
         """
-        ds = self._open_arrays()
+        from probelib.trace import Trace  # slow to import, so where it is used
+
+        opened = self._open_arrays()
+        ds = Trace(opened.data_vars, opened.coords, opened.attrs)
         if ds.attrs.get("fingerprint") != self.attrs.get("fingerprint"):
             raise TraceMismatch(
                 f"store {str(self.path)!r} was replaced while it was read; open it again"
@@ -224,6 +227,8 @@ class TraceStore(ABC):
         ds = ds.isel(draw=slice(draws), step=slice(steps))
         for name in _INTERNAL:
             ds.attrs.pop(name, None)
+        for array in ds.variables.values():  # how it lies here is no rule for a copy
+            array.encoding = {"fill_value": np.nan} if array.dtype.kind == "f" else {}
         number = ds.chain.values
         records = [self.progress(group) for group in self.groups]
         return ds.assign_attrs(

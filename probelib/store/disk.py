@@ -26,7 +26,7 @@ from uuid import uuid4
 import numpy as np
 import zarr
 
-from probelib.store import layout
+from probelib.store import copies, layout
 from probelib.store.base import TraceStore
 from probelib.store.checkpoints import Checkpoint, Progress
 from probelib.store.integrity import (
@@ -40,6 +40,7 @@ from probelib.store.integrity import (
 )
 from probelib.store.layout import FORMAT, Sizes, Start
 from probelib.store.locks import StoreBusy, hold
+from probelib.store.paths import local_path
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -58,7 +59,7 @@ class DiskStore(TraceStore):
     path: Path
 
     def __init__(self, path: str | os.PathLike):
-        self.path = Path(path)
+        self.path = local_path("store", path)
         self._progress: dict[int, Progress] = {}
         self._unsynced: set[Path] = set()
         self._read: dict[Path, bytes | None] = {}
@@ -345,8 +346,11 @@ def open_trace(path: str | os.PathLike) -> xr.Dataset:
     values are read when used: load() it before you replace the store. That every file is there
     in full length is looked at now, that its content is right when it is read.
 
+    A copy that ``to_zarr`` made, of all of a trace or a part, opens as well: ``draws_done`` and
+    ``complete`` are then those of the copy, and it has only the checksums that it was written with.
+
     Args:
-        path: the directory given to :func:`probelib.sample` as ``store``.
+        path: the directory given to :func:`probelib.sample` as ``store``, or a copy's.
 
     Returns:
         The data set described in :mod:`probelib.contract`.
@@ -354,9 +358,20 @@ def open_trace(path: str | os.PathLike) -> xr.Dataset:
     Raises:
         FileNotFoundError: nothing lies there.
         TraceMismatch: what lies there is not a trace of probelib, or a damaged one.
+        ValueError: it is a URL; ``xarray.open_zarr`` opens those.
     """
-    store = DiskStore(path)
-    if not store.exists():
+    url = "open it with xarray.open_zarr, whose data set every estimator takes"
+    store = DiskStore(local_path("path", path, instead=url))
+    if (copied := copies.open_copy(store.path)) is not None:
+        return copied
+    try:
+        there = store.exists()
+    except TraceMismatch as error:
+        raise TraceMismatch(
+            f"path {str(path)!r} exists and is not a trace of probelib; where xarray.open_zarr or "
+            "xarray.open_dataset reads it, estimators take what that gives"
+        ) from error
+    if not there:
         raise FileNotFoundError(f"path {str(path)!r} holds no trace; check it or sample one first")
     store.open()
     return store.dataset()

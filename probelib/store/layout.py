@@ -223,12 +223,9 @@ def check_arrays(folder: Path, root: dict[str, Any], sizes: Sizes) -> None:
     consolidated = root["consolidated_metadata"]["metadata"]
     for name in (*wanted, *sorted(found)):
         array = read_json(folder / name / "zarr.json")
-        codecs = [codec["name"] for codec in array["codecs"]]
-        plain = array["node_type"] == "array" and array["data_type"] in _DTYPES
-        plain &= array["chunk_key_encoding"]["configuration"] == {"separator": "/"}
-        plain &= _CODECS.issuperset(codecs) and not array.get("storage_transformers")
+        plain = _is_plain(array)
         if name in wanted:
-            plain &= codecs == ["bytes", "crc32c"]
+            plain &= [codec["name"] for codec in array["codecs"]] == ["bytes", "crc32c"]
             plain &= tuple(array["dimension_names"]) == DIMENSIONS[name]
         if not plain:
             raise ValueError(f"{name} is not laid out as probelib lays it out")
@@ -239,6 +236,25 @@ def check_arrays(folder: Path, root: dict[str, Any], sizes: Sizes) -> None:
             raise ValueError(f"{name} has the shape {shape}, which does not fit the rest")
         if consolidated[name] != _at_size(name, array, sizes):
             raise ValueError(f"zarr.json and {name}/zarr.json do not agree")
+
+
+def _is_plain(array: dict[str, Any]) -> bool:
+    """Whether nothing but plain numbers is ever decoded from an array."""
+    plain = array["node_type"] == "array" and array["data_type"] in _DTYPES
+    plain &= array["chunk_key_encoding"]["configuration"] == {"separator": "/"}
+    codecs = {codec["name"] for codec in array["codecs"]}
+    return plain and codecs <= _CODECS and not array.get("storage_transformers")
+
+
+def check_plain(folder: Path) -> None:
+    """Whether all arrays of a folder are plain numbers (ValueError: naming the first that is not).
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    for file in sorted(folder.glob("*/zarr.json")):
+        if not _is_plain(read_json(file)):
+            raise ValueError(f"{file.parent.name} is not an array of plain numbers")
 
 
 def _fits(name: str, shape: list[Any], chunk: list[Any], sizes: Sizes) -> bool:
@@ -330,6 +346,7 @@ __all__ = [
     "array_of",
     "check_arrays",
     "check_draws",
+    "check_plain",
     "check_root",
     "check_written_once",
     "chunk_keys",
