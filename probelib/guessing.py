@@ -53,7 +53,7 @@ def _guess(posterior: LocalPosterior, observed: Samples) -> float | None:
         search.zero_grad()
         loss = mean_loss(y)
         loss.backward()
-        return float(loss)
+        return float(loss.detach())
 
     for _ in range(2):
         search = torch.optim.LBFGS([output], max_iter=40, line_search_fn="strong_wolfe")

@@ -144,6 +144,7 @@ def from_devinterp(
             "n_beta": float(sampler["n_beta"]),
             "localization": float(sampler["localization"]),
             "sampler": "devinterp",
+            "order": 1,
             "step_size": float(sampler["lr"]),
             "batch_size": sampler["batch_size"],
             "burn_in": int(sampler["num_burnin_steps"]),

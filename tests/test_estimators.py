@@ -1,6 +1,7 @@
 """Estimators against NumPy, ArviZ and closed forms, on traces built by hand."""
 
 import os
+import re
 import subprocess
 import sys
 
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import probelib
+from probelib.guessing import guessing_loss
 
 N_BETA = 10.0
 _FINITE = st.floats(-100, 100, width=32)
@@ -575,17 +577,27 @@ def test_the_library_imports_what_few_need_only_where_it_is_used_and_says_nothin
     assert "ArviZ" not in done.stderr
 
 
-def quadratic_trace(step_size=0.01, localization=20.0, n_beta=10.0, draws=400, data=None, **kwargs):
+def quadratic_trace(
+    step_size=0.01,
+    localization=20.0,
+    n_beta=10.0,
+    draws=400,
+    data=None,
+    noise=0.0,
+    shift=0.0,
+    **kwargs,
+):
     """A linear regression, whose spread and LLC are known, sampled for real."""
     rng = np.random.default_rng(7)
     x = torch.tensor(rng.normal(size=(50, 4)), dtype=torch.float32)
+    y = x.sum(1, keepdim=True) + noise * torch.tensor(rng.normal(size=(50, 1))).float()
     model = torch.nn.Linear(4, 1, bias=False)
     with torch.no_grad():
-        model.weight.copy_(torch.linalg.lstsq(x, x.sum(1, keepdim=True)).solution.T)
+        model.weight.copy_(torch.linalg.lstsq(x, y).solution.T + shift)
     posterior = probelib.LocalPosterior(
         model,
         probelib.squared_error,
-        (x, x.sum(1, keepdim=True)) if data is None else data,
+        (x, y) if data is None else data,
         n_beta=n_beta,
         localization=localization,
     )
@@ -595,58 +607,123 @@ def quadratic_trace(step_size=0.01, localization=20.0, n_beta=10.0, draws=400, d
 
 
 def test_a_sound_trace_has_nothing_against_it_and_the_numbers_are_those_of_theory():
-    trace, x = quadratic_trace()
+    trace, x = quadratic_trace(noise=1.0)
     found = probelib.diagnostics(trace)
     assert found.good, str(found)
+    assert not found.wrong
     assert str(found).startswith("Nothing here speaks against this trace.\n")
     assert [f.name for f in found.findings] == [
-        "diverged", "mixed", "draws", "step", "spread", "basin",
+        "diverged", "trained", "minimum", "step", "mixed", "draws", "spread", "basin", "digits",
     ]  # fmt: skip
-    # Where only gamma = 20 holds: 1 / (1 - 0.01 * 20 / 4) - 1.
-    assert probelib.diagnostics(trace)["step"].value == pytest.approx(1 / 0.95 - 1)
-    # Eq. 7's stationary variance in every direction, against 1 / gamma.
+    # Eq. 7's stationary variance in every direction, against 1 / gamma and against Eq. 1.
     curvature = 10 * np.linalg.eigvalsh(x.T @ x / 50) + 20
-    spread = 20 * np.mean(1 / (curvature * (1 - 0.01 * curvature / 4)))
-    assert probelib.diagnostics(trace)["spread"].value == pytest.approx(spread, rel=0.1)
+    exact, biased = 1 / curvature, 1 / (curvature * (1 - 0.01 * curvature / 4))
+    assert found["spread"].value == pytest.approx(20 * np.mean(biased), rel=0.1)
+    of_step = 1 - ((curvature - 20) * exact).sum() / ((curvature - 20) * biased).sum()
+    assert found["step"].value == pytest.approx(of_step, rel=0.1)
 
 
-def test_each_point_can_speak_against_a_trace():
-    large = probelib.diagnostics(quadratic_trace(step_size=0.1)[0])
-    assert not large["step"].good
-    assert "step_size 0.1 widens the posterior by 100.0%" in large["step"].sentence
-    assert "lower step_size" in large["step"].sentence
-    assert not large.good
-    assert str(large).startswith("Do not trust this trace yet: ")
-    few = probelib.diagnostics(quadratic_trace(step_size=1e-4, draws=20, burn_in=0)[0])
-    assert not few["draws"].good
-    assert not few["mixed"].good
-    assert f"the largest R-hat is {few.rhat_max:.3f}, above 1.1" in str(few)
-    # A loss that falls away from w*: a maximum of it, held by the localization alone.
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(30, 2, generator=generator)
+def test_a_step_that_is_too_long_is_told_and_what_to_take():
+    found = probelib.diagnostics(quadratic_trace(step_size=0.08, noise=1.0)[0])
+    assert found.wrong
+    assert not found["step"].good
+    assert "of the LLC, more than 10%: it is too long for the curvature" in str(found)
+    advised = float(re.search(r"try ([0-9.e-]+), or LeimkuhlerMatthews", str(found))[1])
+    assert probelib.diagnostics(quadratic_trace(step_size=advised, noise=1.0)[0])["step"].good
+    assert str(found).startswith("Do not trust this trace: 1 of 9 points speak against it.")
+
+
+def test_few_draws_are_called_wide_and_not_wrong():
+    few = probelib.diagnostics(quadratic_trace(draws=8, noise=1.0)[0])
+    assert (few.good, few.wrong, few["draws"].good) == (False, False, False)
+    assert str(few).startswith("Not wrong, as far as this can tell, but uncertain: ")
+    slow = quadratic_trace(step_size=1e-4, draws=40, burn_in=0, noise=1.0)[0]
+    unmixed = probelib.diagnostics(slow)
+    assert unmixed.wrong
+    assert f"the largest R-hat is {unmixed.rhat_max:.3f}, above 1.1" in str(unmixed)
+
+
+def hill(x):
+    """A maximum of the loss, held by the localization alone."""
     model = torch.nn.Linear(2, 1, bias=False)
     torch.nn.init.zeros_(model.weight)
-    hill = probelib.LocalPosterior(
+    return probelib.LocalPosterior(
         model, lambda o, t: 4 - o[:, 0] ** 2 / 2, (x, x), n_beta=10.0, localization=25.0
     )
+
+
+def test_a_loss_that_falls_away_from_the_center_is_told():
+    x = torch.randn(30, 2, generator=torch.Generator().manual_seed(0))
     away = probelib.sample(
-        hill, sampler=probelib.SGLD(1e-3), chains=4, draws=400, burn_in=200, thin=5, progress=False
+        hill(x), sampler=probelib.SGLD(1e-3), chains=4, draws=400, burn_in=200, thin=5,
+        progress=False,
+    )  # fmt: skip
+    found = probelib.diagnostics(away)
+    assert not found["spread"].good
+    assert "the loss falls away from w*" in found["spread"].sentence
+    assert not found["minimum"].good
+    assert "below 0: w* is no minimum of L" in found["minimum"].sentence
+
+
+def test_a_slope_at_the_center_is_told_where_the_llc_is_positive():
+    trace = quadratic_trace(noise=1.0, shift=0.05, n_beta=100.0, sampler=probelib.SGLD(2e-3))[0]
+    llc = probelib.local_learning_coefficient(trace)
+    found = probelib.diagnostics(trace)
+    assert llc.value > 3 * llc.mcse
+    assert not found["minimum"].good
+    assert "or less: w* is no minimum of L" in found["minimum"].sentence
+
+
+def test_a_network_that_knows_no_more_than_guessing_is_told():
+    x = torch.randn(60, 3, generator=torch.Generator().manual_seed(1))
+    y = (torch.arange(60) < 6).long()  # a tenth: a guess costs 0.33 nats, not 0.69
+    model = torch.nn.Linear(3, 2)
+    torch.nn.init.zeros_(model.weight)
+    torch.nn.init.zeros_(model.bias)
+    posterior = probelib.LocalPosterior(
+        model, probelib.cross_entropy, (x, y), n_beta=1.0, localization=100.0
     )
-    found = probelib.diagnostics(away)["spread"]
+    trace = probelib.sample(
+        posterior, sampler=probelib.LeimkuhlerMatthews(1e-3), chains=2, draws=30, progress=False
+    )
+    entropy = -(0.1 * np.log(0.1) + 0.9 * np.log(0.9))
+    assert trace.attrs["guessing_loss"] == pytest.approx(entropy, abs=1e-3)
+    found = probelib.diagnostics(trace)["trained"]
     assert not found.good
-    assert "the loss falls away from w*" in found.sentence
+    assert "guessing costs 0.325: nothing was learned" in found.sentence
+
+
+def test_guessing_is_the_best_constant_output_of_any_loss():
+    x = torch.randn(40, 3, generator=torch.Generator().manual_seed(2))
+    for loss, target, expected in (
+        (probelib.squared_error, x[:, :1], float(x[:, 0].var(unbiased=False)) / 2),
+        (lambda o, t: o[:, 0], x[:, :1], None),  # no output is the best
+        (lambda o, t: (o[:, 0] - t[:, 0]).abs() - 5, x[:, :1],
+         float((x[:, 0] - x[:, 0].median()).abs().mean()) - 5),
+    ):  # fmt: skip
+        posterior = probelib.LocalPosterior(
+            torch.nn.Linear(3, 1), loss, (x, target), n_beta=1.0, localization=1.0
+        )
+        found = guessing_loss(posterior, posterior.data)
+        if expected is None:
+            assert found is None
+        else:
+            assert found == pytest.approx(expected, abs=0.02)
 
 
 def test_a_probe_that_left_the_basin_is_told_so():
     noise = np.random.default_rng(8).normal(size=(2, 200, 6)) * 0.1
-    label = np.arange(6) % 3
-    near = probelib.diagnostics(make_trace(0.5 + noise, np.full(6, 0.2), label))["basin"]
-    assert near.good
-    assert "guessing among 3 labels costs 1.1" in near.sentence
-    far = probelib.diagnostics(make_trace(1.2 + noise, np.full(6, 0.2), label))["basin"]
-    assert not far.good
-    assert "they have left w*'s basin; raise localization or n_beta" in far.sentence
-    assert far.limit == pytest.approx(np.log(3))
+    near, far = (
+        make_trace(level + noise, np.full(6, 0.2), np.arange(6) % 3) for level in (0.5, 1.2)
+    )
+    for trace in (near, far):
+        trace.attrs["guessing_loss"] = float(np.log(3))
+        trace.attrs["config"]["n_parameters"] = 1000
+    assert probelib.diagnostics(near)["basin"].good
+    found = probelib.diagnostics(far)["basin"]
+    assert not found.good
+    assert "guessing costs 1.1 nats" in found.sentence
+    assert "have left w*'s basin; raise localization" in found.sentence
     # Without labels: more than a regular model of so many weights can have.
     trace = make_trace(3.0 + noise, np.zeros(6))
     trace.attrs["config"]["n_parameters"] = 10
@@ -656,11 +733,20 @@ def test_a_probe_that_left_the_basin_is_told_so():
     assert probelib.diagnostics(trace)["basin"].good
 
 
+def test_losses_with_too_few_digits_are_told():
+    noise = np.random.default_rng(8).normal(size=(2, 200, 6)).astype(np.float32)
+    trace = make_trace((1e8 + noise).astype(np.float32), np.full(6, 1e8, np.float32))
+    found = probelib.diagnostics(trace)["digits"]
+    assert not found.good
+    assert "too few digits; use a float64 model" in found.sentence
+    assert probelib.diagnostics(make_trace(noise, np.zeros(6)))["digits"].good
+
+
 def test_a_point_that_a_trace_does_not_tell_is_left_out():
-    trace = random_trace()  # no labels, step size or n_parameters
+    trace = random_trace()  # no step size or n_parameters
     found = probelib.diagnostics(trace)
-    assert [f.name for f in found.findings] == ["diverged", "mixed", "draws"]
-    with pytest.raises(KeyError, match="name is 'basin'; choose one of 'diverged', 'mixed'"):
+    assert [f.name for f in found.findings] == ["diverged", "minimum", "mixed", "draws", "digits"]
+    with pytest.raises(KeyError, match="name is 'basin'; choose one of 'diverged', 'minimum'"):
         found["basin"]
 
 
@@ -676,7 +762,7 @@ def test_what_is_no_position_is_named(positions):
     covariance = np.diag([1.0, 2.0, 3.0, 4.0])
     kernel = probelib.MatrixKernel(covariance)
     for call in (kernel.covariance, kernel.correlation):
-        with pytest.raises(ValueError, match="cols is .*; give positions as a number, a list, a "):
+        with pytest.raises(ValueError, match=r"cols is .*; give positions as a number, a list, a "):
             call([0, 1], positions)
     with pytest.raises(ValueError, match="rows is "):
         kernel.top_correlated(k=1, rows=positions)

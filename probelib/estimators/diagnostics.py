@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from probelib.contract import canonical, diverged, settings
+from probelib.contract import RunSettings, canonical, diverged, settings
 from probelib.estimators.llc import local_learning_coefficient, mean_loss_change
 from probelib.estimators.series import Estimate, ess_and_rhat, estimate_mean
 from probelib.estimators.step_bias import StepBias, relative_step_bias, step_bias
@@ -133,7 +133,7 @@ def diagnostics(trace: xr.Dataset, n_samples: int = 500, seed: int = 0) -> Diagn
     """
     trace = canonical(trace, *(name for name in ("loss", "init_loss", "distance") if name in trace))
     lost = diverged(trace)
-    if len(lost) == trace.sizes["chain"]:
+    if lost and len(lost) == trace.sizes["chain"]:
         at = next(iter(lost.values()))
         raise ValueError(
             f"trace has no chain that did not diverge, the first at step {at['step']}; sample "
@@ -208,8 +208,10 @@ def _check_llc(trace: xr.Dataset, tau: float) -> list[Finding]:
     llc, found = local_learning_coefficient(trace), step_bias(trace)
     minimum = _check_minimum(trace, llc, found.virial)
     relative = relative_step_bias(trace, llc.value)
-    if not minimum.good or not math.isfinite(relative):
+    if not minimum.good:
         return [minimum]
+    if not math.isfinite(relative):
+        return [minimum, *_check_widening(run)]
     return [
         minimum,
         _check_step(found, relative, run.step_size or math.nan),
@@ -269,6 +271,26 @@ def _check_step(found: StepBias, relative: float, step_size: float) -> Finding:
         elif found.gradient:
             sentence += ", or LeimkuhlerMatthews"
     return Finding("step", good, relative, _BIAS, sentence)
+
+
+def _widening(run: RunSettings) -> float:
+    """How much wider than 1 / gamma a law of order one is where only gamma holds a weight."""
+    if run.order != 1 or run.step_size is None or run.localization is None:
+        return 0.0
+    relative = run.step_size * run.localization / 4  # Eq. 7: 1 / (gamma (1 - eps gamma / 4))
+    return 1 / (1 - relative) - 1 if relative < 1 else math.inf
+
+
+def _check_widening(run: RunSettings) -> list[Finding]:
+    """What the step size alone tells, where the steps have recorded nothing."""
+    if run.order != 1 or run.step_size is None or run.localization is None:
+        return []
+    more = _widening(run)
+    good = more <= _BIAS
+    sentence = f"step_size {run.step_size:g} widens the posterior by {more:.1%} where only the "
+    sentence += f"localization of {run.localization:g} holds it"
+    sentence += "" if good else f", more than {_BIAS:.0%}; lower step_size"
+    return [Finding("step", good, more, _BIAS, sentence)]
 
 
 def _check_curvature(trace: xr.Dataset, llc: float, found: StepBias) -> list[Finding]:
@@ -339,11 +361,7 @@ def _check_spread(trace: xr.Dataset) -> list[Finding]:
         return []
     series = np.square(trace.distance.values, dtype=np.float64)
     of_expected = estimate_mean(series * run.localization / run.n_parameters)
-    more = 0.0
-    if run.order == 1 and run.step_size is not None:  # Eq. 7 where only gamma holds a weight
-        relative = run.step_size * run.localization / 4
-        more = 1 / (1 - relative) - 1 if relative < 1 else math.inf
-    limit = 1.1 * (1 + more)
+    limit = 1.1 * (1 + _widening(run))
     good = of_expected.value - 3 * of_expected.mcse <= limit
     sentence = f"|w - w*|² is {of_expected.value:.3g} of what the localization alone would leave"
     if not good:
@@ -387,7 +405,7 @@ def _check_digits(trace: xr.Dataset, mean: np.ndarray) -> Finding:
     init = np.abs(trace.init_loss.values).astype(trace.loss.dtype)
     rounding = 4 * float(np.spacing(init).astype(np.float64).mean())
     size = max(abs(float(mean.mean())), float(mean.std()))
-    ratio = rounding / size if size else 0.0
+    ratio = rounding / size if size else math.inf
     sentence = f"losses of {float(init.mean()):.3g} nats change by {size:.2g}, and are kept to "
     sentence += f"{rounding:.1g}"
     if ratio > _ROUNDING:
