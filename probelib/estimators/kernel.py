@@ -30,13 +30,15 @@ from probelib.estimators.blocks import (
     sample_coords,
 )
 from probelib.estimators.positions import Positions, by_position, place
-from probelib.estimators.series import mcse_of_mean
+from probelib.estimators.weighted import Weights, mcse, mean, weights_of
 
 if TYPE_CHECKING:
     import xarray as xr
 
 # A kernel whose centred trace takes more than this is read from disk at every use.
 _IN_MEMORY = 2**31
+# A draw of less weight is worth nothing.
+_NO_WEIGHT = 1e-30
 # What the correlations and columns of the rows that look for neighbours at once may take.
 _SEARCH_BYTES = 2**30
 
@@ -170,10 +172,11 @@ class LossKernel(Kernel):
     """The loss kernel of a trace, never built as a full matrix.
 
     Stored as the centred trace with unit columns U, shape (S, n), and one scale s_i per sample:
-    K_ij = s_i s_j u_i'u_j and R_ij = u_i'u_j. A sample without any variance has u_i = 0. Splitting
-    off the scale keeps samples with losses of 1e-18 nats as exact as the others. The trace is
-    read at the first use, S x n x 4 bytes; beyond 2 GiB it stays on disk, and every use reads it
-    block by block. Correlations and features are float32, covariances float64.
+    K_ij = s_i s_j u_i'u_j and R_ij = u_i'u_j; where the draws have weights v, a row of U has its
+    root of v in it, and s_i² is divided by 1 - sum v². A sample without any variance has u_i = 0.
+    Splitting off the scale keeps samples with losses of 1e-18 nats as exact as the others. The
+    trace is read at the first use, S x n x 4 bytes; beyond 2 GiB it stays on disk, and every use
+    reads it block by block. Correlations and features are float32, covariances float64.
 
     Args:
         trace: from :func:`probelib.sample` or :func:`probelib.open_trace`.
@@ -185,16 +188,16 @@ class LossKernel(Kernel):
     def __init__(self, trace: xr.Dataset):
         trace = canonical(trace, "loss")
         require_draws(trace)
-        self._trace = trace
+        self._trace, self._weights = trace, weights_of(trace)
         self.shape = (trace.sizes["sample"], trace.sizes["sample"])
         self._chains, self._draws = trace.sizes["chain"], trace.sizes["draw"]
 
     def diagonal(self) -> xr.DataArray:
-        mcse = np.empty(self.shape[0])
+        error = np.empty(self.shape[0])
         for block, centred in blocks_of_deviations(self._trace):
-            mcse[block] = mcse_of_mean(np.square(centred))
+            error[block] = mcse(np.square(centred), self._weights)
         coords = sample_coords(self._trace)
-        return per_sample(coords, np.square(self._scale), mcse, "loss_variance")
+        return per_sample(coords, np.square(self._scale), error, "loss_variance")
 
     @by_position
     def covariance(self, rows: Positions = None, cols: Positions = None) -> np.ndarray:
@@ -219,14 +222,20 @@ class LossKernel(Kernel):
         return scale * self._mcse(rows, cols, 0.0)
 
     def _mcse(self, rows: Positions, cols: Positions, slope: np.ndarray | float) -> np.ndarray:
-        """Of the mean of S [u_i u_j - slope (u_i² + u_j²) / 2] over the S draws, row by row."""
-        draws = self._chains * self._draws
+        """Of the mean of S [u_i u_j - slope (u_i² + u_j²) / 2] over the S draws, row by row.
+
+        Weighted: of [...] / v, a draw of no weight left out.
+        """
+        count: float | np.ndarray = self._chains * self._draws
+        if self._weights is not None:
+            weight = self._weights.values.reshape(-1, 1)
+            count = np.where(weight > _NO_WEIGHT, 1 / np.maximum(weight, _NO_WEIGHT), 0)
         every, v = self._columns(rows), self._columns(cols).astype(np.float64)
         error = np.empty((every.shape[1], v.shape[1]))
         for at, slopes in enumerate(np.broadcast_to(slope, error.shape)):
             u = every[:, at].astype(np.float64)[:, None]
-            series = draws * (u * v - slopes * (u * u + v * v) / 2)
-            error[at] = mcse_of_mean(series.reshape(self._chains, self._draws, -1))
+            series = count * (u * v - slopes * (u * u + v * v) / 2)
+            error[at] = mcse(series.reshape(self._chains, self._draws, -1), self._weights)
         return error
 
     def _correlation_blocks(
@@ -298,7 +307,7 @@ class LossKernel(Kernel):
         needed[chosen] = True
         for where, losses in blocks_of_losses(self._trace, needed):
             at = np.flatnonzero((chosen >= where.start) & (chosen < where.stop))
-            out[:, at] = _unit_columns(losses[:, :, chosen[at] - where.start])[0]
+            out[:, at] = self._unit(losses[:, :, chosen[at] - where.start])[0]
         return out
 
     def _blocks(self) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
@@ -310,7 +319,10 @@ class LossKernel(Kernel):
                 yield where, unit[:, where], scale[where]
         else:
             for where, losses in blocks_of_losses(self._trace):
-                yield where, *_unit_columns(losses)
+                yield where, *self._unit(losses)
+
+    def _unit(self, losses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return _unit_columns(losses, self._weights)
 
     @property
     def _small(self) -> bool:
@@ -321,7 +333,7 @@ class LossKernel(Kernel):
         unit = np.empty((self._chains * self._draws, self.shape[0]), np.float32)
         scale = np.empty(self.shape[0])
         for where, losses in blocks_of_losses(self._trace):
-            unit[:, where], scale[where] = _unit_columns(losses)
+            unit[:, where], scale[where] = self._unit(losses)
         return unit, scale
 
     @cached_property
@@ -329,7 +341,7 @@ class LossKernel(Kernel):
         if self._small:
             return self._unit_and_scale[1]
         return np.concatenate(
-            [_unit_columns(losses)[1] for _, losses in blocks_of_losses(self._trace)]
+            [self._unit(losses)[1] for _, losses in blocks_of_losses(self._trace)]
         )
 
     def __repr__(self) -> str:
@@ -529,12 +541,16 @@ def tilt(pairs: xr.Dataset) -> float:
     return float(weight.sum() ** 2 / (weight.size * np.square(weight).sum()))
 
 
-def _unit_columns(losses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _unit_columns(losses: np.ndarray, weights: Weights | None) -> tuple[np.ndarray, np.ndarray]:
     """Centred losses as unit columns (S, k), float32, and their scales (k,): see LossKernel."""
-    centred = (losses - losses.mean((0, 1))).reshape(-1, losses.shape[-1])
+    centred = (losses - mean(losses, weights)).reshape(-1, losses.shape[-1])
+    freedom = len(centred) - 1.0
+    if weights is not None:
+        centred *= np.sqrt(weights.values).reshape(-1, 1)
+        freedom = 1 / weights.unbiased
     norm = np.linalg.norm(centred, axis=0)
     centred /= np.where(norm > 0, norm, 1)
-    return centred.astype(np.float32), norm / np.sqrt(len(centred) - 1)
+    return centred.astype(np.float32), norm / np.sqrt(freedom)
 
 
 def _index(positions: Positions) -> Any:
