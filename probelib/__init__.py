@@ -24,7 +24,6 @@ from probelib.estimators import (
     singular_fluctuation,
     spearman_brown,
     split_half_reliability,
-    tilt,
 )
 from probelib.gradient_pairs import gradient_pairs
 from probelib.gradients import ControlVariate, FullGradient, GradientEstimator, Minibatch
@@ -93,5 +92,4 @@ __all__ = [
     "spearman_brown",
     "split_half_reliability",
     "squared_error",
-    "tilt",
 ]

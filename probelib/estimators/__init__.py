@@ -24,7 +24,6 @@ from probelib.estimators.kernel import (
     pair_kernel,
     spearman_brown,
     split_half_reliability,
-    tilt,
 )
 from probelib.estimators.llc import (
     empirical_variance,
@@ -61,6 +60,5 @@ __all__ = [
     "singular_fluctuation",
     "spearman_brown",
     "split_half_reliability",
-    "tilt",
     "weights_of",
 ]

@@ -14,12 +14,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from probelib.store.integrity import write_atomically
+from probelib.store.paths import local_path
 
 
 def place_of(cache: str | os.PathLike, identity: dict[str, Any], ending: str) -> Path:
     """Where a directory keeps the result of an identity: a hash of it, and ``ending``."""
     named = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
-    return Path(cache) / f"{named}{ending}"
+    return local_path("cache", cache) / f"{named}{ending}"
 
 
 def keep_arrays(path: Path, identity: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
