@@ -498,11 +498,12 @@ def _inner(rows: Tensor, vector: Tensor) -> Tensor:
 
 def _product(before: Tensor, here: Tensor, sizes: list[int]) -> Tensor:
     """Inner products of all rows with all, (n, n), layer by layer: bfloat16 sums stay short."""
-    product = torch.zeros(len(before), len(here), device=here.device)
+    dtype = torch.promote_types(before.dtype, torch.float32)
+    product = torch.zeros(len(before), len(here), dtype=dtype, device=here.device)
     at = 0
     for size in sizes:
         columns = slice(at, at + size)
-        product += (before[:, columns] @ here[:, columns].T).float()
+        product += (before[:, columns] @ here[:, columns].T).to(dtype)
         at += size
     return product
 

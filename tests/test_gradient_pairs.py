@@ -429,7 +429,7 @@ def test_few_draws_of_unlike_weights_bear_no_error(tilted):
     for heavy in (1, 2):  # one draw outweighs the rest, however many there are
         lame = pairs.copy(deep=True)
         lame.log_weight[heavy, 0] += 50
-        with pytest.warns(UserWarning, match="worth only 1 draws"):
+        with pytest.warns(UserWarning, match=r"worth only 0.\d+ draws"):
             assert np.isinf(probelib.pair_kernel(lame).diagonal().mcse).all()
 
 

@@ -515,13 +515,13 @@ def pair_kernel(
     parts = [(_sums_in_the_limit if limit else _sums_of_chain)(pairs, c) for c in range(count)]
     total = [np.sum(each, 0) for each in zip(*parts, strict=True)]
     matrix, norm, excess, cross = total
-    covariance = (matrix - np.outer(excess / norm, cross)) / norm
+    covariance = (matrix + np.outer(excess / norm, cross)) / norm
     mcse = None if count == 1 else np.full(n, np.inf)
     if count > 1 and believed:
         without = []
         for part in parts:  # the diagonal, one chain left out
             matrix, norm, excess, cross = (a - b for a, b in zip(total, part, strict=True))
-            without.append((np.diag(matrix) - excess / norm * cross) / norm)
+            without.append((np.diag(matrix) + excess / norm * cross) / norm)
         spread = np.std(without, 0) * np.sqrt(count - 1)
         mcse = spread * stdtrit(count - 1, 0.975) / 1.96
     return MatrixKernel((covariance + covariance.T) / 2, sample_coords(pairs), mcse)
@@ -538,7 +538,7 @@ def _sums_in_the_limit(
 def _sums_of_chain(
     pairs: xr.Dataset, chain: int
 ) -> tuple[np.ndarray, float, np.ndarray, np.ndarray]:
-    """What a chain adds to K = (matrix - excess cross' / norm) / norm.
+    """What a chain adds to K = (matrix + excess cross' / norm) / norm.
 
     With c = n beta / gamma, and losses relative to a rough mu that all chains share:
 
@@ -565,8 +565,8 @@ def _bear_an_error(pairs: xr.Dataset, needed: float = 5.0) -> bool:
 
     A third of them is independent: neighbours in a walk are alike. Where these are too few to know
     the tail of their weights, it is taken to be that of a normal law of the log weights, which
-    leaves a share of exp(-s²), with s² at the upper end of its 95 % interval: the share of the draws
-    that are there is biased up.
+    leaves a share of exp(-s²), with s² at the upper end of its 95 % interval: the share of those
+    draws that are there is biased up.
     """
     from scipy.special import chdtri  # slow to import, so where it is used
 
