@@ -357,22 +357,22 @@ def log_weights(trace: xr.Dataset) -> np.ndarray | None:
     Raises:
         ValueError: weights that are lost, not finite, or those of another n_beta than the trace's.
     """
-    run = settings(trace)
-    if "log_weight" not in trace:
+    run, data = settings(trace), canonical(trace)
+    if "log_weight" not in data:
         if run.sampler == "importance":
             raise ValueError(
                 "trace has no log_weight, though its draws are weighted (sampler 'importance'); "
                 "keep that variable when you select others"
             )
         return None
-    found = _by_draw(trace, "log_weight")
+    found = data["log_weight"].values.astype(np.float64)
     if np.isnan(found).any() or not np.isfinite(found.max(initial=-np.inf)):
         raise ValueError(
             "trace has draws without a weight (log_weight is not finite); give each its own, and "
             "put no weighted draws together with draws of a chain"
         )
-    if "mean_loss" in trace and run.n_beta is not None:
-        expected = -run.n_beta * _by_draw(trace, "mean_loss")
+    if "mean_loss" in data and run.n_beta is not None:
+        expected = -run.n_beta * data["mean_loss"].values.astype(np.float64)
         if not np.allclose(found, expected, rtol=1e-4, atol=1e-4):
             raise ValueError(
                 f"trace has n_beta {run.n_beta:g} in its attributes, but weights of another; use "
@@ -403,17 +403,6 @@ def require_unweighted(trace: xr.Dataset, what: str) -> None:
             f"trace has weighted draws (log_weight), which {what} cannot weigh; give a trace of "
             "probelib.sample"
         )
-
-
-def _by_draw(trace: xr.Dataset, name: str) -> np.ndarray:
-    """A variable by chain and draw, in float64, whatever the order of its dimensions."""
-    found = trace[name].astype(np.float64)
-    if not set(found.dims) <= {"chain", "draw"}:
-        raise ValueError(
-            f"trace has {name} by {', '.join(map(str, found.dims))}; it must be by chain and draw"
-        )
-    missing = [dim for dim in ("chain", "draw") if dim not in found.dims]
-    return found.expand_dims(missing).transpose("chain", "draw").values
 
 
 def sample_coordinates(n: int, labels: np.ndarray | None = None) -> dict[str, Any]:

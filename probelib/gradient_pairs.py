@@ -93,8 +93,8 @@ def gradient_pairs(
         losses at w*; the coordinate ``label`` where there is one; the attribute ``wall_time``, in
         seconds, which counts what came from the cache as well. For K under Eq. 1, ``products``
         (chain, sample, other), the sum over pairs of v g_i'g_j / gamma, v over the chain's largest;
-        and ``cross`` (chain, pair, side, sample), the inner products of the gradient of L at one
-        end of a pair with the gradients at the other.
+        and ``cross`` (chain, pair, side, sample), n beta / gamma times the inner products of the
+        gradient of L at one end of a pair with the gradients at the other.
 
     Raises:
         ValueError: a bad argument, a posterior in train mode, losses or gradients that are not
@@ -277,13 +277,14 @@ class SampleGradients:
         center, seen = posterior.center, False
         noise = torch.randn(center.shape, generator=torch.Generator().manual_seed(0))
         away = center + noise.to(center) / posterior.localization**0.5
-        x, y = samples.batch(_with_a_loss(posterior, samples))
-        for weights in (center, away) if len(y) else ():
-            out = center.new_empty(len(y), posterior.n_parameters)
+        some = _with_a_loss(posterior, samples)
+        for weights in (center, away) if len(some) else ():
+            out = center.new_empty(len(some), posterior.n_parameters)
             try:
                 with torch.enable_grad(), keep_random_state(posterior.device):
-                    losses = self.write(out, weights, x, y, list(range(len(self.layers))))
-                    wanted = [self._of_one(weights, x[[i]], y[[i]]) for i in range(len(y))]
+                    every = list(range(len(self.layers)))
+                    losses = self.write(out, weights, *samples.batch(some), every)
+                    wanted = [self._of_one(weights, *samples.batch(i)) for i in some[:, None]]
             except (RuntimeError, IndexError, KeyError, AttributeError):
                 return False
             for row, expected, loss in zip(out, wanted, losses, strict=True):
@@ -477,6 +478,7 @@ def _walk(walks: _Walks, chain: int, tick: Callable[[float], Any]) -> dict[str, 
                 cross[step - 1, 1] += _inner(before, slope) * scale_before
             here, before, scale_before, slope_before = before, here, scale, slope
             tick(1 / len(groups))
+    cross *= posterior.n_beta / posterior.localization
     for matrix in (kernel, products):
         matrix += matrix.T.clone()
         matrix /= 2 * posterior.localization

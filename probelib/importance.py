@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
 _FORMAT = 1
+_STAGED = 2**31  # bytes up to which a data set is read once, and kept
 _NOTICED = 0.1  # error of the log weights from which a warning tells of it
 
 
@@ -90,10 +91,11 @@ def importance_sample(
         observed = Samples(observe, posterior.device, "observe")
         posterior.check(observed)
     chosen = _chosen(posterior, observed, loss_samples, seed)
-    evaluate = _Losses(posterior)
+    identity = _identity(posterior, observed, draws, seed, len(chosen))
+    evaluate, data = _Losses(posterior), posterior.data.staged(_STAGED)
+    observed = data if observed is posterior.data else observed.staged(_STAGED)
     evaluate.require_repeatable(observed)
     center = evaluate.all_of(posterior.center, observed)
-    identity = _identity(posterior, observed, draws, seed, len(chosen))
     n = len(observed)
     shapes = {"loss": (draws, n), "init_loss": (n,), "seconds": ()}
     shapes |= {"distance": (draws,), "mean_loss": (draws,), "mean_loss_error": ()}
@@ -101,7 +103,9 @@ def importance_sample(
     found = None if kept is None else kept_arrays(kept, identity, shapes, center)
     if found is None:
         started = time.perf_counter()
-        found = _draw(posterior, observed, chosen, evaluate, draws, seed, progress)
+        weights = _weights(posterior, draws, seed)
+        with tqdm(weights, total=draws, unit="draw", disable=not progress) as bar:
+            found = _evaluated(bar, evaluate, observed, data, chosen)
         found |= {"init_loss": center, "seconds": np.array(time.perf_counter() - started)}
         if kept is not None:
             keep_arrays(kept, identity, found)
@@ -225,36 +229,26 @@ def _weights(posterior: LocalPosterior, draws: int, seed: int) -> Iterator[Tenso
         yield center + normal.to(center.device) / posterior.localization**0.5
 
 
-def _draw(
-    posterior: LocalPosterior,
-    observed: Samples,
-    chosen: np.ndarray,
-    evaluate: _Losses,
-    draws: int,
-    seed: int,
-    progress: bool,
+def _evaluated(
+    draws: tqdm[Tensor], evaluate: _Losses, observed: Samples, data: Samples, chosen: np.ndarray
 ) -> dict[str, np.ndarray]:
     """Losses of the observed samples at every draw, L there, and its standard error (nats)."""
+    posterior, whole, n = evaluate.posterior, len(chosen) == len(data), len(observed)
     kind = np.float64 if posterior.dtype == torch.float64 else np.float32
-    loss = np.empty((draws, len(observed)), kind)
-    mean_loss, distance = np.empty(draws), np.empty(draws, np.float32)
-    whole = len(chosen) == posterior.n_samples
-    between, sums = 0.0, np.zeros(len(chosen))
-    bar = tqdm(total=draws, unit="draw", disable=not progress)
-    with bar:
-        for t, weights in enumerate(_weights(posterior, draws, seed)):
-            seen = evaluate.all_of(weights, observed)
-            of_data = seen
-            if observed is not posterior.data:
-                of_data = evaluate.all_of(weights, posterior.data, None if whole else chosen)
-            loss[t], mean_loss[t] = seen, of_data.mean()
-            distance[t] = float(torch.linalg.vector_norm(weights - posterior.center))
-            between, sums = between + of_data.var(ddof=1) if not whole else 0.0, sums + of_data
-            bar.update()
+    loss, mean_loss = np.empty((draws.total, n), kind), np.empty(draws.total)
+    distance = np.empty(draws.total, np.float32)
+    between, sums = np.empty(draws.total), np.zeros(len(chosen))
+    for t, weights in enumerate(draws):
+        loss[t] = seen = evaluate.all_of(weights, observed)
+        if observed is not data:
+            seen = evaluate.all_of(weights, data, None if whole else chosen)
+        mean_loss[t], between[t] = seen.mean(), seen.var()
+        sums += seen
+        distance[t] = float(torch.linalg.vector_norm(weights - posterior.center))
     error = 0.0
     if not whole:  # what all draws have in common, the error of a sample's own mean, cancels
-        m, spread = len(chosen), between / draws - (sums / draws).var(ddof=1)
-        error = float(np.sqrt(max(spread, 0.0) * (1 / m - 1 / posterior.n_samples)))
+        spread = max(between.mean() - (sums / draws.total).var(), 0.0)
+        error = float(np.sqrt(spread * (1 / (len(chosen) - 1) - 1 / len(data))))
     return {
         "loss": loss,
         "mean_loss": mean_loss,

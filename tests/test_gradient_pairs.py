@@ -354,9 +354,16 @@ def test_the_data_term_needs_what_the_walks_kept():
     with pytest.raises(ValueError, match=r"pairs has no cross, .* limit=True"):
         probelib.pair_kernel(pairs.drop_vars("cross"))
     probelib.pair_kernel(pairs.drop_vars(["cross", "products", "log_weight"]), limit=True)
-    del pairs.attrs["config"]["n_beta"]
-    with pytest.raises(ValueError, match="pairs has no n_beta in its attributes; "):
-        probelib.pair_kernel(pairs)
+    stripped = probelib.pair_kernel(pairs.drop_attrs()).covariance()
+    np.testing.assert_array_equal(stripped, probelib.pair_kernel(pairs).covariance())
+    turned = pairs.transpose("sample", "other", "draw", "side", "pair", "chain")
+    np.testing.assert_allclose(probelib.pair_kernel(turned).covariance(), stripped)
+    some = pairs.isel(sample=[4, 1], other=[4, 1])
+    np.testing.assert_allclose(
+        probelib.pair_kernel(some).covariance(), stripped[np.ix_([4, 1], [4, 1])]
+    )
+    with pytest.raises(ValueError, match="pairs has 2 draws in walks of 2 pairs"):
+        probelib.pair_kernel(pairs.isel(draw=[0, 1]))
 
 
 def test_split_half_reliability_is_the_share_of_signal():

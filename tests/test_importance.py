@@ -109,7 +109,8 @@ def test_parts_shuffles_and_copies_keep_each_draw_its_weight(trace, tmp_path):
     equal(few, concat([few.isel(draw=slice(200)), few.isel(draw=slice(200, None))], "draw"))
     equal(few, few.set_coords("log_weight"))
     equal(few, few.assign(log_weight=few.log_weight.transpose("draw", "chain")))
-    equal(few, few.assign(log_weight=few.log_weight[0]))  # of one chain, without its dimension
+    equal(few, few.isel(chain=0))
+    equal(few, few.stack(every=("chain", "draw")))
     chains = [
         few.isel(draw=slice(0, 250)),
         few.isel(draw=slice(250, 500)).assign_coords(chain=[1]),
@@ -130,7 +131,7 @@ def test_weights_that_are_lost_or_foreign_are_refused(exact, trace):
         (few.assign_attrs(config=few.attrs["config"] | {"n_beta": 3.0}), "but weights of another"),
         (few.assign(log_weight=few.log_weight.where(few.draw > 3)), "without a weight"),
         (few.assign(log_weight=few.log_weight + np.inf), "without a weight"),
-        (few.assign(log_weight=few.loss * 0), "must be by chain and draw"),
+        (few.assign(log_weight=few.loss), "differs along sample"),
         (concat([few, probelib.reweight(few, 3.0)], "draw"), "but weights of another"),
     ):
         for estimator in (
@@ -145,7 +146,7 @@ def test_weights_that_are_lost_or_foreign_are_refused(exact, trace):
         exact.posterior, sampler=probelib.SGLD(1e-3, None), chains=1, draws=5, progress=False
     )
     with pytest.raises(ValueError, match="without a weight"):
-        probelib.loss_gain(concat([few, chain.drop_vars("sampling_loss")], "draw"))
+        probelib.loss_gain(concat([few, chain.assign(init_loss=few.init_loss)], "draw"))
     with pytest.raises(ValueError, match="sampler 'SGLD'"):
         probelib.reweight(chain, 3.0)
     assert contract.draw_weights(chain) is None
@@ -323,6 +324,34 @@ def test_arguments_and_posteriors_that_cannot_be_are_named(exact):
         )
         with pytest.raises(ValueError, match=match):
             probelib.importance_sample(posterior, 5, progress=False)
+
+
+class Items(torch.utils.data.Dataset):
+    """The same data, an item at a time."""
+
+    def __init__(self, data):
+        self.data, self.reads = data, 0
+
+    def __len__(self):
+        return len(self.data[1])
+
+    def __getitem__(self, at):
+        self.reads += 1
+        return self.data[0][at], self.data[1][at]
+
+
+def test_data_sets_are_read_once(exact, trace):
+    items = Items(exact.data)
+    posterior = probelib.LocalPosterior(
+        exact.posterior.model,
+        exact.posterior.per_sample_loss,
+        items,
+        n_beta=10.0,
+        localization=exact.gamma,
+    )
+    found = probelib.importance_sample(posterior, 30, progress=False)
+    np.testing.assert_allclose(found.loss, trace.loss[:, :30])
+    assert items.reads < 10 * N
 
 
 def test_nothing_of_the_callers_moves(exact):

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from probelib.arguments import shown
-from probelib.contract import PAIRS, canonical, required
+from probelib.contract import PAIRS, canonical
 from probelib.estimators import blocks
 from probelib.estimators.blocks import (
     blocks_of_deviations,
@@ -508,8 +508,8 @@ def pair_kernel(
         )
     if not limit and pairs.sizes["draw"] != pairs.sizes["pair"] + 1:
         raise ValueError(
-            f"pairs has {pairs.sizes['draw']} draws in walks of {pairs.sizes['pair']} pairs; keep all of "
-            "both, a pair belongs to two draws"
+            f"pairs has {pairs.sizes['draw']} draws in walks of {pairs.sizes['pair']} pairs; keep "
+            "all of both, since a pair belongs to two draws"
         )
     believed = limit or _bear_an_error(pairs)
     parts = [(_sums_in_the_limit if limit else _sums_of_chain)(pairs, c) for c in range(count)]
@@ -550,10 +550,9 @@ def _sums_of_chain(
     log_weight = pairs.log_weight.values
     weight = np.exp(log_weight[chain] - log_weight.max())
     loss = pairs.loss.values[chain] - pairs.loss.values.mean((0, 1), dtype=np.float64)
-    strength = required(pairs, "n_beta", "pairs") / required(pairs, "localization", "pairs")
     ends = np.stack([np.arange(len(weight) - 1), np.arange(1, len(weight))], 1)  # of each pair
     weighted = weight[ends][..., None] / 2 * loss[ends]  # (pair, side, n)
-    cross = strength * pairs.cross.values[chain]
+    cross = pairs.cross.values[chain]
     matrix = pairs.products.values[chain] * np.exp(log_weight[chain].max() - log_weight.max())
     matrix = matrix - np.tensordot(weighted, cross, ((0, 1), (0, 1)))
     along = (weight[ends][..., None] / 2 * cross).sum((0, 1))
