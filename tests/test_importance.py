@@ -365,7 +365,7 @@ def test_nothing_of_the_callers_moves(exact):
 def test_draws_are_kept_and_serve_at_any_n_beta(tmp_path, monkeypatch):
     first = probelib.importance_sample(Exact().posterior, 40, cache=tmp_path, progress=False)
     (file,) = tmp_path.iterdir()
-    monkeypatch.setattr("probelib.importance._draw", lambda *a: pytest.fail("drawn again"))
+    monkeypatch.setattr("probelib.importance._evaluated", lambda *a: pytest.fail("drawn again"))
     other = probelib.importance_sample(
         Exact(n_beta=3.0).posterior, 40, cache=tmp_path, progress=False
     )
