@@ -41,6 +41,7 @@ from probelib.data import Data, Samples
 from probelib.posterior import LocalPosterior
 from probelib.randomness import keep_random_state
 from probelib.store.arrays import keep_arrays, kept_arrays, place_of
+from probelib.store.paths import local_path
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -27,13 +27,14 @@ from tqdm import tqdm
 
 from probelib._version import __version__
 from probelib.arguments import require_kind, require_positive, require_whole
-from probelib.contract import required, sample_coordinates, settings
+from probelib.contract import attributes, required, sample_coordinates, settings
 from probelib.data import Data, Samples
 from probelib.estimators.weighted import khat
 from probelib.posterior import LocalPosterior
 from probelib.randomness import keep_host_random_state, keep_random_state
 from probelib.schedule import cost_of_pass, observe_batch
 from probelib.store.arrays import keep_arrays, kept_arrays, place_of
+from probelib.store.paths import local_path
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -86,6 +87,8 @@ def importance_sample(
     """
     require_kind("posterior", posterior, LocalPosterior, "a probelib.LocalPosterior")
     draws, seed = require_whole("draws", draws, 2), require_whole("seed", seed, 0)
+    if cache is not None:
+        local_path("cache", cache)  # before anything is computed
     observed = posterior.data
     if observe is not None:
         observed = Samples(observe, posterior.device, "observe")
@@ -128,6 +131,16 @@ def reweight(trace: xr.Dataset, n_beta: float) -> xr.Dataset:
             f"trace is not one of importance_sample (sampler {settings(trace).sampler!r}), and its "
             "draws belong to their own n_beta; sample again at the other"
         )
+    weights = {"log_weight": -n_beta * trace["mean_loss"].astype(np.float64)}
+    if "log_weight_error" in trace:
+        ratio = n_beta / required(trace, "n_beta")
+        weights["log_weight_error"] = ratio * trace["log_weight_error"]
+    attrs = attributes(trace)
+    config = attrs["config"] = attrs["config"] | {"n_beta": n_beta}
+    if config.get("n_samples"):
+        config["beta"] = n_beta / config["n_samples"]
+    if "fingerprint" in attrs:
+        attrs["fingerprint"] = attrs["fingerprint"] | {"n_beta": n_beta}
     weights = {"log_weight": -n_beta * trace["mean_loss"].astype(np.float64)}
     if "log_weight_error" in trace:
         ratio = n_beta / required(trace, "n_beta")
@@ -281,7 +294,7 @@ def _trace(
     identity: dict[str, Any],
     seed: int,
 ) -> xr.Dataset:
-    import xarray as xr  # slow to import, so where it is used
+    from probelib.trace import Trace  # slow to import, so where it is used
 
     n_beta, draws = posterior.n_beta, len(found["loss"])
     off = n_beta * float(found["mean_loss_error"])
@@ -293,7 +306,7 @@ def _trace(
             stacklevel=3,
         )
     by_draw, mean_loss = ("chain", "draw"), found["mean_loss"][None]
-    return xr.Dataset(
+    return Trace(
         {
             "loss": (("chain", "draw", "sample"), found["loss"][None]),
             "init_loss": ("sample", found["init_loss"].astype(found["loss"].dtype)),

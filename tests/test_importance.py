@@ -380,3 +380,11 @@ def test_draws_are_kept_and_serve_at_any_n_beta(tmp_path, monkeypatch):
     file.write_bytes(file.read_bytes()[:-9])  # damaged: made again
     again = probelib.importance_sample(Exact().posterior, 40, cache=tmp_path, progress=False)
     xr.testing.assert_equal(again, first)
+
+
+def test_a_trace_that_was_elsewhere_is_weighed_as_before(trace, tmp_path):
+    few = trace.isel(draw=slice(200))
+    few.to_netcdf(tmp_path / "few.nc")
+    back = xr.open_dataset(tmp_path / "few.nc")
+    equal(few, back)
+    equal(probelib.reweight(few, 3.0), probelib.reweight(back, 3.0))
