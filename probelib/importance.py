@@ -141,16 +141,6 @@ def reweight(trace: xr.Dataset, n_beta: float) -> xr.Dataset:
         config["beta"] = n_beta / config["n_samples"]
     if "fingerprint" in attrs:
         attrs["fingerprint"] = attrs["fingerprint"] | {"n_beta": n_beta}
-    weights = {"log_weight": -n_beta * trace["mean_loss"].astype(np.float64)}
-    if "log_weight_error" in trace:
-        ratio = n_beta / required(trace, "n_beta")
-        weights["log_weight_error"] = ratio * trace["log_weight_error"]
-    config = trace.attrs["config"] | {"n_beta": n_beta}
-    if config.get("n_samples"):
-        config["beta"] = n_beta / config["n_samples"]
-    attrs: dict[str, Any] = {"config": config}
-    if "fingerprint" in trace.attrs:
-        attrs["fingerprint"] = trace.attrs["fingerprint"] | {"n_beta": n_beta}
     return trace.assign(weights).assign_attrs(attrs)
 
 
