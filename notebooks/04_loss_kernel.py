@@ -219,8 +219,8 @@ figures.chain_losses(along, at_center, float(np.log(logits.shape[1])))
 # draws carries noise of $1/\sqrt S$. A pair of gradients is an inner product over all weights at
 # once. Close to $w^*$ a single pair is already exact: there $K_{ij} = g_i^\top g_j / \gamma$, the
 # linear part that Appendix C isolates. Further out, the mean over pairs adds what is not linear.
-# `probelib.tilt` tells what is left out: the share of the draws that counts under the whole of
-# Eq. 1.
+# This is the limit $n\beta \to 0$ (`limit=True`): the walks here are too few for the weights
+# $\exp[-n\beta L]$ of the whole of Eq. 1, and the table has the spread of what they leave out.
 #
 # {numref}`fig-imagenet-sweep` sweeps $\gamma$ with it. *Reliability* is the correlation, over all pairs of
 # photographs, between the $R$ of one walk and the $R$ of another: 0 is noise, 1 is a kernel that
@@ -254,7 +254,7 @@ for gamma in sorted({*gammas, table1_localization}):
     chapter.record(**point.numbers())
     sweep.append(point)
 at_rest = pairs_at(1e12, 1)  # no noise at all: the cosine of the gradients at w*
-gradient_cosine = probelib.pair_kernel(at_rest).correlation()
+gradient_cosine = probelib.pair_kernel(at_rest, limit=True).correlation()
 chapter.record(
     sweep_images=len(some),
     sweep_loss_start=float(at_rest.init_loss.mean()),
@@ -417,7 +417,7 @@ by_pairs = probelib.gradient_pairs(
 )
 last_module = helpers.last_module(trace, by_pairs)
 last_module.record(chapter, chains * pairs, seed)
-r_pairs = probelib.pair_kernel(by_pairs).correlation()
+r_pairs = probelib.pair_kernel(by_pairs, limit=True).correlation()
 r_draws = probelib.loss_kernel(trace).correlation()
 
 # %% mystnb={"figure": {"caption": "Split-half reliability of the correlation kernel of the last module, from one half of the chains against the other, as draws grow: nominal (left) and effective ones (right), in each half; and that of gradient pairs on the same posterior. The dotted line is what noise of one over the root of the effective draws leaves of a signal as wide as gradient pairs find it. Look at where the curve ends: 1 is a kernel without chance in it.", "name": "fig-kernel-reliability"}, "image": {"alt": "Two panels of reliability against the number of draws in one half of the chains, on a log axis: a measured curve for SGLD with a dotted prediction, and one point for gradient pairs."}}
@@ -533,7 +533,7 @@ else:
         batch_size=8 if device == "cpu" else 64,
         cache=cache_dir("pairs"),
     )
-    kernels = [probelib.pair_kernel(found, slice(c, c + 1)) for c in range(chains)]
+    kernels = [probelib.pair_kernel(found, slice(c, c + 1), limit=True) for c in range(chains)]
     walk_loss, walk_start = found.loss.values, found.init_loss.values
     chapter.record(made="this run", verified_images=0)
 

@@ -24,10 +24,10 @@ from probelib.estimators import (
     singular_fluctuation,
     spearman_brown,
     split_half_reliability,
-    tilt,
 )
 from probelib.gradient_pairs import gradient_pairs
 from probelib.gradients import ControlVariate, FullGradient, GradientEstimator, Minibatch
+from probelib.importance import importance_sample, khat, reweight
 from probelib.losses import cross_entropy, squared_error
 from probelib.posterior import LocalPosterior
 from probelib.run import DivergenceError, sample
@@ -76,18 +76,20 @@ __all__ = [
     "diagnostics",
     "empirical_variance",
     "gradient_pairs",
+    "importance_sample",
     "influence",
     "interop",
+    "khat",
     "local_learning_coefficient",
     "loss_gain",
     "loss_kernel",
     "mean_loss_change",
     "open_trace",
     "pair_kernel",
+    "reweight",
     "sample",
     "singular_fluctuation",
     "spearman_brown",
     "split_half_reliability",
     "squared_error",
-    "tilt",
 ]

@@ -33,13 +33,24 @@ VARIABLES: dict[str, tuple[str, ...]] = {
     "distance": ("chain", "draw"),
     **dict.fromkeys(STEP_VARIABLES, ("chain", "step")),
 }
+#: What a trace of weighted draws has beside them: the log weight of each draw, its standard error
+#: where L came from a subset of the data, and L(w) over the data (nats).
+WEIGHT_VARIABLES: dict[str, tuple[str, ...]] = dict.fromkeys(
+    ("log_weight", "log_weight_error", "mean_loss"), ("chain", "draw")
+)
 #: Variables that not every trace has, and that count wherever one does.
-OPTIONAL: dict[str, tuple[str, ...]] = dict.fromkeys(STEP_VARIABLES[1:], ("chain", "step"))
+OPTIONAL: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(STEP_VARIABLES[1:], ("chain", "step")),
+    **WEIGHT_VARIABLES,
+}
 #: What :func:`probelib.gradient_pairs` gives.
 PAIRS = {
     "kernel": ("chain", "sample", "other"),
     "loss": ("chain", "draw", "sample"),
     "init_loss": ("sample",),
+    "products": ("chain", "sample", "other"),
+    "cross": ("chain", "pair", "side", "sample"),
+    "log_weight": ("chain", "draw"),
 }
 #: Coordinates and their dimensions. ``label`` exists where the observed data has labels.
 COORDINATES = {"chain": ("chain",), "sample_id": ("sample",), "label": ("sample",)}
@@ -204,7 +215,7 @@ def canonical(
     coords: dict[Any, Any] = {
         name: coord.variable
         for name, coord in data.coords.items()
-        if len(coord.dims) == 1 and known.issuperset(coord.dims)
+        if len(coord.dims) == 1 and known.issuperset(coord.dims) and name not in arrays
     }
     for name, dims in COORDINATES.items():
         if name in data.coords:
@@ -340,6 +351,60 @@ def _check_chains(data: xr.Dataset, argument: str) -> None:
                 )
 
 
+def log_weights(trace: xr.Dataset) -> np.ndarray | None:
+    """The log weights of a trace's draws, shape (chain, draw), or None where it has none.
+
+    Raises:
+        ValueError: weights that are lost, not finite, or those of another n_beta than the trace's.
+    """
+    run, data = settings(trace), canonical(trace)
+    if "log_weight" not in data:
+        if run.sampler == "importance":
+            raise ValueError(
+                "trace has no log_weight, though its draws are weighted (sampler 'importance'); "
+                "keep that variable when you select others"
+            )
+        return None
+    found = data["log_weight"].values.astype(np.float64)
+    if np.isnan(found).any() or not np.isfinite(found.max(initial=-np.inf)):
+        raise ValueError(
+            "trace has draws without a weight (log_weight is not finite); give each its own, and "
+            "put no weighted draws together with draws of a chain"
+        )
+    if "mean_loss" in data and run.n_beta is not None:
+        expected = -run.n_beta * data["mean_loss"].values.astype(np.float64)
+        if not np.allclose(found, expected, rtol=1e-4, atol=1e-4):
+            raise ValueError(
+                f"trace has n_beta {run.n_beta:g} in its attributes, but weights of another; use "
+                "probelib.reweight(trace, n_beta), which changes both"
+            )
+    return found
+
+
+def draw_weights(trace: xr.Dataset) -> np.ndarray | None:
+    """The weights of a trace's draws, shape (chain, draw), of sum 1; None where all count alike.
+
+    They are of the draws that are there: any part of a trace has weights of sum 1.
+
+    Raises:
+        ValueError: as for :func:`log_weights`.
+    """
+    log_weight = log_weights(trace)
+    if log_weight is None:
+        return None
+    weight = np.exp(log_weight - log_weight.max())
+    return weight / weight.sum()
+
+
+def require_unweighted(trace: xr.Dataset, what: str) -> None:
+    """Refuse a trace whose draws carry weights (ValueError), where ``what`` cannot heed them."""
+    if log_weights(trace) is not None:
+        raise ValueError(
+            f"trace has weighted draws (log_weight), which {what} cannot weigh; give a trace of "
+            "probelib.sample"
+        )
+
+
 def sample_coordinates(n: int, labels: np.ndarray | None = None) -> dict[str, Any]:
     """The coordinates along ``sample`` of n samples, and of their labels where there are any."""
     coords: dict[str, Any] = {"sample_id": ("sample", np.arange(n))}
@@ -353,10 +418,14 @@ __all__ = [
     "PAIRS",
     "STEP_VARIABLES",
     "VARIABLES",
+    "WEIGHT_VARIABLES",
     "RunSettings",
     "attributes",
     "canonical",
     "diverged",
+    "draw_weights",
+    "log_weights",
+    "require_unweighted",
     "required",
     "sample_coordinates",
     "settings",

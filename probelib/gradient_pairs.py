@@ -1,39 +1,36 @@
 r"""The loss kernel from pairs of gradients, where localization dominates the local posterior.
 
-Let :math:`w \sim \mathcal N(w^*, \gamma^{-1} I)`, the localizing factor of Eq. 1 alone, and let
-:math:`w_\theta` be a copy of it with correlation :math:`\theta`. Then
+Let :math:`w \sim q = \mathcal N(w^*, \gamma^{-1} I)`, the localizing factor of Eq. 1, let
+:math:`w_\theta` be a copy of it with correlation :math:`\theta`, and :math:`v(w) = \exp[-n\beta
+L(w)]` the rest of Eq. 1. With :math:`Z = \operatorname{E}_q[v]` and :math:`\mu_i` the mean of
+:math:`\ell_i` under Eq. 1,
 
 .. math::
 
-   K_{ij} = \operatorname{Cov}[\ell_i(w), \ell_j(w)]
-   = \frac1\gamma \int_0^1 \operatorname{E}\big[\nabla\ell_i(w)^\top \nabla\ell_j(w_\theta)\big]
-   \, d\theta
+   K_{ij} = \frac1{\gamma Z} \int_0^1 \operatorname{E}_q\big[ v(w)\, \big( \nabla\ell_i(w)
+   - n\beta\, (\ell_i(w) - \mu_i)\, \nabla L(w) \big)^\top \nabla\ell_j(w_\theta) \big] \, d\theta
 
-exactly, however far the losses are from linear (Houdré, Pérez-Abreu and Surgailis, 1998). A sample
-covariance over S draws sees every :math:`\Delta\ell_i` as one number per draw, so that its
+exactly, however far the losses are from linear. For :math:`n\beta \to 0` it is
+:math:`\operatorname{Cov}_q[\ell_i, \ell_j] = \frac1\gamma \int_0^1 \operatorname{E}_q
+[\nabla\ell_i(w)^\top \nabla\ell_j(w_\theta)] \, d\theta` (Houdré, Pérez-Abreu and Surgailis, 1998),
+which knows nothing of the data term.
+
+A sample covariance over S draws sees every :math:`\Delta\ell_i` as one number per draw, so that its
 correlations carry noise of about :math:`1/\sqrt S`. A pair of gradients is an inner product over
 all weights at once, and for a large network its noise is far smaller. Near :math:`w^*` the
 integrand is :math:`g_i^\top g_j`, the leading term of Appendix C with :math:`S = \gamma^{-1} I`.
-
-What it leaves out is the tilt :math:`\exp[-n\beta L(w)]`: this is the limit of Eq. 1 for a small
-:math:`n\beta`. :func:`probelib.tilt` tells how much of a difference the tilt makes.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 from torch import Tensor, nn
 from torch.func import grad_and_value, vmap
 from tqdm import tqdm
@@ -43,15 +40,17 @@ from probelib.contract import sample_coordinates
 from probelib.data import Data, Samples
 from probelib.posterior import LocalPosterior
 from probelib.randomness import keep_random_state
-from probelib.store import write_atomically
+from probelib.store.arrays import keep_arrays, kept_arrays, place_of
 from probelib.store.paths import local_path
 
 if TYPE_CHECKING:
     import xarray as xr
 
 _MEMORY = 4 * 2**30  # bytes that the gradients of one side of a pair may take on a CPU
-_FORMAT = 1
-_ARRAYS = ("kernel", "loss", "init_loss", "seconds")
+_FORMAT = 2
+_EXACT = nn.Linear, nn.Conv2d, nn.BatchNorm2d  # and no subclass of theirs, which may do anything
+_ROWS = 64  # that are widened to the model's precision at once
+_LOOKED_AT, _CHECKED = 64, 4  # samples whose losses are looked at, and whose gradients are compared
 
 
 def gradient_pairs(
@@ -66,7 +65,7 @@ def gradient_pairs(
     cache: str | os.PathLike | None = None,
     progress: bool = True,
 ) -> xr.Dataset:
-    r"""Estimate the loss kernel under :math:`\mathcal N(w^*, \gamma^{-1} I)` by pairs of gradients.
+    r"""Estimate the loss kernel (Eq. 5) by pairs of gradients: exact, and weighted as Eq. 1 has it.
 
     A chain is a walk w_0, w_1, ... whose neighbours are pairs, so that a pair costs one gradient
     of every sample. The correlations theta of a chain's pairs are drawn one from each of
@@ -74,9 +73,9 @@ def gradient_pairs(
     spread between them is the error.
 
     Args:
-        posterior: gives w*, the model, the loss and gamma; its n_beta is used by
-            :func:`probelib.tilt` alone.
-        observe: samples whose kernel is wanted; default: those of the posterior.
+        posterior: Eq. 1.
+        observe: samples whose kernel is wanted; default: those of the posterior. With others, L and
+            its gradient take a pass over the posterior's own at each step.
         chains: independent walks, at least two, so that the result has an error.
         pairs: pairs of gradients in a walk.
         seed: of all walks; chain c depends on ``seed`` and c alone.
@@ -89,10 +88,14 @@ def gradient_pairs(
         progress: show a bar.
 
     Returns:
-        ``kernel`` (chain, sample, other), K in nats squared; ``loss`` (chain, draw, sample), the
-        losses at the weights of each walk, nats; ``init_loss`` (sample), those at w*; the
-        coordinate ``label`` where there is one; the attribute ``wall_time``, in seconds, which
-        counts what came from the cache as well. :func:`probelib.pair_kernel` reads it.
+        What :func:`probelib.pair_kernel` reads. ``kernel`` (chain, sample, other), K in the limit
+        of no data term, nats squared; ``loss`` (chain, draw, sample), the losses at the weights of
+        each walk, nats; ``log_weight`` (chain, draw), -n beta L there; ``init_loss`` (sample), the
+        losses at w*; the coordinate ``label`` where there is one; the attribute ``wall_time``, in
+        seconds, which counts what came from the cache as well. For K under Eq. 1, ``products``
+        (chain, sample, other), the sum over pairs of v g_i'g_j / gamma, v over the chain's largest;
+        and ``cross`` (chain, pair, side, sample), n beta / gamma times the inner products of the
+        gradient of L at one end of a pair with the gradients at the other.
 
     Raises:
         ValueError: a bad argument, a posterior in train mode, losses or gradients that are not
@@ -117,7 +120,8 @@ def gradient_pairs(
     else:
         observed = Samples(observe, posterior.device, "observe")
         posterior.check(observed)
-    walks = _Walks(SampleGradients(posterior), observed, int(pairs), int(seed), batch_size, memory)
+    gradients = SampleGradients(posterior, observed)
+    walks = _Walks(gradients, observed, int(pairs), int(seed), batch_size, memory)
     identity = walks.identity()
     center = _losses(posterior, observed, batch_size)
     form = "{l_bar}{bar}| {n:.1f}/{total} [{elapsed}<{remaining}]"
@@ -129,10 +133,10 @@ def gradient_pairs(
 
     return Trace(
         {
-            "kernel": (("chain", "sample", "other"), np.stack([f["kernel"] for f in found])),
-            "loss": (("chain", "draw", "sample"), np.stack([f["loss"] for f in found])),
-            "init_loss": ("sample", center),
-        },
+            name: (("chain", *dims), np.stack([f[name] for f in found]))
+            for name, dims in _OF_A_CHAIN.items()
+        }
+        | {"init_loss": ("sample", center)},
         coords=sample_coordinates(len(observed), observed.labels()),
         attrs={
             "config": {
@@ -150,20 +154,31 @@ def gradient_pairs(
     )
 
 
+_OF_A_CHAIN = {
+    "kernel": ("sample", "other"),
+    "products": ("sample", "other"),
+    "cross": ("pair", "side", "sample"),
+    "loss": ("draw", "sample"),
+    "log_weight": ("draw",),
+}
+
+
 class SampleGradients:
     """Gradients of single samples, as rows of a matrix, at any weights.
 
     For convolutions, linear layers and batch normalisation in eval mode, one backward pass over
     the batch gives the gradients of all samples: outer products of a layer's inputs and of the
-    gradients with respect to its outputs (Goodfellow, 2015). A model with trainable parameters
-    anywhere else is differentiated sample by sample with ``torch.func``, which takes about ten
-    times as long and is not split into groups of layers.
+    gradients with respect to its outputs (Goodfellow, 2015). It is taken for exactly these classes
+    without hooks, and only where it gives the gradients that autograd gives, of samples that have
+    one. Any other model is differentiated sample by sample with ``torch.func``, which takes about
+    ten times as long and is not split into groups of layers.
 
     Args:
         posterior: gives the model and the loss.
+        samples: to try it on; default: those of the posterior.
     """
 
-    def __init__(self, posterior: LocalPosterior):
+    def __init__(self, posterior: LocalPosterior, samples: Samples | None = None):
         self.posterior = posterior
         model = posterior.model
         self.layers = [
@@ -171,14 +186,16 @@ class SampleGradients:
             for module in model.modules()
             if any(p.requires_grad for p in module.parameters(recurse=False))
         ]
-        x, y = posterior.data.batch(slice(0, min(2, posterior.n_samples)))
-        self.by_layer = all(map(_has_sample_gradients, self.layers)) and self._agrees(x, y)
-        if self.by_layer:
-            self.sizes = [
-                sum(p.numel() for p in layer.parameters(recurse=False) if p.requires_grad)
-                for layer in self.layers
-            ]
-        else:
+        self.sizes = [
+            sum(p.numel() for p in layer.parameters(recurse=False) if p.requires_grad)
+            for layer in self.layers
+        ]
+        self.by_layer = (
+            all(map(_has_sample_gradients, self.layers))
+            and sum(self.sizes) == posterior.n_parameters  # more: two layers share a weight
+            and self._agrees(posterior.data if samples is None else samples)
+        )
+        if not self.by_layer:
             self.layers, self.sizes = [], [posterior.n_parameters]
         cpu = posterior.device.type == "cpu"
         fast = not cpu or (
@@ -226,11 +243,13 @@ class SampleGradients:
             rows, losses = vmap(grad_and_value(single), in_dims=(None, 0, 0))(weights, x, y)
             out.copy_(rows.detach() / _or_one(losses.detach())[:, None])
             return losses.detach()
-        calls: list[tuple[nn.Module, Tensor, Tensor]] = []
+        calls: dict[nn.Module, tuple[Tensor, Tensor]] = {}
         chosen = [self.layers[at] for at in group]
 
         def remember(module: nn.Module, inputs: tuple, output: Tensor) -> None:
-            calls.append((module, inputs[0].detach(), output))
+            if module in calls:
+                raise RuntimeError("a layer of the model is used more than once")
+            calls[module] = inputs[0].detach(), output
 
         hooks = [module.register_forward_hook(remember) for module in chosen]
         try:
@@ -238,39 +257,62 @@ class SampleGradients:
                 losses = self.posterior.losses(weights.detach().requires_grad_(), x, y)
                 total = (losses / _or_one(losses.detach())).sum()
                 # With respect to the layers' outputs: no gradient summed over the batch is built.
-                out_gradients = torch.autograd.grad(total, [output for *_, output in calls])
+                out_gradients = torch.autograd.grad(total, [calls[m][1] for m in chosen])
         finally:
             for hook in hooks:
                 hook.remove()
-        if len(calls) != len(chosen):
-            raise RuntimeError("a layer of the model is used more than once, or not at all")
         start = 0
-        for (module, inputs, _), back in zip(calls, out_gradients, strict=True):
-            for rows in _layer_rows(module, inputs, back, self.dtype):
+        for module, back in zip(chosen, out_gradients, strict=True):
+            for rows in _layer_rows(module, calls[module][0], back, self.dtype):
                 out[:, start : start + rows.shape[1]] = rows
                 start += rows.shape[1]
         return losses.detach()
 
-    def _agrees(self, x: Tensor, y: Tensor) -> bool:
-        """Whether the layers' rows are the whole gradient: no layer is used twice or missed."""
-        posterior = self.posterior
-        self.by_layer, self.dtype = True, posterior.dtype
-        try:
-            everything = list(range(len(self.layers)))
-            out = posterior.center.new_empty(len(y), posterior.n_parameters)
-            with keep_random_state(posterior.device):
-                losses = self.write(out, posterior.center, x, y, everything)
-        except (RuntimeError, IndexError):
-            return False
-        for row, xi, yi, loss in zip(out, x, y, losses, strict=True):
-            moving = posterior.center.clone().requires_grad_()
-            with torch.enable_grad(), keep_random_state(posterior.device):
-                value = posterior.losses(moving, xi[None], yi[None])[0]
-                expected = torch.autograd.grad(value, moving)[0] / _or_one(loss)
-            got, wanted = row.double().norm(), expected.double().norm()
-            if not torch.isclose(got, wanted, rtol=1e-3, atol=1e-12):
+    def _agrees(self, samples: Samples) -> bool:
+        """Whether the layers' rows are the whole gradient, of some samples that have one.
+
+        As vectors, at w* and as far from it as the walks go: a weight that is used elsewhere as
+        well may do nothing at w*.
+        """
+        posterior, self.by_layer, self.dtype = self.posterior, True, self.posterior.dtype
+        center, seen = posterior.center, False
+        noise = torch.randn(center.shape, generator=torch.Generator().manual_seed(0))
+        away = center + noise.to(center) / posterior.localization**0.5
+        some = _with_a_loss(posterior, samples)
+        for weights in (center, away) if len(some) else ():
+            out = center.new_empty(len(some), posterior.n_parameters)
+            try:
+                with torch.enable_grad(), keep_random_state(posterior.device):
+                    every = list(range(len(self.layers)))
+                    losses = self.write(out, weights, *samples.batch(some), every)
+                    wanted = [self._of_one(weights, *samples.batch(i)) for i in some[:, None]]
+            except (RuntimeError, IndexError, KeyError, AttributeError):
                 return False
-        return True
+            for row, expected, loss in zip(out, wanted, losses, strict=True):
+                expected = expected.double() / _or_one(loss)
+                if not expected.isfinite().all():
+                    continue
+                if not (row.double() - expected).norm() <= 1e-3 * expected.norm() + 1e-12:
+                    return False
+                seen |= bool(expected.norm() > 1e-6)
+        return seen
+
+    def _of_one(self, weights: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        """The gradient of one sample, by autograd alone."""
+        moving = weights.clone().requires_grad_()
+        return torch.autograd.grad(self.posterior.losses(moving, x, y)[0], moving)[0]
+
+
+def _with_a_loss(posterior: LocalPosterior, samples: Samples) -> np.ndarray:
+    """Positions of a few samples, spread over all, whose loss at w* is not nothing."""
+    some = np.unique(np.linspace(0, len(samples) - 1, _LOOKED_AT, dtype=int))
+    parts = np.array_split(some, max(1, len(some) // 16))
+    with torch.no_grad(), keep_random_state(posterior.device):
+        loss = torch.cat([posterior.losses(posterior.center, *samples.batch(i)) for i in parts])
+    some = some[(loss != 0).cpu().numpy()]
+    return (
+        some[np.unique(np.linspace(0, len(some) - 1, _CHECKED, dtype=int))] if len(some) else some
+    )
 
 
 @dataclass(frozen=True)
@@ -291,11 +333,9 @@ class _Walks:
     def identity(self) -> dict[str, Any]:
         """All that a chain's numbers depend on, except which chain it is."""
         identity = self.posterior.fingerprint()
-        sampling_data = identity.pop("sampling_data")
-        identity.pop("n_beta")  # the Gaussian knows neither the data term nor its strength
-        whole = self.observed is self.posterior.data
+        shared = self.observed is self.posterior.data
         return identity | {
-            "observed_data": sampling_data if whole else self.observed.fingerprint(),
+            "observed_data": (identity["sampling_data"] if shared else self.observed.fingerprint()),
             "pairs": self.pairs,
             "seed": self.seed,
             "gradients": str(self.gradients.dtype).removeprefix("torch."),
@@ -345,6 +385,37 @@ class _Walks:
                 f"with every weight about {float(gamma) ** -0.5:.3g} away from w*; raise it"
             )
 
+    def of_mean_loss(
+        self, weights: Tensor, rows: Tensor, losses: Tensor, columns: slice
+    ) -> tuple[float, Tensor]:
+        """L, and some columns of its gradient, over the samples of the posterior.
+
+        Args:
+            weights: flat, shape (n_parameters,).
+            rows: what :meth:`write` gave there, of ``columns``.
+            losses: of the observed samples.
+            columns: the part of the weights.
+        """
+        posterior = self.posterior
+        if self.observed is posterior.data:
+            parts = zip(rows.split(_ROWS), _or_one(losses).split(_ROWS), strict=True)
+            slope = sum(scale @ block.to(scale.dtype) for block, scale in parts)
+            return float(losses.double().mean()), slope / len(losses)
+        moving, total = weights.clone().requires_grad_(), 0.0
+        slope = torch.zeros_like(weights)
+        with torch.enable_grad(), keep_random_state(posterior.device):
+            for x, y in posterior.data.batches(self.batch_size):
+                own = posterior.losses(moving, x, y)
+                slope += torch.autograd.grad(own.sum(), moving)[0]
+                total += float(own.detach().double().sum())
+        if not np.isfinite(total) or not slope.isfinite().all():
+            gamma = posterior.localization
+            raise ValueError(
+                f"localization is {gamma:g}, at which data has a non-finite loss or gradient with "
+                f"every weight about {float(gamma) ** -0.5:.3g} away from w*; raise it"
+            )
+        return total / posterior.n_samples, slope[columns] / posterior.n_samples
+
 
 def _chain(
     walks: _Walks,
@@ -355,8 +426,11 @@ def _chain(
     tick: Callable[[float], Any],
 ) -> dict[str, np.ndarray]:
     """The results of one chain, from the cache where they are there, and left there if not."""
-    kept = None if cache is None else _place(local_path("cache", cache), identity, chain)
-    result = None if kept is None else _read(kept, identity, center)
+    n, p = len(center), walks.pairs
+    shapes = {"kernel": (n, n), "products": (n, n), "cross": (p, 2, n), "loss": (p + 1, n)}
+    shapes |= {"log_weight": (p + 1,), "init_loss": (n,), "seconds": ()}
+    kept = None if cache is None else place_of(cache, identity, f"-pairs/chain-{chain}.safetensors")
+    result = None if kept is None else kept_arrays(kept, identity, shapes, center)
     if result is not None:
         tick(walks.pairs + 1)
         return result
@@ -364,55 +438,84 @@ def _chain(
     result = _walk(walks, chain, tick) | {"init_loss": center}
     result["seconds"] = np.array(time.perf_counter() - started)
     if kept is not None:
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(kept, save(result, metadata={"identity": json.dumps(identity)}))
+        keep_arrays(kept, identity, result)
     return result
 
 
 def _walk(walks: _Walks, chain: int, tick: Callable[[float], Any]) -> dict[str, np.ndarray]:
-    """One chain: its kernel (n, n), float64, and the losses along it (pairs + 1, n)."""
+    """One chain, by the names of :func:`gradient_pairs`."""
     gradients, posterior, n = walks.gradients, walks.posterior, len(walks.observed)
-    device = posterior.device
-    kernel = torch.zeros(n, n, dtype=torch.float64, device=device)
+    device, steps = posterior.device, walks.pairs + 1
+    kernel, products = torch.zeros(2, n, n, dtype=torch.float64, device=device)
+    cross = torch.zeros(walks.pairs, 2, n, dtype=torch.float64, device=device)
+    log_weight, largest = torch.zeros(steps, dtype=torch.float64), -float("inf")
     groups = list(gradients.groups(n, walks.memory))
     widest = max(sum(gradients.sizes[at] for at in group) for group in groups)
     buffers = [torch.empty(n, widest, dtype=gradients.dtype, device=device) for _ in range(2)]
     for group in groups:  # each sees the same weights
         sizes = [gradients.sizes[at] for at in group]
+        first = sum(gradients.sizes[: group[0]])
         here, before = (buffer[:, : sum(sizes)] for buffer in buffers)
-        losses = torch.empty(walks.pairs + 1, n, device=device)
-        scale_before = losses.new_zeros(n).double()
+        losses = torch.empty(steps, n, dtype=posterior.dtype, device=device)
+        scale_before, slope_before = losses.new_zeros(n).double(), losses.new_zeros(0)
         for step, (weights, theta) in enumerate(walks.weights(chain)):
             walks.write(here, losses[step], weights, group)
             scale = _or_one(losses[step]).double()
+            mean_loss, slope = walks.of_mean_loss(
+                weights, here, losses[step], slice(first, first + sum(sizes))
+            )
+            log_weight[step] = -posterior.n_beta * mean_loss
             if theta is not None:
-                product = _product(before, here, sizes)
-                kernel += product.double() * scale_before[:, None] * scale / walks.pairs
-            here, before, scale_before = before, here, scale
+                product = _product(before, here, sizes).double() * scale_before[:, None] * scale
+                kernel += product / walks.pairs
+                highest = max(largest, float(log_weight[step - 1 : step + 1].max()))
+                # Relative to the largest weight so far, which no walk need know beforehand.
+                products *= np.exp(largest - highest)
+                largest = highest
+                products += product * float(
+                    (log_weight[step - 1 : step + 1] - largest).exp().mean()
+                )
+                cross[step - 1, 0] += _inner(here, slope_before) * scale
+                cross[step - 1, 1] += _inner(before, slope) * scale_before
+            here, before, scale_before, slope_before = before, here, scale, slope
             tick(1 / len(groups))
-    kernel /= posterior.localization
-    kernel = (kernel + kernel.T) / 2
-    if not kernel.isfinite().all():
-        bad = int((~kernel.isfinite()).any(1).nonzero()[0, 0])
+    cross *= posterior.n_beta / posterior.localization
+    for matrix in (kernel, products):
+        matrix += matrix.T.clone()
+        matrix /= 2 * posterior.localization
+    if not kernel.isfinite().all() or not cross.isfinite().all():
+        bad = ~(kernel.isfinite().all(1) & cross.isfinite().all(0).all(0))
         raise ValueError(
-            f"observe has sample {bad} with a non-finite gradient near w*; remove it, or raise "
-            f"localization ({posterior.localization:g})"
+            f"observe has sample {int(bad.nonzero()[0, 0])} with a non-finite gradient near w*; "
+            f"remove it, or raise localization ({posterior.localization:g})"
         )
-    return {"kernel": kernel.cpu().numpy(), "loss": losses.float().cpu().numpy()}
+    found = {"kernel": kernel, "products": products, "cross": cross, "loss": losses}
+    return {name: t.cpu().numpy() for name, t in found.items()} | {"log_weight": log_weight.numpy()}
+
+
+def _inner(rows: Tensor, vector: Tensor) -> Tensor:
+    """Inner products of all rows with a vector, (n,), in float64 or float32."""
+    parts = [block.to(vector.dtype) @ vector for block in rows.split(_ROWS)]
+    return torch.cat(parts).double()
 
 
 def _product(before: Tensor, here: Tensor, sizes: list[int]) -> Tensor:
     """Inner products of all rows with all, (n, n), layer by layer: bfloat16 sums stay short."""
-    product = torch.zeros(len(before), len(here), device=here.device)
+    dtype = torch.promote_types(before.dtype, torch.float32)
+    product = torch.zeros(len(before), len(here), dtype=dtype, device=here.device)
     at = 0
     for size in sizes:
         columns = slice(at, at + size)
-        product += (before[:, columns] @ here[:, columns].T).float()
+        product += (before[:, columns] @ here[:, columns].T).to(dtype)
         at += size
     return product
 
 
 def _has_sample_gradients(module: nn.Module) -> bool:
+    hooks = "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"
+    own = {"forward", "_conv_forward"} & vars(module).keys()
+    if type(module) not in _EXACT or own or any(getattr(module, name) for name in hooks):
+        return False
     if isinstance(module, nn.BatchNorm2d):
         return module.running_mean is not None  # without it, a batch normalises itself
     if isinstance(module, nn.Linear):
@@ -475,30 +578,7 @@ def _or_one(losses: Tensor) -> Tensor:
 @torch.no_grad()
 def _losses(posterior: LocalPosterior, observed: Samples, batch_size: int) -> np.ndarray:
     parts = [posterior.losses(posterior.center, x, y) for x, y in observed.batches(batch_size)]
-    return torch.cat(parts).float().cpu().numpy()
-
-
-def _place(cache: Path, identity: dict[str, Any], chain: int) -> Path:
-    named = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
-    return cache / f"{named}-pairs" / f"chain-{chain}.safetensors"
-
-
-def _read(path: Path, identity: dict[str, Any], center: np.ndarray) -> dict[str, np.ndarray] | None:
-    """A cached chain, or None where there is none, or a damaged one or one of another run."""
-    try:
-        with safe_open(path, framework="np") as file:
-            if json.loads(file.metadata()["identity"]) != identity:
-                return None
-            found = {name: file.get_tensor(name) for name in _ARRAYS}
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
-        return None
-    # Losses at w* tell what a fingerprint cannot see: a function that a loss looks up when it runs.
-    then, scale = found["init_loss"], np.abs(center).max()
-    if then.shape != center.shape or not np.allclose(then, center, rtol=1e-4, atol=1e-6 * scale):
-        return None
-    n = len(center)
-    whole = found["kernel"].shape == (n, n) and all(np.isfinite(v).all() for v in found.values())
-    return found if whole else None
+    return torch.cat(parts).cpu().numpy()
 
 
 __all__ = ["SampleGradients", "gradient_pairs"]

@@ -14,7 +14,7 @@ import xarray as xr
 import zarr
 from numpy.typing import ArrayLike
 
-from probelib.contract import canonical, required, settings
+from probelib.contract import canonical, require_unweighted, required, settings
 from probelib.store import TraceMismatch
 from probelib.store.paths import local_path
 from probelib.trace import Trace
@@ -39,13 +39,14 @@ def to_devinterp(trace: xr.Dataset, path: str | os.PathLike, name: str = "observ
 
     Raises:
         FileExistsError: something lies at ``path``.
-        ValueError: the trace has a loss that is not finite, no draws, or no setting of its run
-            that devinterp keeps.
+        ValueError: the trace has a loss that is not finite, weighted draws, no draws, or no setting
+            of its run that devinterp keeps.
     """
     place = local_path("path", path)
     if place.exists():
         raise FileExistsError(f"path {str(path)!r} exists; choose another, or remove it")
     trace = canonical(trace, "loss", "init_loss")
+    require_unweighted(trace, "devinterp")
     chains, draws, n = (trace.sizes[dim] for dim in ("chain", "draw", "sample"))
     if not chains or not draws:
         raise ValueError(f"trace has {chains} chains of {draws} draws; it needs one of each")

@@ -307,10 +307,9 @@ def paired() -> xr.Dataset:
 @pytest.mark.parametrize("order", [("other", "draw", "sample", "chain"), ("sample", "chain", ...)])
 def test_pairs_go_by_name(order):
     turned = paired().transpose(*order)
-    wanted, found = probelib.pair_kernel(paired()), probelib.pair_kernel(turned)
+    wanted, found = (probelib.pair_kernel(p, limit=True) for p in (paired(), turned))
     np.testing.assert_allclose(found.covariance(), wanted.covariance(), rtol=1e-12)
     xr.testing.assert_allclose(found.diagonal(), wanted.diagonal())
-    assert probelib.tilt(turned) == pytest.approx(probelib.tilt(paired()), rel=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -319,9 +318,9 @@ def test_pairs_go_by_name(order):
 )
 def test_pairs_that_were_cut_on_one_side_are_named(part):
     with pytest.raises(ValueError, match=r"select both alike: pairs.isel\(sample=some, other=some"):
-        probelib.pair_kernel(paired().isel(part))
+        probelib.pair_kernel(paired().isel(part), limit=True)
     some = [0, 2]
-    both = probelib.pair_kernel(paired().isel(sample=some, other=some))
+    both = probelib.pair_kernel(paired().isel(sample=some, other=some), limit=True)
     np.testing.assert_array_equal(
-        both.covariance(), probelib.pair_kernel(paired()).covariance(some, some)
+        both.covariance(), probelib.pair_kernel(paired(), limit=True).covariance(some, some)
     )

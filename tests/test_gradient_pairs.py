@@ -1,8 +1,12 @@
 """Pairs of gradients against closed forms, quadrature and plain autograd."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+from regressions import Exact
 from torch import nn
 
 import probelib
@@ -37,7 +41,8 @@ def test_linear_regression_has_the_kernel_of_its_closed_form():
     # 21 distinct entries: the largest of as many standard normals exceeds 4 once in 750 runs.
     assert np.abs((each.mean(0) - truth) / error).max() < 4
     assert error.max() < 0.1 * truth.max()
-    assert probelib.tilt(found) > 0.999  # n_beta is nothing here
+    limit, weighted = (probelib.pair_kernel(found, limit=limit) for limit in (True, False))
+    np.testing.assert_allclose(weighted.covariance(), limit.covariance(), rtol=1e-3, atol=1e-5)
 
 
 # As many chains as give each the same standard error, 4 % of the largest entry.
@@ -272,7 +277,7 @@ def test_chains_are_kept_and_found_again(tmp_path, monkeypatch):
     monkeypatch.setattr(SampleGradients, "write", lambda *a: written.append(1) or original(*a))
     again = probelib.gradient_pairs(posterior, chains=2, pairs=2, cache=tmp_path, progress=False)
     np.testing.assert_array_equal(first.kernel, again.kernel)
-    assert len(written) <= 1  # the look at whether layers account for the gradient
+    assert len(written) <= 2  # the look at whether layers account for the gradient
     kept[0].write_bytes(kept[0].read_bytes()[:-9])  # damaged: made again
     more = probelib.gradient_pairs(posterior, chains=3, pairs=2, cache=tmp_path, progress=False)
     np.testing.assert_array_equal(more.kernel[:2], first.kernel)
@@ -333,20 +338,32 @@ def test_the_kernel_of_pairs_knows_labels_and_the_spread_between_chains():
     torch.manual_seed(0)
     x, y = images()
     found = probelib.gradient_pairs(posterior_of(ConvNet(), x, y), chains=3, progress=False)
-    diagonal = probelib.pair_kernel(found).diagonal()
+    diagonal = probelib.pair_kernel(found, limit=True).diagonal()
     np.testing.assert_array_equal(diagonal.label, y)
     np.testing.assert_array_equal(diagonal.sample_id, np.arange(9))
     each = np.stack([np.diag(k) for k in found.kernel.values])
-    np.testing.assert_allclose(diagonal.mcse, each.std(0, ddof=1) / np.sqrt(3))
+    student = 4.3027 / 1.96  # of two degrees of freedom, at 97.5 %
+    spread = each.std(0, ddof=1) / np.sqrt(3)
+    np.testing.assert_allclose(diagonal.mcse, student * spread, rtol=1e-4)
     np.testing.assert_allclose(diagonal, each.mean(0))
-    assert np.isnan(probelib.pair_kernel(found, slice(1)).diagonal().mcse).all()
+    assert np.isnan(probelib.pair_kernel(found, slice(1), limit=True).diagonal().mcse).all()
 
 
-def test_tilt_needs_n_beta():
-    pairs = probelib.gradient_pairs(regression()[0], chains=2, pairs=1, progress=False)
-    del pairs.attrs["config"]["n_beta"]
-    with pytest.raises(ValueError, match="pairs has no n_beta in its attributes; "):
-        probelib.tilt(pairs)
+def test_the_data_term_needs_what_the_walks_kept():
+    pairs = probelib.gradient_pairs(regression()[0], chains=2, pairs=2, progress=False)
+    with pytest.raises(ValueError, match=r"pairs has no cross, .* limit=True"):
+        probelib.pair_kernel(pairs.drop_vars("cross"))
+    probelib.pair_kernel(pairs.drop_vars(["cross", "products", "log_weight"]), limit=True)
+    stripped = probelib.pair_kernel(pairs.drop_attrs()).covariance()
+    np.testing.assert_array_equal(stripped, probelib.pair_kernel(pairs).covariance())
+    turned = pairs.transpose("sample", "other", "draw", "side", "pair", "chain")
+    np.testing.assert_allclose(probelib.pair_kernel(turned).covariance(), stripped)
+    some = pairs.isel(sample=[4, 1], other=[4, 1])
+    np.testing.assert_allclose(
+        probelib.pair_kernel(some).covariance(), stripped[np.ix_([4, 1], [4, 1])]
+    )
+    with pytest.raises(ValueError, match="pairs has 2 draws in walks of 2 pairs"):
+        probelib.pair_kernel(pairs.isel(draw=[0, 1]))
 
 
 def test_split_half_reliability_is_the_share_of_signal():
@@ -367,14 +384,196 @@ def test_split_half_reliability_is_the_share_of_signal():
         probelib.split_half_reliability(np.eye(4), np.eye(5))
 
 
-def test_tilt_is_the_effective_share_of_the_draws():
-    posterior, _ = regression()
-    pairs = probelib.gradient_pairs(posterior, chains=2, pairs=1, progress=False)
-    pairs["loss"] = pairs.loss.copy(data=np.zeros(pairs.loss.shape, np.float32))
-    pairs.attrs["config"]["n_beta"] = 10.0
-    assert probelib.tilt(pairs) == pytest.approx(1)
-    pairs["loss"][0, 0] = -100.0  # one draw outweighs the other three
-    assert probelib.tilt(pairs) == pytest.approx(1 / 4)
+@pytest.fixture(scope="module")
+def tilted():
+    """Regression at its minimum, where half of the draws of N(w*, I / gamma) count under Eq. 1."""
+    exact = Exact(n=6, d=3, gamma=20.0, n_beta=10.0, seed=2)
+    pairs = probelib.gradient_pairs(exact.posterior, chains=600, pairs=3, progress=False)
+    return exact, pairs
+
+
+def test_weighted_pairs_have_the_kernel_of_eq_1(tilted):
+    """Closed form, where the limit without the data term is far off."""
+    exact, pairs = tilted
+    _, truth, _ = exact.at(10.0)
+    found = probelib.pair_kernel(pairs)
+    blocks = np.stack(
+        [probelib.pair_kernel(pairs, slice(c, c + 60)).covariance() for c in range(0, 600, 60)]
+    )
+    error = blocks.std(0, ddof=1) / np.sqrt(10)
+    # 21 entries of 9 degrees of freedom: the largest exceeds 5.5 once in 120 runs.
+    assert np.abs((found.covariance() - truth) / error).max() < 5.5
+    assert error.max() < 0.05 * truth.max()
+    diagonal = found.diagonal()
+    assert np.abs((diagonal - np.diag(truth)) / diagonal.mcse).max() < 4
+    np.testing.assert_allclose(diagonal.mcse, np.diag(error), rtol=1.0)
+    limit = probelib.pair_kernel(pairs, limit=True).covariance()
+    assert np.abs(limit - truth).max() > 0.3 * truth.max()
+
+
+def test_errors_of_few_walks_cover(tilted):
+    """100 times six walks of three pairs: t-quantiles, where the weights bear an error at all."""
+    exact, pairs = tilted
+    truth = np.diag(exact.at(10.0)[1])
+    hits = []
+    for chain in range(0, 600, 6):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            diagonal = probelib.pair_kernel(pairs, slice(chain, chain + 6)).diagonal()
+        hits.append(np.abs(diagonal - truth) < 1.96 * diagonal.mcse)
+    assert np.mean(hits) > 0.9
+    limit = [probelib.pair_kernel(pairs, slice(c, c + 6), limit=True) for c in range(0, 600, 6)]
+    truth = np.diag(np.mean([k.covariance() for k in limit], 0))
+    hits = [np.abs(k.diagonal() - truth) < 1.96 * k.diagonal().mcse for k in limit]
+    assert 0.88 < np.mean(hits) < 0.99
+
+
+def test_few_draws_of_unlike_weights_bear_no_error(tilted):
+    _, pairs = tilted
+    with pytest.warns(UserWarning, match=r"worth only .* draws of Eq. 1; take more chains"):
+        diagonal = probelib.pair_kernel(pairs, slice(2)).diagonal()
+    assert np.isinf(diagonal.mcse).all()
+    for heavy in (1, 2):  # one draw outweighs the rest, however many there are
+        lame = pairs.copy(deep=True)
+        lame.log_weight[heavy, 0] += 50
+        with pytest.warns(UserWarning, match=r"worth only 0.\d+ draws"):
+            assert np.isinf(probelib.pair_kernel(lame).diagonal().mcse).all()
+
+
+def test_l_is_that_of_the_posterior_whatever_pairs_observe(tilted):
+    exact, _ = tilted
+    some = np.array([1, 5])
+    whole = probelib.gradient_pairs(exact.posterior, chains=2, pairs=3, progress=False)
+    part = probelib.gradient_pairs(
+        exact.posterior, tuple(t[some] for t in exact.data), chains=2, pairs=3, progress=False
+    )
+    np.testing.assert_allclose(part.log_weight, whole.log_weight, rtol=1e-12)
+    np.testing.assert_allclose(part.cross, whole.cross[..., some], rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(
+        part.products, whole.products[:, some][..., some], rtol=1e-9, atol=1e-12
+    )
+
+
+def test_a_constant_in_the_loss_leaves_the_weighted_kernel():
+    """Of 1e4 nats, beside changes of 0.1."""
+    found = []
+    for offset in (0.0, 1e4):
+        exact = Exact(n=6, d=3, gamma=20.0, n_beta=10.0, seed=2, offset=offset)
+        pairs = probelib.gradient_pairs(exact.posterior, chains=40, pairs=2, progress=False)
+        found.append(probelib.pair_kernel(pairs).covariance())
+    np.testing.assert_allclose(found[1], found[0], rtol=1e-5, atol=1e-7)
+
+
+class Scaled(nn.Linear):
+    def forward(self, x):
+        return F.linear(x, 3 * self.weight, self.bias)
+
+
+class SequenceFirst(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(2, 3)
+
+    def forward(self, x):
+        return self.layer(x.reshape(len(x), 2, 2).transpose(0, 1)).sum(0)
+
+
+class UsedAgain(nn.Module):
+    """The weight of a layer, once more by hand: nothing at w*, where the gate is shut."""
+
+    def __init__(self, gate):
+        super().__init__()
+        self.layer, self.gate = nn.Linear(4, 3), nn.Linear(4, 1, bias=False)
+        self.gate.weight.data.fill_(gate)
+
+    def forward(self, x):
+        return self.layer(x) + self.gate(x) * F.linear(x**2, self.layer.weight)
+
+
+def hooked(change_input=False):
+    layer = nn.Linear(4, 3)
+    if change_input:
+        layer.register_forward_pre_hook(lambda module, args: (2 * args[0],))
+    else:
+        layer.register_forward_hook(lambda module, args, output: 2 * output)
+    return nn.Sequential(layer, nn.Tanh(), nn.Linear(3, 3))
+
+
+def own_forward():
+    model = nn.Sequential(nn.Linear(4, 3))
+    layer = model[0]
+    layer.forward = lambda x: F.linear(2 * x, layer.weight, layer.bias)
+    return model
+
+
+def tied():
+    model = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4))
+    model[2].weight = model[0].weight
+    return model
+
+
+class Backwards(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.last, self.first = nn.Linear(5, 3), nn.Linear(4, 5)
+
+    def forward(self, x):
+        return self.last(torch.tanh(self.first(x)))
+
+
+KINDS = {
+    "subclass": (lambda: nn.Sequential(Scaled(4, 5), nn.Tanh(), nn.Linear(5, 3)), False),
+    "positions first": (SequenceFirst, False),
+    "weight used again": (lambda: UsedAgain(0.5), False),
+    "weight used again, not at w*": (lambda: UsedAgain(0.0), False),
+    "hook on the output": (hooked, False),
+    "hook on the input": (lambda: hooked(change_input=True), False),
+    "parametrized": (
+        lambda: nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(4, 3))),
+        False,
+    ),
+    "tied": (tied, False),
+    "made in another order": (Backwards, True),
+}
+
+
+@pytest.mark.parametrize(("model", "layers"), KINDS.values(), ids=KINDS)
+@pytest.mark.parametrize("ignored", ["first", "last", "none"])
+def test_only_layers_that_are_what_they_seem_are_taken(model, layers, ignored):
+    """The first samples may have no gradient at all, which agrees with anything."""
+    torch.manual_seed(0)
+    x, y = torch.randn(12, 4), torch.arange(12) % 3
+    if ignored != "none":
+        y[:5] = -100
+    if ignored == "last":
+        x, y = x.flip(0), y.flip(0)
+    posterior = probelib.LocalPosterior(
+        model(),
+        lambda output, target: F.cross_entropy(output, target, reduction="none"),
+        (x, y),
+        n_beta=1.0,
+        localization=100.0,
+    )
+    gradients = SampleGradients(posterior)
+    assert gradients.by_layer == layers
+    gradients.dtype = torch.float32
+    rows = torch.empty(12, posterior.n_parameters)
+    weights = posterior.center + 0.1 * torch.randn(posterior.n_parameters)
+    losses = gradients.write(rows, weights, x, y, list(range(len(gradients.sizes))))
+    for at in range(12):
+        w = weights.clone().requires_grad_()
+        (wanted,) = torch.autograd.grad(posterior.losses(w, x[[at]], y[[at]])[0], w)
+        scale = losses[at] if losses[at] else 1.0
+        torch.testing.assert_close(rows[at] * scale, wanted, rtol=1e-4, atol=1e-6)
+
+
+def test_layers_are_not_taken_where_no_sample_has_a_gradient_to_compare():
+    model = nn.Sequential(nn.Linear(4, 3))
+    loss = lambda output, target: 0 * output.sum(-1)  # noqa: E731
+    posterior = probelib.LocalPosterior(
+        model, loss, (torch.randn(5, 4), torch.zeros(5)), n_beta=1.0, localization=1.0
+    )
+    assert not SampleGradients(posterior).by_layer
 
 
 def test_the_mean_of_two_halves_is_more_reliable():

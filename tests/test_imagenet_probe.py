@@ -61,7 +61,7 @@ def test_restricted_and_full_probes_agree(probe, stage):
     np.testing.assert_allclose(one.loss, other.loss, rtol=2e-3, atol=1e-5)
     np.testing.assert_allclose(one.distance, other.distance, rtol=1e-5)
     kernels = [
-        probelib.pair_kernel(probelib.gradient_pairs(p, pairs=1, progress=False))
+        probelib.pair_kernel(probelib.gradient_pairs(p, pairs=1, progress=False), limit=True)
         for p in (restricted, full)
     ]
     np.testing.assert_allclose(
@@ -76,7 +76,7 @@ def test_a_photograph_that_is_there_twice_is_its_own_neighbour(probe, gamma):
     found = probelib.gradient_pairs(
         posterior_of(classifier.network, images, labels, gamma), pairs=1, progress=False
     )
-    r = probelib.pair_kernel(found).correlation()
+    r = probelib.pair_kernel(found, limit=True).correlation()
     np.testing.assert_array_equal(top(r, 1)[[3, 23], 0], [23, 3])
     assert r[3, 23] == pytest.approx(1, abs=0.02)
     others = cross_label_top(r, labels.numpy(), 1)[:, 0]
@@ -92,7 +92,7 @@ def test_layers_of_inception_know_the_gradients_of_their_photographs(probe):
     )
     assert gradients.attrs["config"]["n_parameters"] == 6_998_552
     cosine, length = probelib.influence.gradient_gram(posterior)
-    kernel = probelib.pair_kernel(gradients)
+    kernel = probelib.pair_kernel(gradients, limit=True)
     np.testing.assert_allclose(kernel.correlation(), cosine, atol=0.01)
     np.testing.assert_allclose(kernel.diagonal() * 1e14, length**2, rtol=0.02)
 

@@ -119,12 +119,12 @@ def test_what_is_no_position_is_one_sentence(kernel, place, error, sentence):
 def test_chains_of_pairs():
     x = RNG.normal(size=(3, 5, 4))
     pairs = xr.Dataset({"kernel": (("chain", "sample", "other"), x @ x.transpose(0, 2, 1))})
-    one = probelib.pair_kernel(pairs, chains=1)
+    one = probelib.pair_kernel(pairs, chains=1, limit=True)
     np.testing.assert_array_equal(one.covariance(), pairs.kernel.values[1])
-    two = probelib.pair_kernel(pairs, chains=[True, False, True])
+    two = probelib.pair_kernel(pairs, chains=[True, False, True], limit=True)
     np.testing.assert_allclose(two.covariance(), pairs.kernel.values[[0, 2]].mean(0))
     for none in ([], slice(0), [False] * 3):
         with pytest.raises(ValueError, match=r"chains is .*, which is none of them"):
-            probelib.pair_kernel(pairs, chains=none)
+            probelib.pair_kernel(pairs, chains=none, limit=True)
     with pytest.raises(IndexError, match="chains holds 3, but there are 3; choose from 0 to 2"):
-        probelib.pair_kernel(pairs, chains=3)
+        probelib.pair_kernel(pairs, chains=3, limit=True)

@@ -269,7 +269,7 @@ def main(arguments: list[str] | None = None) -> None:
             "seconds": round(found.attrs["wall_time"], 1),
         }
         for chain in range(asked.chains):
-            kernel = probelib.pair_kernel(found, slice(chain, chain + 1))
+            kernel = probelib.pair_kernel(found, slice(chain, chain + 1), limit=True)
             arrays = {
                 "correlation": upper(kernel.correlation()),
                 "variance": kernel.diagonal().values,

@@ -24,7 +24,6 @@ from probelib.estimators.kernel import (
     pair_kernel,
     spearman_brown,
     split_half_reliability,
-    tilt,
 )
 from probelib.estimators.llc import (
     empirical_variance,
@@ -34,6 +33,7 @@ from probelib.estimators.llc import (
     singular_fluctuation,
 )
 from probelib.estimators.series import Estimate, autocorrelation, ess_of_mean, mcse_of_mean
+from probelib.estimators.weighted import Weights, khat, khat_limit, weights_of
 
 __all__ = [
     "Diagnostics",
@@ -43,10 +43,13 @@ __all__ = [
     "LossKernel",
     "MatrixKernel",
     "Neighbours",
+    "Weights",
     "autocorrelation",
     "diagnostics",
     "empirical_variance",
     "ess_of_mean",
+    "khat",
+    "khat_limit",
     "local_learning_coefficient",
     "loss_gain",
     "loss_kernel",
@@ -57,5 +60,5 @@ __all__ = [
     "singular_fluctuation",
     "spearman_brown",
     "split_half_reliability",
-    "tilt",
+    "weights_of",
 ]

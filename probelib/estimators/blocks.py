@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from probelib.contract import COORDINATES, diverged
+from probelib.estimators.weighted import mean, weights_of
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -64,8 +65,9 @@ def blocks_of_deviations(trace: xr.Dataset) -> Iterator[tuple[slice, np.ndarray]
 
     Not by way of the changes: these round, which would make a spread of a constant loss.
     """
+    weights = weights_of(trace)
     for block, loss in blocks_of_losses(trace):
-        yield block, loss - loss.mean((0, 1))
+        yield block, loss - mean(loss, weights)
 
 
 def require_draws(trace: xr.Dataset) -> None:

@@ -9,8 +9,8 @@ import numpy as np
 
 from probelib.contract import canonical, settings
 from probelib.estimators.blocks import blocks_of_changes, per_sample, sample_coords
-from probelib.estimators.series import mcse_of_mean
 from probelib.estimators.step_bias import relative_step_bias
+from probelib.estimators.weighted import mcse, mean, weights_of
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -31,12 +31,13 @@ def loss_gain(trace: xr.Dataset) -> xr.DataArray:
         ValueError: fewer than two draws, or losses that are not finite.
     """
     trace = canonical(trace, "loss", "init_loss")
-    gain, mcse = np.empty(trace.sizes["sample"]), np.empty(trace.sizes["sample"])
+    gain, error = np.empty(trace.sizes["sample"]), np.empty(trace.sizes["sample"])
+    weights = weights_of(trace)
     for block, change in blocks_of_changes(trace):
-        gain[block] = change.mean((0, 1))
-        mcse[block] = mcse_of_mean(change)
+        gain[block] = mean(change, weights)
+        error[block] = mcse(change, weights)
     of_mean = relative_step_bias(trace, (settings(trace).n_beta or math.nan) * gain.mean())
-    found = per_sample(sample_coords(trace), gain, mcse, "loss_gain")
+    found = per_sample(sample_coords(trace), gain, error, "loss_gain")
     return found.assign_coords(step_bias=("sample", of_mean * gain))
 
 

@@ -10,6 +10,7 @@ With :math:`\Delta\ell_i(w) = \ell_i(w) - \ell_i(w^*)` over draws pooled from al
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from functools import cached_property
@@ -20,7 +21,7 @@ import torch
 from torch import Tensor
 
 from probelib.arguments import shown
-from probelib.contract import PAIRS, canonical, required
+from probelib.contract import PAIRS, canonical
 from probelib.estimators import blocks
 from probelib.estimators.blocks import (
     blocks_of_deviations,
@@ -30,13 +31,17 @@ from probelib.estimators.blocks import (
     sample_coords,
 )
 from probelib.estimators.positions import Positions, by_position, place
-from probelib.estimators.series import mcse_of_mean
+from probelib.estimators.weighted import Weights, khat_limit, mcse, mean, weights_of
 
 if TYPE_CHECKING:
     import xarray as xr
 
 # A kernel whose centred trace takes more than this is read from disk at every use.
 _IN_MEMORY = 2**31
+# So many independent draws tell the tail of their weights.
+_KNOWS_ITS_TAIL = 25
+# A draw of less weight is worth nothing.
+_NO_WEIGHT = 1e-30
 # What the correlations and columns of the rows that look for neighbours at once may take.
 _SEARCH_BYTES = 2**30
 
@@ -170,10 +175,11 @@ class LossKernel(Kernel):
     """The loss kernel of a trace, never built as a full matrix.
 
     Stored as the centred trace with unit columns U, shape (S, n), and one scale s_i per sample:
-    K_ij = s_i s_j u_i'u_j and R_ij = u_i'u_j. A sample without any variance has u_i = 0. Splitting
-    off the scale keeps samples with losses of 1e-18 nats as exact as the others. The trace is
-    read at the first use, S x n x 4 bytes; beyond 2 GiB it stays on disk, and every use reads it
-    block by block. Correlations and features are float32, covariances float64.
+    K_ij = s_i s_j u_i'u_j and R_ij = u_i'u_j; where the draws have weights v, a row of U has its
+    root of v in it, and s_i² is divided by 1 - sum v². A sample without any variance has u_i = 0.
+    Splitting off the scale keeps samples with losses of 1e-18 nats as exact as the others. The
+    trace is read at the first use, S x n x 4 bytes; beyond 2 GiB it stays on disk, and every use
+    reads it block by block. Correlations and features are float32, covariances float64.
 
     Args:
         trace: from :func:`probelib.sample` or :func:`probelib.open_trace`.
@@ -185,16 +191,16 @@ class LossKernel(Kernel):
     def __init__(self, trace: xr.Dataset):
         trace = canonical(trace, "loss")
         require_draws(trace)
-        self._trace = trace
+        self._trace, self._weights = trace, weights_of(trace)
         self.shape = (trace.sizes["sample"], trace.sizes["sample"])
         self._chains, self._draws = trace.sizes["chain"], trace.sizes["draw"]
 
     def diagonal(self) -> xr.DataArray:
-        mcse = np.empty(self.shape[0])
+        error = np.empty(self.shape[0])
         for block, centred in blocks_of_deviations(self._trace):
-            mcse[block] = mcse_of_mean(np.square(centred))
+            error[block] = mcse(np.square(centred), self._weights)
         coords = sample_coords(self._trace)
-        return per_sample(coords, np.square(self._scale), mcse, "loss_variance")
+        return per_sample(coords, np.square(self._scale), error, "loss_variance")
 
     @by_position
     def covariance(self, rows: Positions = None, cols: Positions = None) -> np.ndarray:
@@ -219,14 +225,20 @@ class LossKernel(Kernel):
         return scale * self._mcse(rows, cols, 0.0)
 
     def _mcse(self, rows: Positions, cols: Positions, slope: np.ndarray | float) -> np.ndarray:
-        """Of the mean of S [u_i u_j - slope (u_i² + u_j²) / 2] over the S draws, row by row."""
-        draws = self._chains * self._draws
+        """Of the mean of S [u_i u_j - slope (u_i² + u_j²) / 2] over the S draws, row by row.
+
+        Weighted: of [...] / v, a draw of no weight left out.
+        """
+        count: float | np.ndarray = self._chains * self._draws
+        if self._weights is not None:
+            weight = self._weights.values.reshape(-1, 1)
+            count = np.where(weight > _NO_WEIGHT, 1 / np.maximum(weight, _NO_WEIGHT), 0)
         every, v = self._columns(rows), self._columns(cols).astype(np.float64)
         error = np.empty((every.shape[1], v.shape[1]))
         for at, slopes in enumerate(np.broadcast_to(slope, error.shape)):
             u = every[:, at].astype(np.float64)[:, None]
-            series = draws * (u * v - slopes * (u * u + v * v) / 2)
-            error[at] = mcse_of_mean(series.reshape(self._chains, self._draws, -1))
+            series = count * (u * v - slopes * (u * u + v * v) / 2)
+            error[at] = mcse(series.reshape(self._chains, self._draws, -1), self._weights)
         return error
 
     def _correlation_blocks(
@@ -298,7 +310,7 @@ class LossKernel(Kernel):
         needed[chosen] = True
         for where, losses in blocks_of_losses(self._trace, needed):
             at = np.flatnonzero((chosen >= where.start) & (chosen < where.stop))
-            out[:, at] = _unit_columns(losses[:, :, chosen[at] - where.start])[0]
+            out[:, at] = self._unit(losses[:, :, chosen[at] - where.start])[0]
         return out
 
     def _blocks(self) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
@@ -310,7 +322,10 @@ class LossKernel(Kernel):
                 yield where, unit[:, where], scale[where]
         else:
             for where, losses in blocks_of_losses(self._trace):
-                yield where, *_unit_columns(losses)
+                yield where, *self._unit(losses)
+
+    def _unit(self, losses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return _unit_columns(losses, self._weights)
 
     @property
     def _small(self) -> bool:
@@ -321,7 +336,7 @@ class LossKernel(Kernel):
         unit = np.empty((self._chains * self._draws, self.shape[0]), np.float32)
         scale = np.empty(self.shape[0])
         for where, losses in blocks_of_losses(self._trace):
-            unit[:, where], scale[where] = _unit_columns(losses)
+            unit[:, where], scale[where] = self._unit(losses)
         return unit, scale
 
     @cached_property
@@ -329,7 +344,7 @@ class LossKernel(Kernel):
         if self._small:
             return self._unit_and_scale[1]
         return np.concatenate(
-            [_unit_columns(losses)[1] for _, losses in blocks_of_losses(self._trace)]
+            [self._unit(losses)[1] for _, losses in blocks_of_losses(self._trace)]
         )
 
     def __repr__(self) -> str:
@@ -447,31 +462,135 @@ class MatrixKernel(Kernel):
         return f"MatrixKernel({self.shape[0]} samples)"
 
 
-def pair_kernel(pairs: xr.Dataset, chains: Positions = None) -> MatrixKernel:
-    """The loss kernel that pairs of gradients estimate, over all chains or some.
+def pair_kernel(
+    pairs: xr.Dataset, chains: Positions = None, *, limit: bool = False
+) -> MatrixKernel:
+    r"""The loss kernel that pairs of gradients estimate, over all chains or some.
 
     Args:
         pairs: from :func:`probelib.gradient_pairs`.
-        chains: positions of the chains to average, or one; default: all.
+        chains: positions of the chains to use, or one; default: all.
+        limit: leave the data term of Eq. 1 out: the kernel of N(w*, I / gamma), for n beta -> 0.
+            Every draw counts alike there, so that few are enough; a share of Eq. 1's draws near 1
+            does not make it that of Eq. 1.
 
     Returns:
-        The kernel. The errors of its diagonal are the spread between chains over the root of
-        their number, and NaN for a single chain.
+        The kernel under Eq. 1. The errors of its diagonal come from leaving out one chain after
+        the other (jackknife), widened by Student's t for so few, so that 1.96 of them cover; NaN
+        for a single chain, and infinite where the weights do not bear an error.
+
+    Raises:
+        ValueError: pairs without what the data term needs, from an older version.
+
+    Warns:
+        UserWarning: the weights exp[-n beta L] may leave so few of the draws that the kernel is
+            not to be believed, or there are too few draws to know.
     """
-    pairs = canonical(pairs, "kernel", argument="pairs", variables=PAIRS)
+    from scipy.special import stdtrit  # slow to import, so where it is used
+
+    names = () if limit else ("loss", "products", "cross", "log_weight")
+    if missing := [name for name in names if name not in pairs]:
+        raise ValueError(
+            f"pairs has no {missing[0]}, which the data term of Eq. 1 needs; make them anew, or "
+            "give limit=True for the kernel without it"
+        )
+    pairs = canonical(pairs, "kernel", *names, argument="pairs", variables=PAIRS)
     at = np.unique(np.arange(pairs.sizes["chain"])[place("chains", chains, pairs.sizes["chain"])])
     if not at.size:
         raise ValueError(f"chains is {shown(chains)}, which is none of them; choose one at least")
-    each = pairs.kernel.values[at]
+    pairs, count, n = pairs.isel(chain=at), len(at), pairs.sizes["sample"]
+    each = pairs.kernel.values
     even = each.shape[1] == each.shape[2]
     if not even or not np.allclose(each, each.transpose(0, 2, 1), 1e-3, 1e-3 * np.abs(each).max()):
         raise ValueError(
             "pairs has a kernel whose samples are not its others; select both alike: "
             "pairs.isel(sample=some, other=some)"
         )
-    variances = np.diagonal(each, axis1=1, axis2=2).astype(np.float64)
-    mcse = variances.std(0, ddof=1) / np.sqrt(len(each)) if len(each) > 1 else None
-    return MatrixKernel(each.mean(0, dtype=np.float64), sample_coords(pairs), mcse)
+    if not limit and pairs.sizes["draw"] != pairs.sizes["pair"] + 1:
+        raise ValueError(
+            f"pairs has {pairs.sizes['draw']} draws in walks of {pairs.sizes['pair']} pairs; keep "
+            "all of both, since a pair belongs to two draws"
+        )
+    believed = limit or _bear_an_error(pairs)
+    parts = [(_sums_in_the_limit if limit else _sums_of_chain)(pairs, c) for c in range(count)]
+    total = [np.sum(each, 0) for each in zip(*parts, strict=True)]
+    matrix, norm, excess, cross = total
+    covariance = (matrix + np.outer(excess / norm, cross)) / norm
+    mcse = None if count == 1 else np.full(n, np.inf)
+    if count > 1 and believed:
+        without = []
+        for part in parts:  # the diagonal, one chain left out
+            matrix, norm, excess, cross = (a - b for a, b in zip(total, part, strict=True))
+            without.append((np.diag(matrix) + excess / norm * cross) / norm)
+        spread = np.std(without, 0) * np.sqrt(count - 1)
+        mcse = spread * stdtrit(count - 1, 0.975) / 1.96
+    return MatrixKernel((covariance + covariance.T) / 2, sample_coords(pairs), mcse)
+
+
+def _sums_in_the_limit(
+    pairs: xr.Dataset, chain: int
+) -> tuple[np.ndarray, float, np.ndarray, np.ndarray]:
+    """As :func:`_sums_of_chain`, for n beta -> 0."""
+    kernel = pairs.kernel.values[chain].astype(np.float64)
+    return kernel, 1.0, np.zeros(len(kernel)), np.zeros(len(kernel))
+
+
+def _sums_of_chain(
+    pairs: xr.Dataset, chain: int
+) -> tuple[np.ndarray, float, np.ndarray, np.ndarray]:
+    """What a chain adds to K = (matrix + excess cross' / norm) / norm.
+
+    With c = n beta / gamma, and losses relative to a rough mu that all chains share:
+
+    Returns:
+        Sum over pairs of v [g_i'g_j / gamma - c (l_i - mu_i) L'(w)'g_j(w_theta)], (n, n); sum of v;
+        sum of v (l_i - mu_i), (n,); c times the sum of v L'(w)'g_j(w_theta), (n,). A pair is
+        counted from both its ends, each by half.
+    """
+    log_weight = pairs.log_weight.values
+    weight = np.exp(log_weight[chain] - log_weight.max())
+    loss = pairs.loss.values[chain] - pairs.loss.values.mean((0, 1), dtype=np.float64)
+    ends = np.stack([np.arange(len(weight) - 1), np.arange(1, len(weight))], 1)  # of each pair
+    weighted = weight[ends][..., None] / 2 * loss[ends]  # (pair, side, n)
+    cross = pairs.cross.values[chain]
+    matrix = pairs.products.values[chain] * np.exp(log_weight[chain].max() - log_weight.max())
+    matrix = matrix - np.tensordot(weighted, cross, ((0, 1), (0, 1)))
+    along = (weight[ends][..., None] / 2 * cross).sum((0, 1))
+    return matrix, float(weight[ends].sum() / 2), weighted.sum((0, 1)), along
+
+
+def _bear_an_error(pairs: xr.Dataset, needed: float = 5.0) -> bool:
+    """Whether the draws of walks are worth ``needed`` ones under Eq. 1, as far as they can tell.
+
+    A third of them is independent: neighbours in a walk are alike. Where these are too few to know
+    the tail of their weights, it is taken to be that of a normal law of the log weights, which
+    leaves a share of exp(-s²), with s² at the upper end of its 95 % interval: the share of those
+    draws that are there is biased up.
+    """
+    from scipy.special import chdtri  # slow to import, so where it is used
+
+    log_weight = pairs.log_weight.values.reshape(1, -1)
+    weight = np.exp(log_weight - log_weight.max())
+    weights = Weights(weight / weight.sum(), log_weight, 0.0)
+    independent = log_weight.size / 3
+    worth = weights.ess / 3
+    if independent < _KNOWS_ITS_TAIL:
+        freedom = max(independent - 1, 1.0)
+        variance = log_weight.var(ddof=1) * freedom / chdtri(freedom, 0.95)
+        worth = min(weights.ess, log_weight.size * np.exp(-variance))
+        good = worth >= needed
+    else:
+        good = worth >= needed and weights.khat <= khat_limit(int(independent))
+    if good:
+        return True
+    warnings.warn(
+        f"pairs has {log_weight.size} draws whose log weights -n_beta L spread by "
+        f"{log_weight.std(ddof=1):.2g} and may be worth only {worth:.1g} draws of Eq. 1; take "
+        "more chains, raise localization, or give limit=True for the kernel without the data term",
+        UserWarning,
+        stacklevel=3,
+    )
+    return False
 
 
 def split_half_reliability(first: np.ndarray, second: np.ndarray) -> float:
@@ -510,31 +629,16 @@ def spearman_brown(reliability: float) -> float:
     return 2 * r / (1 + r)
 
 
-def tilt(pairs: xr.Dataset) -> float:
-    r"""How much of a difference the data term of Eq. 1 makes, which gradient pairs leave out.
-
-    The weights of a walk count by :math:`\exp[-n\beta L(w)]` under Eq. 1, L taken over the samples
-    that were observed. Near 1 they all count alike and the Gaussian stands for the local posterior;
-    near 1 / draws one outweighs the rest.
-
-    Args:
-        pairs: from :func:`probelib.gradient_pairs`.
-
-    Returns:
-        The effective share of the draws, (sum v)² / (draws x sum v²), in (0, 1].
-    """
-    pairs = canonical(pairs, "loss", argument="pairs", variables=PAIRS)
-    log_weight = -required(pairs, "n_beta", "pairs") * pairs.loss.values.mean(-1, dtype=np.float64)
-    weight = np.exp(log_weight - log_weight.max()).ravel()
-    return float(weight.sum() ** 2 / (weight.size * np.square(weight).sum()))
-
-
-def _unit_columns(losses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _unit_columns(losses: np.ndarray, weights: Weights | None) -> tuple[np.ndarray, np.ndarray]:
     """Centred losses as unit columns (S, k), float32, and their scales (k,): see LossKernel."""
-    centred = (losses - losses.mean((0, 1))).reshape(-1, losses.shape[-1])
+    centred = (losses - mean(losses, weights)).reshape(-1, losses.shape[-1])
+    freedom = len(centred) - 1.0
+    if weights is not None:
+        centred *= np.sqrt(weights.values).reshape(-1, 1)
+        freedom = 1 / weights.unbiased
     norm = np.linalg.norm(centred, axis=0)
     centred /= np.where(norm > 0, norm, 1)
-    return centred.astype(np.float32), norm / np.sqrt(len(centred) - 1)
+    return centred.astype(np.float32), norm / np.sqrt(freedom)
 
 
 def _index(positions: Positions) -> Any:
@@ -550,5 +654,4 @@ __all__ = [
     "pair_kernel",
     "spearman_brown",
     "split_half_reliability",
-    "tilt",
 ]

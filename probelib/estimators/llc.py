@@ -16,8 +16,9 @@ import numpy as np
 
 from probelib.contract import canonical, required, settings
 from probelib.estimators.blocks import blocks_of_changes, blocks_of_deviations
-from probelib.estimators.series import Estimate, estimate_mean
+from probelib.estimators.series import Estimate
 from probelib.estimators.step_bias import relative_step_bias
+from probelib.estimators.weighted import Weights, estimate, mean, weights_of
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -39,12 +40,15 @@ def local_learning_coefficient(trace: xr.Dataset) -> Estimate:
         ValueError: fewer than two draws, losses that are not finite, or no n_beta.
     """
     trace = canonical(trace, "loss", "init_loss")
-    found = estimate_mean(required(trace, "n_beta") * mean_loss_change(trace))
+    found = estimate(required(trace, "n_beta") * mean_loss_change(trace), weights_of(trace))
     return replace(found, step_bias=found.value * relative_step_bias(trace, found.value))
 
 
 def mean_loss_change(trace: xr.Dataset) -> np.ndarray:
     """L(w) - L(w*) over the observed samples at every draw: shape (chain, draw), nats.
+
+    One number a draw, whatever its weight: the mean of a weighted trace's needs
+    :func:`probelib.contract.draw_weights`.
 
     Args:
         trace: from :func:`probelib.sample` or :func:`probelib.open_trace`.
@@ -74,7 +78,7 @@ def empirical_variance(trace: xr.Dataset) -> Estimate:
         ValueError: fewer than two draws, or losses that are not finite.
     """
     trace = canonical(trace, "loss")
-    return _with_step_bias(estimate_mean(_squared_deviations(trace)), trace)
+    return _with_step_bias(estimate(_squared_deviations(trace), weights_of(trace)), trace)
 
 
 def singular_fluctuation(trace: xr.Dataset) -> Estimate:
@@ -96,8 +100,8 @@ def singular_fluctuation(trace: xr.Dataset) -> Estimate:
     """
     trace = canonical(trace, "loss")
     n_beta = required(trace, "n_beta")
-    found = estimate_mean(n_beta / 2 * _squared_deviations(trace) / trace.sizes["sample"])
-    return _with_step_bias(found, trace)
+    series = n_beta / 2 * _squared_deviations(trace) / trace.sizes["sample"]
+    return _with_step_bias(estimate(series, weights_of(trace)), trace)
 
 
 def _with_step_bias(of_variance: Estimate, trace: xr.Dataset) -> Estimate:
@@ -110,14 +114,14 @@ def _with_step_bias(of_variance: Estimate, trace: xr.Dataset) -> Estimate:
 
 def _squared_deviations(trace: xr.Dataset) -> np.ndarray:
     """Squared distance from the gain at every draw, whose mean is tr K: (chain, draw)."""
-    draws = trace.sizes["chain"] * trace.sizes["draw"]
+    draws, weights = trace.sizes["chain"] * trace.sizes["draw"], weights_of(trace)
     total = np.zeros((trace.sizes["chain"], trace.sizes["draw"]))
     for _, deviation in blocks_of_deviations(trace):
         total += np.square(deviation).sum(-1)
-    return total * (draws / (draws - 1))
+    return total * (draws / (draws - 1) if weights is None else weights.unbiased)
 
 
-def share(part: np.ndarray, total: np.ndarray) -> Estimate:
+def share(part: np.ndarray, total: np.ndarray, weights: Weights | None = None) -> Estimate:
     r"""The ratio of two means over the same draws, with its Monte-Carlo error to first order.
 
     The error of :math:`r = \bar a / \bar b` is that of the mean of
@@ -125,9 +129,11 @@ def share(part: np.ndarray, total: np.ndarray) -> Estimate:
 
     Args:
         part, total: series a and b, shape (chain, draw).
+        weights: of the draws, from :func:`probelib.estimators.weights_of`.
     """
-    ratio = part.mean() / total.mean()
-    return replace(estimate_mean((part - ratio * total) / total.mean()), value=float(ratio))
+    whole = mean(total, weights)
+    ratio = mean(part, weights) / whole
+    return replace(estimate((part - ratio * total) / whole, weights), value=float(ratio))
 
 
 __all__ = [

@@ -92,6 +92,8 @@ def relative_step_bias(trace: xr.Dataset, llc: float) -> float:
     Returns:
         The part; NaN where the trace does not tell, or where there is no LLC to speak of.
     """
+    if "log_weight" in trace:  # draws that no step made
+        return 0.0
     found, of = step_bias(trace), trace.attrs.get("fingerprint", {})
     same = "sampling_data" in of and of["sampling_data"] == of.get("observed_data")
     same &= trace.sizes["sample"] == settings(trace).n_samples  # else some were selected since

@@ -30,7 +30,7 @@ NOT_A_RESULT = (
 
 def halves_of_pairs(pairs: xr.Dataset) -> list[np.ndarray]:
     """R from the even walks of gradient pairs, and from the odd ones."""
-    return [probelib.pair_kernel(pairs, part).correlation() for part in (EVEN, ODD)]
+    return [probelib.pair_kernel(pairs, part, limit=True).correlation() for part in (EVEN, ODD)]
 
 
 def halves_of_draws(trace: xr.Dataset, draws: int | None = None) -> list[np.ndarray]:
@@ -98,7 +98,7 @@ class Localization:
         loss: mean over draws and photographs, nats.
         kept: of the photographs with more than half the probability on their label at w*, the
             share that has it along the walks.
-        tilt: share of the draws that counts under Eq. 1.
+        data_term: spread of n_beta L over the draws, which the limit n_beta -> 0 leaves out.
         reliability: of R from one walk.
         aligned: WordNet similarity of the neighbours.
     """
@@ -106,7 +106,7 @@ class Localization:
     gamma: float
     loss: float
     kept: float
-    tilt: float
+    data_term: float
     reliability: float
     aligned: al.Alignment
 
@@ -116,7 +116,7 @@ class Localization:
         return {
             f"{key}_mean_loss": self.loss,
             f"{key}_still_right": self.kept,
-            f"{key}_tilt": self.tilt,
+            f"{key}_data_term": self.data_term,
             f"{key}_reliability": self.reliability,
             f"{key}_wordnet": self.aligned.value,
             f"{key}_interval_low": self.aligned.low,
@@ -129,7 +129,7 @@ class Localization:
             "γ": f"{self.gamma:,.0f}",
             "mean loss": f"{self.loss:.2f}",
             "still right": f"{self.kept:.0%}",
-            "share of draws under Eq. 1": f"{self.tilt:.2f}",
+            "spread of nβ L": f"{self.data_term:.2f}",
             "reliability of one walk": f"{self.reliability:.2f}",
             "WordNet, cross-label top 5": f"{self.aligned.value:.3f}",
             "by chance": f"{self.aligned.low:.3f} to {self.aligned.high:.3f}",
@@ -146,9 +146,9 @@ def localization_of(
         gamma,
         float(pairs.loss.mean()),
         kept,
-        probelib.tilt(pairs),
+        float(pairs.log_weight.std(ddof=1)),
         probelib.split_half_reliability(*halves_of_pairs(pairs)),
-        meaning(probelib.pair_kernel(pairs).correlation(), labels),
+        meaning(probelib.pair_kernel(pairs, limit=True).correlation(), labels),
     )
 
 
@@ -199,7 +199,7 @@ def reduced_rows(
             "seconds_a_pass": found.attrs["wall_time"] / passes,
             "reliability": probelib.split_half_reliability(*own),
             "agreement": 1.0 if name == whole else al.noise_free_correlation(own, whole_halves),
-            "wordnet": meaning(probelib.pair_kernel(found).correlation(), labels).value,
+            "wordnet": meaning(probelib.pair_kernel(found, limit=True).correlation(), labels).value,
         }
         key = f"reduced_{name.replace(' ', '_')}"
         reliability, agreement = numbers["reliability"], numbers["agreement"]
@@ -309,11 +309,11 @@ class LastModule:
             head_pairs=n_pairs,
             head_pairs_split_half_reliability=probelib.split_half_reliability(*self.pair_halves),
             head_pairs_equivalent_draws=al.equivalent_draws(*self.pair_halves),
-            head_pairs_tilt=probelib.tilt(self.pairs),
+            head_pairs_data_term=float(self.pairs.log_weight.std(ddof=1)),
             draws_on_pairs=al.noise_free_slope(
                 probelib.loss_kernel(trace.isel(chain=ODD)).covariance() / scale,
                 *(
-                    probelib.pair_kernel(self.pairs, part).covariance() / scale
+                    probelib.pair_kernel(self.pairs, part, limit=True).covariance() / scale
                     for part in (EVEN, ODD)
                 ),
             ),
@@ -445,7 +445,7 @@ def record_kept(chapter: Chapter, kept: KeptPairs, check: np.ndarray, again: xr.
     difference = max(
         np.abs(
             kernel.correlation(check, check)
-            - probelib.pair_kernel(again, slice(c, c + 1)).correlation()
+            - probelib.pair_kernel(again, slice(c, c + 1), limit=True).correlation()
         ).max()
         for c, kernel in enumerate(kept.kernels)
     )
