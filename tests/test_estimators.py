@@ -776,3 +776,23 @@ def test_a_matrix_kernel_checks_what_it_is_given():
         probelib.MatrixKernel(np.eye(3), mcse=np.ones(2))
     with pytest.raises(ValueError, match=r"coords\['label'\] has shape \(4,\)"):
         probelib.MatrixKernel(np.eye(3), {"label": ("sample", np.arange(4))})
+
+
+def test_the_verdict_on_weighted_draws_is_that_of_their_weights():
+    x = torch.tensor(np.random.default_rng(7).normal(size=(50, 4)), dtype=torch.float32)
+    model = torch.nn.Linear(4, 1, bias=False)
+    y = model(x).detach() + torch.randn(50, 1, generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        model.weight.copy_(torch.linalg.lstsq(x, y).solution.T)
+    posterior = probelib.LocalPosterior(
+        model, probelib.squared_error, (x, y), n_beta=10.0, localization=10.0
+    )
+    trace = probelib.importance_sample(posterior, 1000, progress=False)
+    found = probelib.diagnostics(trace)
+    assert found.good, str(found)
+    assert found["weights"].value == pytest.approx(probelib.khat(trace))
+    with pytest.raises(KeyError, match="name is 'mixed'"):
+        found["mixed"]
+    cold = probelib.diagnostics(probelib.reweight(trace, 1000.0))
+    assert cold.wrong
+    assert "a few draws decide everything" in cold["weights"].sentence

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from probelib.contract import RunSettings, canonical, diverged, settings
+from probelib.estimators import weighted
 from probelib.estimators.llc import local_learning_coefficient, mean_loss_change
-from probelib.estimators.series import Estimate, ess_and_rhat, estimate_mean
+from probelib.estimators.series import Estimate, ess_and_rhat
 from probelib.estimators.step_bias import StepBias, relative_step_bias, step_bias
+from probelib.estimators.weighted import Weights, weights_of
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -152,7 +154,7 @@ def diagnostics(trace: xr.Dataset, n_samples: int = 500, seed: int = 0) -> Diagn
     rhat_max = float(np.nanmax(rhat)) if np.isfinite(rhat).any() else float("inf")
     ess_min = float(np.nanmin(ess)) if np.isfinite(ess).any() else 0.0
     tau = mean.size / float(ess[0])
-    along = at_center + _mean(trace, mean)
+    along = at_center + float(weighted.mean(mean, weights_of(trace)))
     return Diagnostics(
         findings=(
             _check_divergence(lost, all_chains.sizes["chain"]),
@@ -330,6 +332,8 @@ def _check_draws(
     trace: xr.Dataset, rhat: float, worst: float, of_mean: float
 ) -> tuple[Finding, ...]:
     """Whether there are enough draws, of chains that agree; or of weights that leave some."""
+    if (weights := weights_of(trace)) is not None:
+        return (_check_weights(weights), _check_weighted_draws(weights))
     draws, apiece = trace.sizes["chain"] * trace.sizes["draw"], trace.sizes["draw"]
     mixed, enough = rhat <= _MIXED, of_mean >= _DRAWS and worst >= _DRAWS_OF_WORST
     sentence = f"the largest R-hat is {rhat:.3f}"
@@ -354,13 +358,33 @@ def _check_draws(
     )
 
 
+def _check_weights(weights: Weights) -> Finding:
+    """Whether a few of the weighted draws decide everything."""
+    good = weights.khat <= weights.limit
+    sentence = f"the weights of the draws have a k-hat of {weights.khat:.2f}"
+    if not good:
+        sentence += (
+            f", above {weights.limit:.2f}: a few draws decide everything; raise localization, "
+            "lower n_beta, or use probelib.sample"
+        )
+    return Finding("weights", good, weights.khat, weights.limit, sentence)
+
+
+def _check_weighted_draws(weights: Weights) -> Finding:
+    good = weights.ess >= _DRAWS
+    sentence = f"{weights.values.size} draws are worth {weights.ess:.0f} of equal weight"
+    sentence += "" if good else f", fewer than {_DRAWS}; take more draws"
+    return Finding("draws", good, weights.ess, _DRAWS, sentence, "wide")
+
+
 def _check_spread(trace: xr.Dataset) -> list[Finding]:
     """Whether the chains are further from w* than the localization lets them."""
     run = settings(trace)
     if "distance" not in trace or run.localization is None or run.n_parameters is None:
         return []
     series = np.square(trace.distance.values, dtype=np.float64)
-    of_expected = estimate_mean(series * run.localization / run.n_parameters)
+    relative = series * run.localization / run.n_parameters
+    of_expected = weighted.estimate(relative, weights_of(trace))
     limit = 1.1 * (1 + _widening(run))
     good = of_expected.value - 3 * of_expected.mcse <= limit
     sentence = f"|w - w*|² is {of_expected.value:.3g} of what the localization alone would leave"
@@ -394,10 +418,6 @@ def _check_basin(trace: xr.Dataset, at_center: float, along: float) -> list[Find
     good = least <= 1.25 * half and not forgotten
     remedy = "" if good else ": the chains have left w*'s basin; raise localization"
     return [Finding("basin", good, llc.value, 1.25 * half, sentence + remedy)]
-
-
-def _mean(trace: xr.Dataset, series: np.ndarray) -> float:
-    return float(series.mean())
 
 
 def _check_digits(trace: xr.Dataset, mean: np.ndarray) -> Finding:
