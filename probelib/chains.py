@@ -18,13 +18,22 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.modules.conv import _ConvNd
 
 from probelib import schedule
+from probelib.ambient import undisturbed
 from probelib.contract import STEP_VARIABLES
 from probelib.data import Samples
 from probelib.fingerprint import attributes, describe
 from probelib.gradients import Batch, FullGradient
 from probelib.observe import Observer
 from probelib.plan import Run
-from probelib.randomness import ONE_THREAD, Draws, chain_seeds, keep_random_state, own_stream
+from probelib.randomness import (
+    ONE_THREAD,
+    Draws,
+    chain_seeds,
+    host_random_state,
+    keep_host_random_state,
+    keep_random_state,
+    own_stream,
+)
 from probelib.samplers.base import State, check_state
 from probelib.store.checkpoints import Checkpoint
 from probelib.store.integrity import TraceMismatch
@@ -45,7 +54,10 @@ class Chains:
         count: how many; default: all of the run.
     """
 
+    @undisturbed()
     def __init__(self, run: Run, first: int = 0, count: int | None = None):
+        # Of their own: others may run in other threads.
+        run = replace(run, posterior=run.posterior.apart())
         self.posterior, self.plan = run.posterior, run.plan
         self.data, self.observed = run.posterior.data, run.observed
         self.center, self.target = run.posterior.center, run.target
@@ -72,7 +84,7 @@ class Chains:
     def _choose_how(self, run: Run) -> None:
         """Together or one by one, and the size of an observation batch."""
         on_cpu = self.center.device.type == "cpu"
-        with keep_random_state(self.center.device):
+        with keep_random_state(self.center.device), keep_host_random_state():
             # Convolutions with weights of their own for each chain are run as one of many groups:
             # on a CPU slower than one chain after the other, and in many times the memory.
             apart = any(isinstance(m, _ConvNd) for m in self.posterior.model.modules())
@@ -107,6 +119,7 @@ class Chains:
 
     # --- steps ---
 
+    @undisturbed()
     def advance(self) -> dict[str, Tensor]:
         """One step of every chain.
 
@@ -166,11 +179,12 @@ class Chains:
         self.frozen = sorted({*self.frozen, chain})
         self.state = self._reset(self.state, self.frozen)
 
+    @undisturbed()
     def not_finite(self) -> list[int]:
         """The chains whose model gives no finite output any more."""
         found = []
         x, _ = self.observed.batch(schedule.watched(len(self.observed))[:64])
-        with torch.no_grad():
+        with torch.no_grad(), keep_random_state(x.device), keep_host_random_state():
             for chain, w in enumerate(self.weights):
                 outputs = [torch.linalg.vector_norm(w - self.center)]
                 with suppress(Exception):  # it may be the model itself that fails
@@ -263,6 +277,7 @@ class Chains:
             losses.append(loss)
         return torch.stack(gradients), torch.stack(losses)
 
+    @undisturbed()
     def of_all_at_center(self) -> Tensor:
         """The gradient of L at w*, computed once."""
         if self._full_gradient is None:
@@ -294,21 +309,39 @@ class Chains:
         return torch.autograd.grad(loss, weights)[0], loss.detach()
 
     def _vmap_agrees(self) -> bool:
-        """Whether torch.func can run this model for all chains at once, with the same result."""
+        """Whether torch.func can run this model for all chains at once, with the same result.
+
+        Looked at as it will run: two rows of weights, batches of their own or one for all, and
+        with gradients as without.
+        """
         x, y = self.posterior.data.batch(slice(0, min(2, self.posterior.n_samples)))
-        expected = self._gradient(self.center, x, y)
+        nearby = self.center + 0.01 * (1 + self.center.abs())
+        weights, own = torch.stack([self.center, nearby]), None if self._full_batch else 0
+        batch = [t if self._full_batch else torch.stack([t, t.flip(0)]) for t in (x, y)]
+        before = host_random_state()
         try:
             with ONE_THREAD, warnings.catch_warnings():
                 # An operation that vmap would run chain by chain anyway.
                 warnings.filterwarnings("error", ".*performance drop")
-                every = vmap(grad_and_value(self._mean_loss))
-                got = every(*(t.unsqueeze(0) for t in (self.center, x, y)))
-        except Exception:  # whatever vmap cannot do, plain autograd just did
+                every = vmap(grad_and_value(self._mean_loss), in_dims=(0, own, own))
+                gradients, losses = every(weights, *batch)
+                with torch.no_grad():
+                    observed = vmap(self.posterior.losses, in_dims=(0, None, None))(weights, x, y)
+        except Exception:  # whatever vmap cannot do, plain autograd does
             return False
-        return all(
-            torch.allclose(g[0], e, rtol=1e-3, atol=1e-5)
-            for g, e in zip(got, expected, strict=True)
-        )
+        for row, w in enumerate(weights):
+            gradient, loss = self._gradient(w, *(t if own is None else t[row] for t in batch))
+            with torch.no_grad():
+                plain = self.posterior.losses(w, x, y)
+            for got, wanted in (
+                (gradients[row], gradient),
+                (losses[row], loss),
+                (observed[row], plain),
+            ):
+                atol = 1e-5 * max(1.0, float(wanted.abs().nan_to_num().max()))
+                if not torch.allclose(got, wanted, rtol=1e-3, atol=atol, equal_nan=True):
+                    return False
+        return host_random_state() == before  # else it draws where torch does not see it
 
 
 def rehearse(run: Run, data: Samples, cost: schedule.Pass) -> schedule.Thinning:
@@ -324,7 +357,7 @@ def rehearse(run: Run, data: Samples, cost: schedule.Pass) -> schedule.Thinning:
     """
     posterior, plan = run.posterior, run.plan
     index = schedule.watched(len(run.observed))
-    some = Samples(run.observed.batch(index), posterior.device, "observe")
+    some = Samples(run.observed.batch(index), posterior.device, "observe", copied=True)
     shorter = replace(plan, chains=4, first_chain=0, thin=1, observe_batch_size=None)
     chains = Chains(replace(run, observed=some, plan=shorter))
     chains.data = data

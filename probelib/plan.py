@@ -40,7 +40,7 @@ class Plan:
     until: float | None = None
     seed: int = 0
     first_chain: int = 0
-    loss_dtype: str = "float32"
+    loss_dtype: str = "auto"
     observe_dtype: str = "float32"
     observe_batch_size: int | None = None
 
@@ -51,7 +51,9 @@ class Plan:
             "burn_in": require_whole("burn_in", self.burn_in, 0),
             "seed": require_whole("seed", self.seed, 0),
             "first_chain": require_whole("first_chain", self.first_chain, 0),
-            "loss_dtype": require_choice("loss_dtype", self.loss_dtype, "float32", "float16"),
+            "loss_dtype": require_choice(
+                "loss_dtype", self.loss_dtype, "auto", "float64", "float32", "float16"
+            ),
             "observe_dtype": require_choice(
                 "observe_dtype", self.observe_dtype, "float32", "bfloat16", "auto"
             ),
@@ -163,6 +165,9 @@ class Run:
             observed = Samples(observe, posterior.device, "observe")
             posterior.check(observed)
         plan = plan.on_device(posterior.device)
+        if plan.loss_dtype == "auto":
+            kept = torch.promote_types(posterior.loss_dtype, torch.float32)
+            plan = replace(plan, loss_dtype=str(kept).removeprefix("torch."))
         return cls(posterior, observed, copy.deepcopy(sampler), plan)
 
     @property

@@ -80,7 +80,7 @@ def sample(
     store: str | os.PathLike | None = None,
     cache: str | os.PathLike | None = None,
     overwrite: bool = False,
-    loss_dtype: str = "float32",
+    loss_dtype: str = "auto",
     observe_dtype: str = "float32",
     observe_batch_size: int | None = None,
     first_chain: int = 0,
@@ -135,8 +135,10 @@ def sample(
             it and ``cache`` the trace stays in memory.
         cache: directory of many traces, instead of ``store``. Nothing in it is replaced.
         overwrite: replace the trace that ``store`` holds already.
-        loss_dtype: "float32", or "float16" to halve the trace's size: four digits, and losses
-            below 6e-8 become 0.
+        loss_dtype: "auto" is the precision in which the loss is computed: float64 where the model
+            or the loss is, else float32. "float32" keeps seven digits of each loss, "float16" three
+            and a half, and losses below 6e-8 become 0: what changes by less than the last digit
+            does not change.
         observe_dtype: "float32", or "bfloat16" to observe under autocast, l_i(w*) included; the
             chains themselves stay in the precision of the weights. "auto" takes bfloat16 where
             the device multiplies it faster than float32, and says so in the trace.
