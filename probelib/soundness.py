@@ -73,7 +73,8 @@ def check_model(posterior: LocalPosterior, samples: Samples, given: nn.Module) -
                 f"model makes {name} in its forward, so that it is no part of w*; run the model "
                 "once on a batch before"
             )
-        if not torch.equal(parameter.nan_to_num(), before[name].nan_to_num()):
+        kept = before[name].detach()
+        if not torch.allclose(parameter.detach(), kept, rtol=0, atol=0, equal_nan=True):
             raise written_weights()
 
 
