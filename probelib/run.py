@@ -301,6 +301,7 @@ def _begin(
     chains.stage()
     init_loss = chains.observer.at_center()
     _check_init_loss(init_loss, plan.loss_dtype)
+    _warn_of_rounding(init_loss, plan.loss_dtype, run.posterior.n_beta)
     thinning = rehearse(run, chains.data, chains.cost) if plan.thin == "auto" else None
     if thinning:
         if progress:
@@ -525,6 +526,23 @@ def _check_init_loss(init_loss: np.ndarray, loss_dtype: str) -> None:
         raise ValueError(
             f"loss_dtype is {loss_dtype!r}, which cannot hold a loss of {init_loss.max():.3g}; use "
             "loss_dtype='float32'"
+        )
+
+
+def _warn_of_rounding(init_loss: np.ndarray, loss_dtype: str, n_beta: float) -> None:
+    """Say that what l_i(w*) is rounded by would be seen in a learning coefficient, at least 1/2."""
+    kept = np.abs(init_loss).astype(min(np.dtype(loss_dtype), init_loss.dtype))
+    digit = np.spacing(kept).astype(np.float64)
+    error = n_beta * float(np.linalg.norm(digit)) / 12**0.5 / len(digit)
+    if error > 0.05:
+        chosen = kept.dtype < init_loss.dtype
+        what = f"loss_dtype is {loss_dtype!r}" if chosen else f"model is {kept.dtype}"
+        remedy = f"loss_dtype={str(init_loss.dtype)!r}" if chosen else "model.double()"
+        warnings.warn(
+            f"{what}, in which losses of up to {kept.max():.3g} are rounded so far that the local "
+            f"learning coefficient may be off by {error:.2g}; use {remedy}",
+            UserWarning,
+            stacklevel=4,
         )
 
 

@@ -13,7 +13,6 @@ from torch.utils.data import Subset, TensorDataset
 
 import probelib
 from probelib import SGLD, ControlVariate, LocalPosterior, cross_entropy, influence, sample
-from probelib.data import Samples
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -363,3 +362,291 @@ def test_a_control_variates_anchor_has_the_masks_of_its_step():
     # At w* the step's gradient and the anchor cancel exactly.
     for row in seen:
         assert torch.equal(row, chains.of_all_at_center())
+
+
+# --- precision ------------------------------------------------------------------------------------
+
+
+def large_residuals(dtype):
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((100, 3))
+    y = 1e4 * (x @ rng.standard_normal(3) + rng.standard_normal(100))
+    model = nn.Linear(3, 1, bias=False).to(dtype)
+    model.weight.data = torch.tensor(np.linalg.lstsq(x, y, rcond=None)[0][None]).to(dtype)
+    return LocalPosterior(
+        model,
+        lambda output, target: 0.5 * (output[:, 0] - target) ** 2,
+        (torch.tensor(x).to(dtype), torch.tensor(y).to(dtype)),
+        n_beta=100.0,
+        localization=1e-3,
+    )
+
+
+@pytest.mark.parametrize("where", ["memory", "disk"])
+def test_a_float64_model_keeps_its_differences(where, tmp_path):
+    store = None if where == "memory" else tmp_path / "trace.zarr"
+    settings = {"draws": 100, "burn_in": 300, "thin": 10, "store": store}
+    ours = large_residuals(torch.float64)
+    trace = draw(ours, 4, sampler=SGLD(5e-4), **settings)
+    assert {trace[k].dtype for k in ("loss", "init_loss", "sampling_loss")} == {np.dtype("f8")}
+    # Exact: (nb/2) tr(H S) = 1.5, up to gamma; the step adds about a hundredth. The error of 400
+    # draws with a standard deviation of sqrt(1.5) each is 0.06, times the autocorrelation.
+    assert abs(float(probelib.local_learning_coefficient(trace)) - 1.5) < 0.4
+    if where == "disk":
+        again = draw(ours, 4, sampler=SGLD(5e-4), **settings | {"draws": 102})
+        np.testing.assert_array_equal(again.loss[:, :100], trace.loss)
+
+
+def test_losses_that_round_away_are_said():
+    with pytest.warns(UserWarning, match=r"loss_dtype is 'float32', in which .* rounded .*float64"):
+        draw(large_residuals(torch.float64), sampler=SGLD(5e-4), loss_dtype="float32")
+    with pytest.warns(
+        UserWarning, match=r"model is float32, in which .* rounded .*model\.double\(\)"
+    ):
+        draw(large_residuals(torch.float32), sampler=SGLD(5e-4))
+
+
+def test_a_loss_in_float64_over_a_float32_model_is_kept_so():
+    trace = draw(posterior(loss=lambda o, t: cross_entropy(o.double(), t)), until=1e-9, draws=25)
+    assert trace.loss.dtype == trace.init_loss.dtype == np.float64
+    assert draw(posterior()).loss.dtype == np.float32
+
+
+# --- samples that mix -----------------------------------------------------------------------------
+
+
+def squares(output, target):
+    return ((output - target) ** 2).mean(-1)
+
+
+@pytest.mark.parametrize("odd", [0, N // 2, N - 1])
+@pytest.mark.parametrize("integers", [False, True])
+def test_a_broadcast_that_equal_targets_hide(odd, integers):
+    y = torch.zeros(N)
+    y[odd] = 1
+    with pytest.raises(ValueError, match="it must depend on this sample alone"):
+        posterior(nn.Linear(4, 1), squares, (data()[0], y.long() if integers else y))
+    right = posterior(nn.Linear(4, 1), squares, (data()[0], y[:, None]))
+    assert right.n_samples == N
+
+
+class Mixing(nn.Module):
+    """Its samples see each other."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.inner, self.how = net(), how
+
+    def forward(self, x):
+        out = self.inner(x)
+        if self.how == "mean":
+            return out - out.mean(0)
+        if self.how == "cumulative":
+            return out.cumsum(0)
+        if self.how == "softmax over the batch":
+            return out.log_softmax(0)
+        return out + out.amax(0)
+
+
+@pytest.mark.parametrize("how", ["mean", "cumulative", "softmax over the batch", "largest"])
+def test_a_model_that_mixes_samples(how):
+    with pytest.raises(ValueError, match="it must depend on this sample alone"):
+        posterior(Mixing(how))
+
+
+def test_samples_that_mix_are_found_where_the_output_is_0():
+    model = Mixing("largest")
+    nn.init.zeros_(model.inner[-1].weight)
+    with pytest.raises(ValueError, match="it must depend on this sample alone"):
+        posterior(model)
+
+
+def test_a_recurrent_layer_that_takes_the_batch_for_time():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.r, self.out = nn.GRU(4, 5), nn.Linear(5, 3)
+
+        def forward(self, x):
+            return self.out(self.r(x)[0])
+
+    with pytest.raises(ValueError, match="it must depend on this sample alone"):
+        posterior(Net())
+
+
+@pytest.mark.parametrize(
+    ("loss", "advice"),
+    [
+        (F.cross_entropy, r"\(\): |leave out the mean or sum over the batch"),
+        (lambda o, t: o, r"sum or average the rest, with loss.flatten\(1\).sum\(1\)$"),
+        (lambda o, t: cross_entropy(o, t)[:, None], r"flatten it, with loss.flatten\(\)$"),
+        (lambda o, t: o.flatten(), r"belongs to a sample, with loss.reshape\(3, -1\).sum\(1\)$"),
+        (lambda o, t: (o.argmax(1) != t).long(), "returned torch.int64, which has no gradient"),
+    ],
+)
+def test_the_advice_fits_the_shape(loss, advice):
+    with pytest.raises(ValueError, match=advice):
+        posterior(loss=loss)
+
+
+# --- what models are like -------------------------------------------------------------------------
+
+
+class Recurrent(nn.Module):
+    def __init__(self, kind, packed=False, **settings):
+        super().__init__()
+        torch.manual_seed(0)
+        self.r = kind(3, 5, batch_first=True, **settings)
+        self.out = nn.Linear(10 if self.r.bidirectional else 5, 2)
+        self.packed = packed
+
+    def forward(self, x):
+        if self.packed:
+            lengths = torch.full((len(x),), x.shape[1])
+            x = nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True)
+            out = nn.utils.rnn.pad_packed_sequence(self.r(x)[0], batch_first=True)[0]
+        else:
+            out = self.r(x)[0]
+        return self.out(out[:, -1])
+
+
+@pytest.mark.filterwarnings("ignore:.*performance drop")
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        (nn.GRU, {}),
+        (nn.LSTM, {}),
+        (nn.RNN, {}),
+        (nn.GRU, {"bidirectional": True}),
+        (nn.LSTM, {"packed": True}),
+    ],
+)
+def test_recurrent_layers(kind, settings):
+    rng = torch.Generator().manual_seed(0)
+    given = torch.randn(8, 4, 3, generator=rng), torch.arange(8) % 2
+    model = Recurrent(kind, **settings)
+    ours = posterior(model, given=given)
+    trace = draw(ours, 2, batch_size=4, draws=2)
+    same(trace.isel(chain=[0]), draw(ours, 1, batch_size=4, draws=2))
+    losses = F.cross_entropy(model(given[0]), given[1], reduction="none")
+    np.testing.assert_allclose(trace.init_loss, losses.detach(), rtol=1e-5)
+    rows = []
+    for loss in losses:
+        gradients = torch.autograd.grad(loss, list(model.parameters()), retain_graph=True)
+        rows.append(torch.cat([g.reshape(-1) for g in gradients]))
+    found = influence.per_sample_gradients(ours)
+    np.testing.assert_allclose(found, torch.stack(rows), rtol=1e-4, atol=1e-6)
+
+
+class Keeps(nn.Module):
+    """Leaves things behind on itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner, self.all, self.seen, self.calls = net(), [], {"x": []}, 0
+
+    def forward(self, x):
+        self.features = self.inner[0](x)
+        self.all.append(self.features)
+        self.seen["x"].append(len(x))
+        self.calls += 1
+        return self.inner[2](torch.tanh(self.features)) * (1 + 0.1 * len(self.all))
+
+
+@pytest.mark.parametrize("ran_before", [False, True])
+@pytest.mark.parametrize("chains", [1, 2])
+def test_models_that_keep_what_they_computed(ran_before, chains, tmp_path):
+    model = Keeps()
+    if ran_before:
+        model(data()[0])
+    held = len(model.all), model.calls
+    ours = posterior(model)
+    trace = draw(ours, chains)
+    with ThreadPoolExecutor(1) as pool:
+        elsewhere = draw(ours, chains, executor=pool, store=tmp_path / "t.zarr")
+    same(trace, elsewhere)
+    assert (len(model.all), model.calls) == held
+    assert len(ours.model.all) == held[0]  # each call sees the model as it was given
+    copy.deepcopy(ours)
+    losses = cross_entropy(net()(data()[0]) * (1.1 + 0.1 * held[0]), data()[1])
+    np.testing.assert_allclose(trace.init_loss, losses.detach(), rtol=1e-5)
+
+
+def test_a_hook_that_keeps_activations_on_its_module():
+    model = net()
+    model[1].register_forward_hook(lambda module, inputs, out: setattr(module, "kept", out))
+    model(data()[0])
+    same(draw(posterior(model)), draw(posterior()))
+
+
+@pytest.mark.filterwarnings("ignore:Lazy modules")
+def test_lazy_modules_are_run_first():
+    model = nn.Sequential(nn.LazyLinear(3))
+    with pytest.raises(ValueError, match=r"model has no 0\.weight yet, .*; run it once on a batch"):
+        posterior(model)
+    model(data()[0])
+    posterior(model)
+
+
+def test_a_layer_made_in_the_forward_is_refused():
+    class Late(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = net()
+
+        def forward(self, x):
+            if not hasattr(self, "late"):
+                self.late = nn.Linear(3, 3)
+            return self.late(self.inner(x))
+
+    with pytest.raises(ValueError, match=r"model makes late\.\w+ in its forward"):
+        posterior(Late())
+
+
+# --- masked logits --------------------------------------------------------------------------------
+
+
+class Masked(nn.Module):
+    def __init__(self, fill):
+        super().__init__()
+        torch.manual_seed(0)
+        self.out, self.fill = nn.Linear(4, 3), fill
+
+    def forward(self, x):
+        return self.out(x[:, :4]).masked_fill(x[:, 4:] == 0, self.fill)
+
+
+@pytest.mark.parametrize("loss", [cross_entropy, nn.CrossEntropyLoss(reduction="none")])
+def test_masked_logits_have_the_derivatives_of_their_limit(loss):
+    x, y = data()
+    valid = torch.ones(N, 3)
+    valid[7] = 0
+    valid[7, y[7]] = 1  # its own class is all that is left
+    valid[3, (y[3] + 1) % 3] = 0
+    given = torch.cat([x, valid], 1), y
+    ours, limit = (posterior(Masked(fill), loss, given) for fill in (float("-inf"), -1e9))
+    for f in (
+        influence.per_sample_gradients,
+        influence.hessian,
+        lambda p: influence.gradient_gram(p)[0],
+        lambda p: influence.per_sample_hessians(p),
+        lambda p: influence.classical_influence(p, 0.1),
+        lambda p: influence.laplace_kernel(p).covariance(),
+    ):
+        np.testing.assert_allclose(f(ours), f(limit), rtol=1e-4, atol=1e-6)
+    same(draw(ours), draw(limit))
+
+
+def test_one_class_has_no_loss():
+    trace = draw(posterior(nn.Linear(4, 1), given=data(classes=1)))
+    assert not trace.loss.any()
+
+
+def test_a_loss_whose_derivatives_are_no_numbers_is_refused():
+    def root(output, target):  # at 0, where its own derivative is infinite
+        return (output - output.detach()).square().sum(1).sqrt()
+
+    ours = posterior(loss=root)
+    for f in (influence.per_sample_gradients, influence.hessian, influence.gradient_gram):
+        with pytest.raises(ValueError, match=r"per_sample_loss has a .* at w\* that is not finite"):
+            f(ours)
