@@ -261,7 +261,9 @@ class Chains:
             if self._all_gradients is None:
                 shared = None if self._full_batch else 0
                 every = vmap(grad_and_value(self._mean_loss), in_dims=(0, shared, shared))
-                self._all_gradients = _recorded(every, weights, x, y)
+                # What a model leaves behind is undone in Python, which no recording does.
+                changes = self.posterior.leaves_traces
+                self._all_gradients = every if changes else _recorded(every, weights, x, y)
             return self._all_gradients(weights, x, y)
         gradients, losses = [], []
         for c, w in enumerate(weights):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -49,6 +50,8 @@ class Samples:
         self._dataset: Any = None
         self._labels: np.ndarray | None = None
         self._labels_are_known = False
+        #: Whether it came as a data set, whose labels nobody has looked at yet.
+        self.by_item = False
         if isinstance(data, TensorDataset):
             data = data.tensors
         if isinstance(data, tuple | list) and len(data) == 2 and all(map(_is_array, data)):
@@ -58,10 +61,12 @@ class Samples:
             self._dataset = data
             self.n = len(data)
             self._require_repeatable()
+            self.by_item = True
             if self.n and self._own_fingerprint() is None:
-                whole = self.staged(_SMALL)
-                if whole is not self:
-                    vars(self).update(vars(whole))
+                with suppress(ValueError):  # a sample that is not sound is found with all others
+                    taken = self.staged(_SMALL)
+                    if taken.in_memory:
+                        self._dataset, self._x, self._y = None, taken._x, taken._y
         else:
             raise TypeError(
                 f"{name} is a {type(data).__name__}; give a pair of tensors (inputs, targets) or "
@@ -178,11 +183,11 @@ class Samples:
     def differing(self, most: int) -> np.ndarray:
         """Positions of up to ``most`` samples that differ in targets and inputs, the last included.
 
-        Of a data set that is read item by item, and of very large data, only some are looked at.
+        Of a data set whose labels are not known yet, and of very large data, only some are looked at.
         """
         spread = np.linspace(0, self.n - 1, min(self.n, 256), dtype=int)
         chosen = [_some(spread, -(-most // 4)), spread[-1:]]
-        if self.in_memory:
+        if self.in_memory and self._labels_are_known:
             chosen += [_some(_different(self._y, spread), -(-most // 2))]
             chosen += [_some(_different(self._x, spread), most // 4)]
         index = np.concatenate(chosen[::-1])

@@ -51,8 +51,10 @@ class Plan:
             "burn_in": require_whole("burn_in", self.burn_in, 0),
             "seed": require_whole("seed", self.seed, 0),
             "first_chain": require_whole("first_chain", self.first_chain, 0),
-            "loss_dtype": require_choice(
-                "loss_dtype", self.loss_dtype, "auto", "float64", "float32", "float16"
+            "loss_dtype": (
+                self.loss_dtype
+                if self.loss_dtype in ("auto", "float64")
+                else require_choice("loss_dtype", self.loss_dtype, "float32", "float16")
             ),
             "observe_dtype": require_choice(
                 "observe_dtype", self.observe_dtype, "float32", "bfloat16", "auto"
@@ -223,7 +225,7 @@ class Run:
     def check_labels(self) -> None:
         """Refuse labels out of range in data sets, once all of them are known (ValueError)."""
         for samples in (self.posterior.data, self.observed):
-            if not samples.in_memory:
+            if samples.by_item:
                 samples.labels()
                 self.posterior.check(samples)
 

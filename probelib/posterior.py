@@ -118,6 +118,11 @@ class LocalPosterior:
         return self.center.numel()
 
     @property
+    def leaves_traces(self) -> bool:
+        """Whether a forward leaves something on the model, which each call then undoes."""
+        return self._restored is not None
+
+    @property
     def n_samples(self) -> int:
         """Number n of samples that define L."""
         return len(self.data)

@@ -95,7 +95,7 @@ def check_samples(posterior: LocalPosterior, samples: Samples) -> torch.dtype:
             index = np.append(index, np.setdiff1d(np.arange(3), index))
     x, y = samples.batch(index)
     with torch.no_grad(), _same_chance(posterior):
-        try:
+        with _failure_named(samples, x, y):
             output = posterior.outputs(posterior.center, x)
             if labels is not None and _takes_classes(posterior.per_sample_loss):
                 classes = output.shape[-1 if posterior.per_sample_loss is cross_entropy else 1]
@@ -105,22 +105,31 @@ def check_samples(posterior: LocalPosterior, samples: Samples) -> torch.dtype:
                         f"the model has {classes} outputs; labels must lie in [0, {classes - 1}]"
                     )
             loss = posterior.loss_of(output, y)
-        except (IndexError, RuntimeError) as error:
-            shown = "" if labels is None else f", labels from {labels.min()} to {labels.max()}"
-            raise ValueError(
-                f"model or per_sample_loss failed on {samples.name} at w* "
-                f"(input {tuple(x.shape)}, target {tuple(y.shape)}{shown}): {error}"
-            ) from error
         _require_one_a_sample(loss, len(index))
         by_chance = not torch.equal(posterior.losses(posterior.center, x, y), loss)
     _require_finite(loss, index, samples.name)
     index = samples.differing(_DIFFERENT)
     probe = _Probe(posterior, *samples.batch(index), index, samples.name)
-    for weights in _probes(posterior.center):
-        probe.require_one_function(weights)
-        if len(index) > 1 and not posterior.train_mode and not by_chance:
-            probe.require_separate(weights)
+    with _failure_named(samples, probe.x, probe.y):
+        for weights in _probes(posterior.center):
+            probe.require_one_function(weights)
+            if len(index) > 1 and not posterior.train_mode and not by_chance:
+                probe.require_separate(weights)
     return loss.dtype
+
+
+@contextmanager
+def _failure_named(samples: Samples, x: Tensor, y: Tensor) -> Iterator[None]:
+    """Says of what fails inside on which data it does."""
+    try:
+        yield
+    except (IndexError, RuntimeError) as error:
+        labels = samples.labels(read=False)
+        shown = "" if labels is None else f", labels from {labels.min()} to {labels.max()}"
+        raise ValueError(
+            f"model or per_sample_loss failed on {samples.name} at w* "
+            f"(input {tuple(x.shape)}, target {tuple(y.shape)}{shown}): {error}"
+        ) from error
 
 
 @dataclass
