@@ -48,6 +48,8 @@ class Samples:
         self.name = name
         self.device = device
         self._dataset: Any = None
+        self._x: Tensor
+        self._y: Tensor
         self._labels: np.ndarray | None = None
         self._labels_are_known = False
         #: Whether it came as a data set, whose labels nobody has looked at yet.
@@ -183,11 +185,13 @@ class Samples:
     def differing(self, most: int) -> np.ndarray:
         """Positions of up to ``most`` samples that differ in targets and inputs, the last included.
 
-        Of a data set whose labels are not known yet, and of very large data, only some are looked at.
+        Of very large data only some are looked at, and of a data set not read yet the first three.
         """
+        if not self._labels_are_known:
+            return np.arange(min(3, self.n))
         spread = np.linspace(0, self.n - 1, min(self.n, 256), dtype=int)
         chosen = [_some(spread, -(-most // 4)), spread[-1:]]
-        if self.in_memory and self._labels_are_known:
+        if self.in_memory:
             chosen += [_some(_different(self._y, spread), -(-most // 2))]
             chosen += [_some(_different(self._x, spread), most // 4)]
         index = np.concatenate(chosen[::-1])

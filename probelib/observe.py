@@ -112,7 +112,12 @@ class Observer:
     ) -> Tensor:
         """Losses (rows, batch) of one batch, which begins at sample ``start``."""
         if self.together:
-            return vmap(self._of_row, in_dims=(0, None, None))(weights, *batch)
+            try:
+                return vmap(self._of_row, in_dims=(0, None, None))(weights, *batch)
+            except torch.OutOfMemoryError:
+                raise
+            except Exception:  # some operations can be run together with gradients only
+                self.together = False
         rows = []
         for row, w in enumerate(weights):
             if row in left_out:
