@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
-from torch.func import vmap
+from torch.func import grad, grad_and_value, jacrev, vmap
 from torch.utils._pytree import tree_map
 
 from probelib.randomness import host_random_state, keep_host_random_state, keep_random_state
@@ -39,6 +39,35 @@ def each_sample(
         if not all(map(_agree, _leaves(together), _leaves(first))):
             return _one_by_one(posterior, function, weights, x, y)
     return together
+
+
+def gradient_and_value(function: Callable[..., Tensor]) -> Callable[..., tuple[Tensor, Tensor]]:
+    """Of a scalar function in its first argument; by plain autograd where torch.func cannot."""
+
+    def at(w: Tensor, *rest: Tensor) -> tuple[Tensor, Tensor]:
+        try:
+            return grad_and_value(function)(w, *rest)
+        except RuntimeError:
+            moving = w.detach().requires_grad_()
+            with torch.enable_grad():
+                value = function(moving, *rest)
+                return torch.autograd.grad(value, moving)[0], value.detach()
+
+    return at
+
+
+def curvature(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """The Hessian of a scalar function in its first argument, in the same way."""
+
+    def at(w: Tensor, *rest: Tensor) -> Tensor:
+        try:
+            return jacrev(grad(function))(w, *rest)
+        except RuntimeError:
+            with torch.enable_grad():
+                found = torch.autograd.functional.hessian(lambda v: function(v, *rest), w)
+            return cast(Tensor, found)
+
+    return at
 
 
 def _one_by_one(
@@ -73,4 +102,4 @@ def _agree(together: Tensor, first: Tensor) -> bool:
     return torch.allclose(together[:1], first, rtol=1e-3, atol=atol, equal_nan=True)
 
 
-__all__ = ["each_sample"]
+__all__ = ["curvature", "each_sample", "gradient_and_value"]

@@ -32,14 +32,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.func import grad_and_value
 from tqdm import tqdm
 
 from probelib.ambient import undisturbed
 from probelib.arguments import require_whole
 from probelib.contract import sample_coordinates
 from probelib.data import Data, Samples
-from probelib.each_sample import each_sample
+from probelib.each_sample import each_sample, gradient_and_value
 from probelib.posterior import LocalPosterior
 from probelib.randomness import keep_random_state
 from probelib.store.arrays import keep_arrays, kept_arrays, place_of
@@ -243,7 +242,7 @@ class SampleGradients:
         """
         if not self.by_layer:
             single = lambda w, x, y: self.posterior.losses(w, x[None], y[None])[0]  # noqa: E731
-            rows, losses = each_sample(self.posterior, grad_and_value(single), weights, x, y)
+            rows, losses = each_sample(self.posterior, gradient_and_value(single), weights, x, y)
             out.copy_(rows.detach() / _or_one(losses.detach())[:, None])
             return losses.detach()
         calls: dict[nn.Module, tuple[Tensor, Tensor]] = {}

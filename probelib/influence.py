@@ -29,7 +29,7 @@ from probelib.ambient import undisturbed
 from probelib.arguments import require_choice, require_whole
 from probelib.contract import sample_coordinates
 from probelib.data import Data, Samples
-from probelib.each_sample import each_sample
+from probelib.each_sample import curvature, each_sample, gradient_and_value
 from probelib.estimators import MatrixKernel
 from probelib.posterior import LocalPosterior
 
@@ -124,7 +124,7 @@ def hessian(posterior: LocalPosterior, batch_size: int = 1000) -> np.ndarray:
     _require_small(posterior, _LARGEST, "hessian", "use hessian_operator")
     total = torch.zeros(2 * [posterior.n_parameters], dtype=torch.float64, device=posterior.device)
     for x, y in posterior.data.batches(batch_size):
-        total += jacrev(grad(_summed(posterior, x, y)))(posterior.center).detach()
+        total += curvature(_summed(posterior, x, y))(posterior.center).detach()
         _require_finite(total, "Hessian", posterior.data.name)
     total /= posterior.n_samples
     return ((total + total.T) / 2).cpu().numpy()
@@ -155,7 +155,7 @@ def per_sample_hessians(
             f"posterior has {posterior.n_parameters} parameters, whose {len(samples)} Hessians "
             f"would hold {cells:.1e} numbers; give fewer samples as data, or a smaller model"
         )
-    every = jacrev(grad(_single(posterior)))
+    every = curvature(_single(posterior))
     parts = [
         each_sample(posterior, every, posterior.center, x, y).detach()
         for x, y in samples.batches(batch_size)
@@ -416,8 +416,8 @@ def _summed(posterior: LocalPosterior, x: Tensor, y: Tensor) -> Callable[[Tensor
 
 def _gradient(posterior: LocalPosterior, samples: Samples, at: slice) -> Tensor:
     """Gradients of some samples at w*, shape (batch, n_parameters)."""
-    every, (x, y) = grad(_single(posterior)), samples.batch(at)
-    found = each_sample(posterior, every, posterior.center, x, y).detach()
+    every, (x, y) = gradient_and_value(_single(posterior)), samples.batch(at)
+    found = each_sample(posterior, every, posterior.center, x, y)[0].detach()
     _require_finite(found, "gradient", samples.name, range(at.start, at.stop))
     return found
 

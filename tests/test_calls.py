@@ -536,6 +536,7 @@ def test_recurrent_layers(kind, settings):
         rows.append(torch.cat([g.reshape(-1) for g in gradients]))
     found = influence.per_sample_gradients(ours)
     np.testing.assert_allclose(found, torch.stack(rows), rtol=1e-4, atol=1e-6)
+    assert np.isfinite(influence.hessian(ours)).all()
 
 
 class Keeps(nn.Module):
