@@ -16,15 +16,25 @@ from torch import Tensor
 from torch.func import grad_and_value, vmap
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.rnn import RNNBase
 
 from probelib import schedule
+from probelib.ambient import undisturbed
 from probelib.contract import STEP_VARIABLES
 from probelib.data import Samples
 from probelib.fingerprint import attributes, describe
 from probelib.gradients import Batch, FullGradient
 from probelib.observe import Observer
 from probelib.plan import Run
-from probelib.randomness import ONE_THREAD, Draws, chain_seeds, keep_random_state, own_stream
+from probelib.randomness import (
+    ONE_THREAD,
+    Draws,
+    chain_seeds,
+    host_random_state,
+    keep_host_random_state,
+    keep_random_state,
+    own_stream,
+)
 from probelib.samplers.base import State, check_state
 from probelib.store.checkpoints import Checkpoint
 from probelib.store.integrity import TraceMismatch
@@ -45,7 +55,10 @@ class Chains:
         count: how many; default: all of the run.
     """
 
+    @undisturbed()
     def __init__(self, run: Run, first: int = 0, count: int | None = None):
+        # Of their own: others may run in other threads.
+        run = replace(run, posterior=run.posterior.apart())
         self.posterior, self.plan = run.posterior, run.plan
         self.data, self.observed = run.posterior.data, run.observed
         self.center, self.target = run.posterior.center, run.target
@@ -72,10 +85,11 @@ class Chains:
     def _choose_how(self, run: Run) -> None:
         """Together or one by one, and the size of an observation batch."""
         on_cpu = self.center.device.type == "cpu"
-        with keep_random_state(self.center.device):
+        with keep_random_state(self.center.device), keep_host_random_state():
             # Convolutions with weights of their own for each chain are run as one of many groups:
-            # on a CPU slower than one chain after the other, and in many times the memory.
-            apart = any(isinstance(m, _ConvNd) for m in self.posterior.model.modules())
+            # on a CPU slower than one chain after the other, and in many times the memory. What
+            # recurrent layers do has no form for several chains at all.
+            apart = any(isinstance(m, _ConvNd | RNNBase) for m in self.posterior.model.modules())
             can = not apart and not self.posterior.train_mode and self._vmap_agrees()
             self.together = can and self.chains > 1  # one chain alone would only pay for vmap
             self._draws_at_random = not can  # as far as is known: vmap runs no model that does
@@ -107,6 +121,7 @@ class Chains:
 
     # --- steps ---
 
+    @undisturbed()
     def advance(self) -> dict[str, Tensor]:
         """One step of every chain.
 
@@ -166,11 +181,12 @@ class Chains:
         self.frozen = sorted({*self.frozen, chain})
         self.state = self._reset(self.state, self.frozen)
 
+    @undisturbed()
     def not_finite(self) -> list[int]:
         """The chains whose model gives no finite output any more."""
         found = []
         x, _ = self.observed.batch(schedule.watched(len(self.observed))[:64])
-        with torch.no_grad():
+        with torch.no_grad(), keep_random_state(x.device), keep_host_random_state():
             for chain, w in enumerate(self.weights):
                 outputs = [torch.linalg.vector_norm(w - self.center)]
                 with suppress(Exception):  # it may be the model itself that fails
@@ -247,7 +263,9 @@ class Chains:
             if self._all_gradients is None:
                 shared = None if self._full_batch else 0
                 every = vmap(grad_and_value(self._mean_loss), in_dims=(0, shared, shared))
-                self._all_gradients = _recorded(every, weights, x, y)
+                # What a model leaves behind is undone in Python, which no recording does.
+                changes = self.posterior.leaves_traces
+                self._all_gradients = every if changes else _recorded(every, weights, x, y)
             return self._all_gradients(weights, x, y)
         gradients, losses = [], []
         for c, w in enumerate(weights):
@@ -263,6 +281,7 @@ class Chains:
             losses.append(loss)
         return torch.stack(gradients), torch.stack(losses)
 
+    @undisturbed()
     def of_all_at_center(self) -> Tensor:
         """The gradient of L at w*, computed once."""
         if self._full_gradient is None:
@@ -294,21 +313,29 @@ class Chains:
         return torch.autograd.grad(loss, weights)[0], loss.detach()
 
     def _vmap_agrees(self) -> bool:
-        """Whether torch.func can run this model for all chains at once, with the same result."""
+        """Whether torch.func can run this model for all chains at once, with the same result.
+
+        Looked at as it will run: two rows of weights, with batches of their own or one for all.
+        """
         x, y = self.posterior.data.batch(slice(0, min(2, self.posterior.n_samples)))
-        expected = self._gradient(self.center, x, y)
+        expected, before = self._gradient(self.center, x, y), host_random_state()
+        shared = None if self._full_batch else 0
+        batch = [t if self._full_batch else torch.stack([t, t.flip(0)]) for t in (x, y)]
+        weights = torch.stack([self.center, self.center + 0.01 * (1 + self.center.abs())])
         try:
             with ONE_THREAD, warnings.catch_warnings():
                 # An operation that vmap would run chain by chain anyway.
                 warnings.filterwarnings("error", ".*performance drop")
-                every = vmap(grad_and_value(self._mean_loss))
-                got = every(*(t.unsqueeze(0) for t in (self.center, x, y)))
+                every = vmap(grad_and_value(self._mean_loss), in_dims=(0, shared, shared))
+                got = every(weights, *batch)
         except Exception:  # whatever vmap cannot do, plain autograd just did
             return False
-        return all(
+        agree = all(
             torch.allclose(g[0], e, rtol=1e-3, atol=1e-5)
             for g, e in zip(got, expected, strict=True)
         )
+        # Where a model draws from other generators than torch's, vmap does not see it.
+        return agree and host_random_state() == before
 
 
 def rehearse(run: Run, data: Samples, cost: schedule.Pass) -> schedule.Thinning:
@@ -324,7 +351,7 @@ def rehearse(run: Run, data: Samples, cost: schedule.Pass) -> schedule.Thinning:
     """
     posterior, plan = run.posterior, run.plan
     index = schedule.watched(len(run.observed))
-    some = Samples(run.observed.batch(index), posterior.device, "observe")
+    some = Samples(run.observed.batch(index), posterior.device, "observe", copied=True)
     shorter = replace(plan, chains=4, first_chain=0, thin=1, observe_batch_size=None)
     chains = Chains(replace(run, observed=some, plan=shorter))
     chains.data = data

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -11,23 +12,28 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset, default_collate
 
+from probelib.ambient import undisturbed
 from probelib.fingerprint import hash_array
 from probelib.randomness import keep_host_random_state
 
 Data = tuple[Tensor, Tensor] | Dataset | Sequence
 
 _AT_ONCE = 64  # items of a data set
+_SMALL = 2**28  # bytes of a data set that is read whole at once, and kept
+_LOOKED_AT = 2**24  # numbers among which samples that differ are looked for
 
 
 class Samples:
-    """Inputs and targets, read by position.
+    """Inputs and targets, read by position: a snapshot, which the caller's later changes miss.
 
-    Tensors are moved to the device once; the items of a data set are collated when asked for.
+    Tensors are copied to the device once, and so is a data set of up to 256 MiB. The items of a
+    larger one, or of one with a fingerprint of its own, are read and collated when asked for.
 
     Args:
         data: a pair of tensors (inputs, targets), or a map-style data set of (input, target).
         device: where batches are wanted.
         name: of the argument, for messages.
+        copied: the tensors belong to nobody else, so that they need not be copied.
 
     Raises:
         ValueError: no samples, inputs and targets of different numbers, values that are not
@@ -35,20 +41,34 @@ class Samples:
         TypeError: neither tensors nor a data set.
     """
 
-    def __init__(self, data: Data, device: torch.device, name: str = "data"):
+    @undisturbed()
+    def __init__(
+        self, data: Data, device: torch.device, name: str = "data", *, copied: bool = False
+    ):
         self.name = name
         self.device = device
         self._dataset: Any = None
+        self._x: Tensor
+        self._y: Tensor
         self._labels: np.ndarray | None = None
         self._labels_are_known = False
+        #: Whether it came as a data set, whose labels nobody has looked at yet.
+        self.by_item = False
         if isinstance(data, TensorDataset):
             data = data.tensors
         if isinstance(data, tuple | list) and len(data) == 2 and all(map(_is_array, data)):
-            self._take_tensors(*data)
+            inputs, targets = data
+            self._take_tensors(inputs, targets, copied)
         elif hasattr(data, "__getitem__") and hasattr(data, "__len__"):
             self._dataset = data
             self.n = len(data)
             self._require_repeatable()
+            self.by_item = True
+            if self.n and self._own_fingerprint() is None:
+                with suppress(ValueError):  # a sample that is not sound is found with all others
+                    taken = self.staged(_SMALL)
+                    if taken.in_memory:
+                        self._dataset, self._x, self._y = None, taken._x, taken._y
         else:
             raise TypeError(
                 f"{name} is a {type(data).__name__}; give a pair of tensors (inputs, targets) or "
@@ -57,9 +77,9 @@ class Samples:
         if self.n == 0:
             raise ValueError(f"{name} is empty; give at least one sample")
 
-    def _take_tensors(self, inputs: Any, targets: Any) -> None:
+    def _take_tensors(self, inputs: Any, targets: Any, copied: bool) -> None:
         try:
-            x, y = torch.as_tensor(inputs), torch.as_tensor(targets)
+            x, y = (torch.as_tensor(a, device=_device(a)).detach() for a in (inputs, targets))
         except TypeError as error:
             raise ValueError(f"{self.name} cannot become tensors: {error}") from error
         if x.ndim == 0 or y.ndim == 0:
@@ -72,9 +92,9 @@ class Samples:
                 f"{self.name} has {len(x)} inputs and {len(y)} targets; give one target per input"
             )
         self._require_finite(x, y, np.arange(len(x)))
-        self._x, self._y = x.to(self.device), y.to(self.device)
+        self._x, self._y = (t.to(self.device, copy=not copied) for t in (x, y))
         self.n = len(x)
-        self._set_labels(y)
+        self._set_labels(self._y)
 
     def __len__(self) -> int:
         return self.n
@@ -119,7 +139,7 @@ class Samples:
         for start, batch in enumerate(self.batches(_AT_ONCE)):
             for into, part in zip(whole, batch, strict=True):
                 into[_AT_ONCE * start : _AT_ONCE * start + len(part)] = part
-        return Samples(whole, self.device, self.name)
+        return Samples(whole, self.device, self.name, copied=True)
 
     def labels(self, read: bool = True) -> np.ndarray | None:
         """Integer targets of shape (n,), else None.
@@ -133,7 +153,7 @@ class Samples:
 
     def _set_labels(self, targets: Tensor) -> None:
         whole = targets.ndim == 1 and not (targets.is_floating_point() or targets.is_complex())
-        self._labels = targets.cpu().numpy() if whole else None
+        self._labels = targets.cpu().numpy().copy() if whole else None
         self._labels_are_known = True
 
     def fingerprint(self) -> str:
@@ -145,8 +165,8 @@ class Samples:
         Raises:
             ValueError: a data set has a sample that is not finite.
         """
-        own = getattr(self._dataset, "fingerprint", None)
-        if isinstance(own, str):
+        own = self._own_fingerprint()
+        if own is not None:
             return f"{own} ({self.n} samples)"
         inputs, targets, labels = hashlib.sha256(), hashlib.sha256(), []
         for start, (x, y) in enumerate(self.batches(self.n if self.in_memory else _AT_ONCE)):
@@ -157,6 +177,25 @@ class Samples:
         if labels:
             self._set_labels(torch.cat(labels))
         return hashlib.sha256(inputs.digest() + targets.digest()).hexdigest()
+
+    def _own_fingerprint(self) -> str | None:
+        own = getattr(self._dataset, "fingerprint", None)
+        return own if isinstance(own, str) else None
+
+    def differing(self, most: int) -> np.ndarray:
+        """Positions of up to ``most`` samples that differ in targets and inputs, the last included.
+
+        Of very large data only some are looked at, and of a data set not read yet the first three.
+        """
+        if not self._labels_are_known:
+            return np.arange(min(3, self.n))
+        spread = np.linspace(0, self.n - 1, min(self.n, 256), dtype=int)
+        chosen = [_some(spread, -(-most // 4)), spread[-1:]]
+        if self.in_memory:
+            chosen += [_some(_different(self._y, spread), -(-most // 2))]
+            chosen += [_some(_different(self._x, spread), most // 4)]
+        index = np.concatenate(chosen[::-1])
+        return index[np.sort(np.unique(index, return_index=True)[1])][:most]
 
     def _read(self, index: np.ndarray) -> tuple[Tensor, Tensor]:
         """Items of the data set, collated and found finite; the caller's generators stay put."""
@@ -193,6 +232,26 @@ class Samples:
                     f"{self.name} has non-finite {what}, first in sample {bad}; "
                     "remove or repair these samples"
                 )
+
+
+def _some(index: np.ndarray, most: int) -> np.ndarray:
+    return index[np.linspace(0, len(index) - 1, min(len(index), most), dtype=int)]
+
+
+def _different(rows: Tensor, spread: np.ndarray) -> np.ndarray:
+    """Positions of one of each kind of row, in the order of a number that tells rows apart."""
+    if rows.numel() <= _LOOKED_AT:
+        spread = np.arange(len(rows))
+    rows = rows[torch.from_numpy(spread).to(rows.device)].flatten(1) if rows.ndim > 1 else rows
+    rows = torch.view_as_real(rows).flatten(1) if rows.is_complex() else rows
+    rows = rows.cpu().double().reshape(len(spread), -1)
+    weight = np.random.default_rng(0).standard_normal(rows.shape[1])
+    return spread[np.unique(rows.numpy() @ weight, return_index=True)[1]]
+
+
+def _device(a: Any) -> torch.device:
+    """Where an array is: torch's default device of the moment has no say."""
+    return a.device if isinstance(a, Tensor) else torch.device("cpu")
 
 
 def _is_array(a: Any) -> bool:

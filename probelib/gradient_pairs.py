@@ -32,12 +32,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.func import grad_and_value, vmap
 from tqdm import tqdm
 
+from probelib.ambient import undisturbed
 from probelib.arguments import require_whole
 from probelib.contract import sample_coordinates
 from probelib.data import Data, Samples
+from probelib.each_sample import each_sample, gradient_and_value
 from probelib.posterior import LocalPosterior
 from probelib.randomness import keep_random_state
 from probelib.store.arrays import keep_arrays, kept_arrays, place_of
@@ -53,6 +54,7 @@ _ROWS = 64  # that are widened to the model's precision at once
 _LOOKED_AT, _CHECKED = 64, 4  # samples whose losses are looked at, and whose gradients are compared
 
 
+@undisturbed()
 def gradient_pairs(
     posterior: LocalPosterior,
     observe: Data | None = None,
@@ -240,7 +242,7 @@ class SampleGradients:
         """
         if not self.by_layer:
             single = lambda w, x, y: self.posterior.losses(w, x[None], y[None])[0]  # noqa: E731
-            rows, losses = vmap(grad_and_value(single), in_dims=(None, 0, 0))(weights, x, y)
+            rows, losses = each_sample(self.posterior, gradient_and_value(single), weights, x, y)
             out.copy_(rows.detach() / _or_one(losses.detach())[:, None])
             return losses.detach()
         calls: dict[nn.Module, tuple[Tensor, Tensor]] = {}

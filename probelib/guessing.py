@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from probelib.ambient import undisturbed
 from probelib.data import Samples
 from probelib.posterior import LocalPosterior
 from probelib.randomness import keep_random_state
@@ -29,7 +30,7 @@ def guessing_loss(posterior: LocalPosterior, observed: Samples) -> float | None:
     Returns:
         Nats per sample; None where an output is no tensor, or where no output is the best.
     """
-    with keep_random_state(posterior.device):
+    with undisturbed(), keep_random_state(posterior.device):
         try:
             return _guess(posterior, observed)
         except Exception:  # somebody's own loss may need what only a network's output has
@@ -47,7 +48,7 @@ def _guess(posterior: LocalPosterior, observed: Samples) -> float | None:
 
     def mean_loss(targets: Tensor) -> Tensor:
         every = output.expand(len(targets), *output.shape).clone()
-        return posterior.per_sample_loss(every, targets).mean()
+        return posterior.loss_of(every, targets).mean()
 
     def closure() -> float:
         search.zero_grad()

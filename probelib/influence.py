@@ -25,9 +25,11 @@ from scipy.sparse.linalg import LinearOperator, cg
 from torch import Tensor
 from torch.func import grad, jacrev, jvp, vjp, vmap
 
+from probelib.ambient import undisturbed
 from probelib.arguments import require_choice, require_whole
 from probelib.contract import sample_coordinates
 from probelib.data import Data, Samples
+from probelib.each_sample import curvature, each_sample, gradient_and_value
 from probelib.estimators import MatrixKernel
 from probelib.posterior import LocalPosterior
 
@@ -35,6 +37,7 @@ _LARGEST = 10_000  # a Hessian of this width takes 0.8 GB
 _LARGEST_TENSOR = 64  # third derivatives grow with the cube of the width
 
 
+@undisturbed()
 def per_sample_gradients(
     posterior: LocalPosterior, data: Data | None = None, batch_size: int = 256
 ) -> np.ndarray:
@@ -56,6 +59,7 @@ def per_sample_gradients(
     return np.concatenate([g.cpu().numpy() for g in _gradients(posterior, samples, batch_size)])
 
 
+@undisturbed()
 def gradient_gram(
     posterior: LocalPosterior, data: Data | None = None, batch_size: int = 64
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -85,7 +89,7 @@ def gradient_gram(
 
     def unit(start: int) -> tuple[slice, Tensor, Tensor]:
         block = slice(start, min(start + batch_size, n))
-        rows = _gradient(posterior)(*samples.batch(block))
+        rows = _gradient(posterior, samples, block)
         largest = rows.abs().amax(1, keepdim=True)  # squares of small gradients would underflow
         scaled = rows / torch.where(largest > 0, largest, 1)
         norm = torch.linalg.vector_norm(scaled, dim=1, keepdim=True)
@@ -102,6 +106,7 @@ def gradient_gram(
     return np.clip(cosine, -1, 1), length
 
 
+@undisturbed()
 def hessian(posterior: LocalPosterior, batch_size: int = 1000) -> np.ndarray:
     r"""The Hessian :math:`H = \nabla^2 L(w^*)` of the mean loss, whole.
 
@@ -119,11 +124,13 @@ def hessian(posterior: LocalPosterior, batch_size: int = 1000) -> np.ndarray:
     _require_small(posterior, _LARGEST, "hessian", "use hessian_operator")
     total = torch.zeros(2 * [posterior.n_parameters], dtype=torch.float64, device=posterior.device)
     for x, y in posterior.data.batches(batch_size):
-        total += jacrev(grad(_summed(posterior, x, y)))(posterior.center).detach()
+        total += curvature(_summed(posterior, x, y))(posterior.center).detach()
+        _require_finite(total, "Hessian", posterior.data.name)
     total /= posterior.n_samples
     return ((total + total.T) / 2).cpu().numpy()
 
 
+@undisturbed()
 def per_sample_hessians(
     posterior: LocalPosterior, data: Data | None = None, batch_size: int = 64
 ) -> np.ndarray:
@@ -148,9 +155,14 @@ def per_sample_hessians(
             f"posterior has {posterior.n_parameters} parameters, whose {len(samples)} Hessians "
             f"would hold {cells:.1e} numbers; give fewer samples as data, or a smaller model"
         )
-    every = vmap(jacrev(grad(_single(posterior))), in_dims=(None, 0, 0))
-    parts = [every(posterior.center, x, y) for x, y in samples.batches(batch_size)]
-    return torch.cat(parts).detach().double().cpu().numpy()
+    every = curvature(_single(posterior))
+    parts = [
+        each_sample(posterior, every, posterior.center, x, y).detach()
+        for x, y in samples.batches(batch_size)
+    ]
+    found = torch.cat(parts).double()
+    _require_finite(found, "Hessian", samples.name, range(len(samples)))
+    return found.cpu().numpy()
 
 
 def hessian_operator(posterior: LocalPosterior, batch_size: int = 1000) -> LinearOperator:
@@ -172,11 +184,13 @@ def hessian_operator(posterior: LocalPosterior, batch_size: int = 1000) -> Linea
     require_whole("batch_size", batch_size)
     center, d = posterior.center, posterior.n_parameters
 
+    @undisturbed()
     def times(vector: np.ndarray) -> np.ndarray:
         along = torch.as_tensor(np.ravel(vector)).to(center)
         total = torch.zeros(d, dtype=torch.float64, device=center.device)
         for x, y in posterior.data.batches(batch_size):
             total += _derivative_along(grad(_summed(posterior, x, y)), center, along)
+        _require_finite(total, "Hessian", posterior.data.name)
         return (total / posterior.n_samples).cpu().numpy()
 
     return LinearOperator((d, d), matvec=times, rmatvec=times, dtype=np.float64)
@@ -250,6 +264,7 @@ def laplace_kernel(
     return _as_kernel(kernel, _samples(posterior, data))
 
 
+@undisturbed()
 def next_order_kernel(
     posterior: LocalPosterior, data: Data | None = None, law: str = "posterior"
 ) -> MatrixKernel:
@@ -293,8 +308,11 @@ def next_order_kernel(
     h = per_sample_hessians(posterior, data)
     # T_i enters only contracted with S, and U_4 too: derivatives of tr(H_i S) and of tr(U_2 S).
     root = torch.from_numpy(np.linalg.cholesky(s)).to(posterior.center).T
-    third = vmap(grad(_curvature_along(_single(posterior), root)), in_dims=(None, 0, 0))
-    parts = [_numbers(third(posterior.center, x, y)) for x, y in samples.batches(16)]
+    third = grad(_curvature_along(_single(posterior), root))
+    parts = [
+        _numbers(each_sample(posterior, third, posterior.center, x, y))
+        for x, y in samples.batches(16)
+    ]
     thirds = np.concatenate(parts)
     w = g @ s
     b, trace_m = -h, -(thirds @ w.T + w @ thirds.T)
@@ -396,15 +414,31 @@ def _summed(posterior: LocalPosterior, x: Tensor, y: Tensor) -> Callable[[Tensor
     return lambda w: posterior.losses(w, x, y).sum()
 
 
-def _gradient(posterior: LocalPosterior) -> Callable[[Tensor, Tensor], Tensor]:
-    every = vmap(grad(_single(posterior)), in_dims=(None, 0, 0))
-    return lambda x, y: every(posterior.center, x, y).detach()
+def _gradient(posterior: LocalPosterior, samples: Samples, at: slice) -> Tensor:
+    """Gradients of some samples at w*, shape (batch, n_parameters)."""
+    every, (x, y) = gradient_and_value(_single(posterior)), samples.batch(at)
+    found = each_sample(posterior, every, posterior.center, x, y)[0].detach()
+    _require_finite(found, "gradient", samples.name, range(at.start, at.stop))
+    return found
 
 
 def _gradients(posterior: LocalPosterior, samples: Samples, batch_size: int) -> Iterator[Tensor]:
-    gradient = _gradient(posterior)
-    for x, y in samples.batches(batch_size):
-        yield gradient(x, y)
+    for start in range(0, len(samples), batch_size):
+        yield _gradient(posterior, samples, slice(start, min(start + batch_size, len(samples))))
+
+
+def _require_finite(found: Tensor, what: str, name: str, samples: range | None = None) -> None:
+    """Refuse derivatives that are not numbers (ValueError)."""
+    if bool(found.isfinite().all()):
+        return
+    of = name
+    if samples is not None:
+        bad = ~found.isfinite().reshape(len(found), -1).all(1)
+        of = f"sample {samples[int(bad.nonzero()[0, 0])]} of {name}"
+    raise ValueError(
+        f"per_sample_loss has a {what} at w* that is not finite, for {of}; give a loss that is "
+        "smooth there (where logits of -inf mask classes out, probelib.cross_entropy is)"
+    )
 
 
 def _derivative_along(

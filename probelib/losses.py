@@ -11,7 +11,8 @@ def cross_entropy(output: Tensor, target: Tensor) -> Tensor:
     :math:`\ell = \log(1 + \sum_{k \ne y} e^{z_k - z_y})`, computed from the log-odds of the
     true class. The usual ``log_softmax`` rounds this to an exact zero as soon as the
     margin passes about 17 nats in float32, which would give a confident sample a loss trace
-    without any variance.
+    without any variance. Where every other class is masked out (logits of minus infinity), and
+    where there is none, the loss is 0, and so are its derivatives.
 
     Args:
         output: logits, shape (batch, classes).
@@ -22,8 +23,12 @@ def cross_entropy(output: Tensor, target: Tensor) -> Tensor:
     """
     true_class = target.unsqueeze(-1)
     true_logit = output.gather(-1, true_class).squeeze(-1)
-    others = output.scatter(-1, true_class, float("-inf"))
-    return -F.logsigmoid(true_logit - torch.logsumexp(others, dim=-1))
+    alone = true_logit.isfinite() & (output.ne(float("-inf")).sum(-1) == 1)
+    # There the sum is over the true class, at 0: over nothing it would have no derivatives.
+    left_out = torch.full_like(true_logit, float("-inf")).masked_fill(alone, 0.0)
+    others = output.scatter(-1, true_class, left_out.unsqueeze(-1))
+    loss = -F.logsigmoid(true_logit - torch.logsumexp(others, dim=-1))
+    return torch.where(alone, 0.0, loss)
 
 
 def squared_error(output: Tensor, target: Tensor) -> Tensor:

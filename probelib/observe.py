@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
+from probelib.ambient import undisturbed
 from probelib.data import Samples
 from probelib.plan import Run
 from probelib.randomness import chain_seeds, own_stream
@@ -36,6 +37,7 @@ class Observer:
     ):
         self.posterior, self.samples = run.posterior, run.observed
         self.dtype, self.batch_size = run.plan.observe_dtype, batch_size
+        self._kept = torch.promote_types(run.posterior.loss_dtype, torch.float32)
         # In train mode a loss depends on its batch: another size would be another trace.
         self._may_shrink = run.plan.observe_batch_size is None and not run.posterior.train_mode
         self._seeds = seeds or chain_seeds(run.plan.seed, run.plan.first_chain, 1)
@@ -45,8 +47,9 @@ class Observer:
         """Observe these from now on: the same, read once."""
         self.samples = samples
 
+    @undisturbed()
     def losses(self, weights: Tensor, step: int = 0, left_out: Collection[int] = ()) -> Tensor:
-        """Float32 losses of the observed samples at each row of ``weights``.
+        """Losses of the observed samples at each row of ``weights``.
 
         Args:
             weights: shape (rows, n_parameters).
@@ -54,7 +57,7 @@ class Observer:
             left_out: rows that are NaN instead.
 
         Returns:
-            Shape (rows, n_observed).
+            Shape (rows, n_observed); float64 where the loss is computed so, else float32.
         """
         while True:
             try:
@@ -68,6 +71,7 @@ class Observer:
         """l_i(w*) of all observed samples."""
         return self.losses(self.posterior.center.unsqueeze(0))[0].cpu().numpy()
 
+    @undisturbed()
     def some_at_center(self, batches: int = 4, samples: int = 64) -> tuple[np.ndarray, np.ndarray]:
         """Positions and l_i(w*) of at least so many batches and samples, spread over all.
 
@@ -81,14 +85,14 @@ class Observer:
             stop = min(start + self.batch_size, len(self.samples))
             batch = self.samples.batch(slice(start, stop))
             found = self._batch(self.posterior.center.unsqueeze(0), batch, 0, int(start), ())
-            losses.append(found[0].float().cpu().numpy())
+            losses.append(found[0].to(self._kept).cpu().numpy())
             index.append(np.arange(start, stop))
         return np.concatenate(index), np.concatenate(losses)
 
     @torch.no_grad()
     def _losses(self, weights: Tensor, step: int, left_out: Collection[int]) -> Tensor:
         shape = len(weights), len(self.samples)
-        out = torch.empty(shape, dtype=torch.float32, device=weights.device)
+        out = torch.empty(shape, dtype=self._kept, device=weights.device)
         start = 0
         for batch in self.samples.batches(self.batch_size):
             stop = start + len(batch[1])
@@ -108,7 +112,12 @@ class Observer:
     ) -> Tensor:
         """Losses (rows, batch) of one batch, which begins at sample ``start``."""
         if self.together:
-            return vmap(self._of_row, in_dims=(0, None, None))(weights, *batch)
+            try:
+                return vmap(self._of_row, in_dims=(0, None, None))(weights, *batch)
+            except torch.OutOfMemoryError:
+                raise
+            except Exception:  # some operations can be run together with gradients only
+                self.together = False
         rows = []
         for row, w in enumerate(weights):
             if row in left_out:
@@ -126,7 +135,7 @@ class Observer:
             return self.posterior.losses(weights, x, y)
         with torch.autocast(weights.device.type, dtype=torch.bfloat16):
             output = self.posterior.outputs(weights, x)
-        return self.posterior.per_sample_loss(output.to(weights.dtype), y)
+        return self.posterior.loss_of(output.to(weights.dtype), y)
 
 
 __all__ = ["Observer"]

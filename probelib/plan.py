@@ -40,7 +40,7 @@ class Plan:
     until: float | None = None
     seed: int = 0
     first_chain: int = 0
-    loss_dtype: str = "float32"
+    loss_dtype: str = "auto"
     observe_dtype: str = "float32"
     observe_batch_size: int | None = None
 
@@ -51,7 +51,11 @@ class Plan:
             "burn_in": require_whole("burn_in", self.burn_in, 0),
             "seed": require_whole("seed", self.seed, 0),
             "first_chain": require_whole("first_chain", self.first_chain, 0),
-            "loss_dtype": require_choice("loss_dtype", self.loss_dtype, "float32", "float16"),
+            "loss_dtype": (
+                self.loss_dtype
+                if self.loss_dtype in ("auto", "float64")
+                else require_choice("loss_dtype", self.loss_dtype, "float32", "float16")
+            ),
             "observe_dtype": require_choice(
                 "observe_dtype", self.observe_dtype, "float32", "bfloat16", "auto"
             ),
@@ -163,6 +167,9 @@ class Run:
             observed = Samples(observe, posterior.device, "observe")
             posterior.check(observed)
         plan = plan.on_device(posterior.device)
+        if plan.loss_dtype == "auto":
+            kept = torch.promote_types(posterior.loss_dtype, torch.float32)
+            plan = replace(plan, loss_dtype=str(kept).removeprefix("torch."))
         return cls(posterior, observed, copy.deepcopy(sampler), plan)
 
     @property
@@ -218,7 +225,7 @@ class Run:
     def check_labels(self) -> None:
         """Refuse labels out of range in data sets, once all of them are known (ValueError)."""
         for samples in (self.posterior.data, self.observed):
-            if not samples.in_memory:
+            if samples.by_item:
                 samples.labels()
                 self.posterior.check(samples)
 

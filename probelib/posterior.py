@@ -9,29 +9,27 @@ r"""The local posterior around trained weights (Eq. 1).
 import copy
 import hashlib
 from collections.abc import Callable
-from typing import Any
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from probelib import soundness
+from probelib.ambient import undisturbed
 from probelib.arguments import require_kind, require_positive
+from probelib.copies import Restored, copy_of, sharing_tensors
 from probelib.data import Data, Samples
 from probelib.fingerprint import describe, hash_array
-from probelib.losses import cross_entropy
-from probelib.randomness import keep_random_state
 
 PerSampleLoss = Callable[[Tensor, Tensor], Tensor]
-
-_CHECKED = 64  # samples, of as many labels, that are looked at before anything runs
 
 
 class LocalPosterior:
     r"""The tempered posterior around trained weights, pinned to them by a Gaussian (Eq. 1).
 
-    The caller's model is copied, never changed: weights are passed to the copy as arguments.
+    The caller's model, loss and data are copied, never changed: weights are passed to the copy as
+    arguments, and what a forward leaves on the model is undone. Losses and gradients do not depend
+    on what surrounds a call, such as autocast, inference mode or a fast path without gradients.
     Parameters with ``requires_grad=False`` stay at :math:`w^*`, so freezing all but some layers
     gives the posterior of those layers alone.
 
@@ -48,11 +46,14 @@ class LocalPosterior:
 
     Raises:
         ValueError: a non-positive ``n_beta`` or ``localization``, non-finite data or weights,
-            labels out of range, a loss that is not one finite number per sample.
+            labels out of range, a loss that is not one finite number per sample, that depends on
+            the rest of the batch, or on whether gradients are taken; a model that writes its own
+            weights, or is not initialised yet.
         TypeError: data of a kind that cannot be indexed, a model that is no module, a loss that is
             no function.
     """
 
+    @undisturbed()
     def __init__(
         self,
         model: nn.Module,
@@ -67,11 +68,12 @@ class LocalPosterior:
         require_kind("per_sample_loss", per_sample_loss, callable, "a function of (output, target)")
         self.n_beta = require_positive("n_beta", n_beta)
         self.localization = require_positive("localization", localization)
-        self.per_sample_loss = per_sample_loss
+        self.per_sample_loss = _own(per_sample_loss)
         self.train_mode = train_mode
-
+        soundness.require_initialised(model)
         #: The copy that is run, in the mode it runs in.
-        self.model: nn.Module = copy.deepcopy(model).train(train_mode)
+        self.model: nn.Module = copy_of(model).train(train_mode)
+        self._restored: Restored | None = None
         trainable = {k: p.detach() for k, p in self.model.named_parameters() if p.requires_grad}
         if not trainable:
             raise ValueError(
@@ -104,12 +106,21 @@ class LocalPosterior:
         if not self.center.isfinite().all():
             raise ValueError("model has non-finite weights; a posterior around them has no centre")
         self.data = Samples(data, self.device)
-        self.check(self.data)
+        restored = Restored(self.model, lambda: soundness.check_model(self, self.data, model))
+        if restored.changed:
+            self._restored = restored
+        #: The precision in which losses are computed.
+        self.loss_dtype: torch.dtype = soundness.check_samples(self, self.data)
 
     @property
     def n_parameters(self) -> int:
         """Number d of weights that move."""
         return self.center.numel()
+
+    @property
+    def leaves_traces(self) -> bool:
+        """Whether a forward leaves something on the model, which each call then undoes."""
+        return self._restored is not None
 
     @property
     def n_samples(self) -> int:
@@ -121,6 +132,7 @@ class LocalPosterior:
         """The inverse temperature: n_beta / n."""
         return self.n_beta / self.n_samples
 
+    @undisturbed()
     def losses(self, weights: Tensor, x: Tensor, y: Tensor) -> Tensor:
         """Per-sample losses of a batch at ``weights``.
 
@@ -132,15 +144,37 @@ class LocalPosterior:
         Returns:
             Losses in nats, shape (batch,).
         """
-        return self.per_sample_loss(self.outputs(weights, x), y)
+        return self.loss_of(self.outputs(weights, x), y)
 
+    @undisturbed()
     def outputs(self, weights: Tensor, x: Tensor) -> Tensor:
-        """What the model makes of inputs (batch, ...) at flat ``weights`` (n_parameters,)."""
+        """What the model makes of inputs (batch, ...) at flat ``weights`` (n_parameters,).
+
+        Raises:
+            ValueError: the model writes into the weights that it is given.
+        """
+        own = weights.clone()
+        version = own._version
+        output = self.forward(own, x.clone())
+        if own._version != version:
+            raise soundness.written_weights()
+        return output
+
+    def loss_of(self, output: Tensor, y: Tensor) -> Tensor:
+        """Losses (batch,) of outputs, which belong to this call; targets (batch, ...) do not."""
+        return self.per_sample_loss(output, y.clone())
+
+    def forward(self, weights: Tensor, x: Tensor) -> Tensor:
+        """:meth:`outputs` of a model that may write into what it is given."""
         parts = weights.split(self._sizes)
         moving = {k: w.reshape(s) for k, w, s in zip(self._names, parts, self._shapes, strict=True)}
         # A model may write to its buffers, as batch normalisation does: give it its own.
         fixed = {k: t.clone() if k in self._buffers else t for k, t in self._constants.items()}
-        return functional_call(self.model, (moving, fixed), x)
+        try:
+            return functional_call(self.model, (moving, fixed), x)
+        finally:
+            if self._restored is not None:
+                self._restored(self.model)
 
     def mean_loss(self, weights: Tensor) -> Tensor:
         """L(w) over all samples, in nats (a scalar; differentiable, so keep the data small)."""
@@ -152,71 +186,21 @@ class LocalPosterior:
         spread = (weights - self.center).pow(2).sum()
         return self.n_beta * self.mean_loss(weights) + 0.5 * self.localization * spread
 
+    @undisturbed()
     def check(self, samples: Samples) -> None:
-        """Evaluate a few samples at w*, of up to 64 distinct labels, and name what is wrong.
+        """Evaluate some samples, of up to 64 distinct labels, and name what is wrong.
 
         Raises:
             ValueError: a label is out of range, or the loss is not one finite number per sample
-                that depends on this sample alone.
+                that depends on this sample alone, and is the same with and without gradients.
         """
-        labels = samples.labels(read=False)
-        if labels is None:
-            index = np.arange(min(3, len(samples)))
-        else:
-            first = np.unique(labels, return_index=True)[1]
-            some = np.linspace(0, len(first) - 1, min(len(first), _CHECKED), dtype=int)
-            index = first[some]  # smallest and largest label among them
-            if len(index) < 3 <= len(samples):  # one sample would hide a loss that is a scalar
-                index = np.append(index, np.setdiff1d(np.arange(3), index))
-        x, y = samples.batch(index)
-        with torch.no_grad(), keep_random_state(self.device):
-            try:
-                output = self.outputs(self.center, x)
-                if labels is not None and _takes_classes(self.per_sample_loss):
-                    classes = output.shape[-1 if self.per_sample_loss is cross_entropy else 1]
-                    if labels.min() < 0 or labels.max() >= classes:
-                        raise ValueError(
-                            f"{samples.name} has labels from {labels.min()} to {labels.max()}, but "
-                            f"the model has {classes} outputs; labels must lie in "
-                            f"[0, {classes - 1}]"
-                        )
-                loss = self.per_sample_loss(output, y)
-            except (IndexError, RuntimeError) as error:
-                raise ValueError(
-                    f"model or per_sample_loss failed on {samples.name} at w* "
-                    f"(input {tuple(x.shape)}, target {tuple(y.shape)}{_range(labels)}): {error}"
-                ) from error
-            _require_one_a_sample(loss, len(index))
-            if not loss.isfinite().all():
-                bad = int(index[int((~loss.isfinite()).nonzero()[0, 0])])
-                raise ValueError(
-                    f"per_sample_loss is not finite for sample {bad} of {samples.name} at w*; "
-                    "check the sample, the loss and the weights"
-                )
-            if len(index) > 1 and not self.train_mode:
-                self._require_separate(x, y, loss, index, samples.name)
+        soundness.check_samples(self, samples)
 
-    def _require_separate(
-        self, x: Tensor, y: Tensor, loss: Tensor, index: np.ndarray, name: str
-    ) -> None:
-        """Refuse losses that depend on what else is in the batch: sums over a wrong axis."""
-        half = len(index) // 2 + len(index) % 2
-        try:
-            part = self.losses(self.center, x[:half], y[:half])
-        except (IndexError, RuntimeError) as error:
-            raise ValueError(
-                f"per_sample_loss takes a batch of {len(index)} but not of {half}: {error}"
-            ) from error
-        _require_one_a_sample(part, half)
-        if torch.allclose(part, loss[:half], rtol=1e-2, atol=1e-4 * float(loss.abs().max())):
-            return
-        if torch.equal(self.losses(self.center, x, y), loss):  # else the model draws at random
-            bad = int((part - loss[:half]).abs().argmax())
-            raise ValueError(
-                f"per_sample_loss is {part[bad]:.4g} for sample {index[bad]} of {name} in a batch "
-                f"of {half} and {loss[bad]:.4g} in one of {len(index)}; it must depend on this "
-                "sample alone (look for a mean or a broadcast over the batch)"
-            )
+    def apart(self) -> "LocalPosterior":
+        """The same posterior, whose model a call may use beside others in other threads."""
+        own = copy.copy(self)
+        own.model = sharing_tensors(self.model, self.model)
+        return own
 
     def fingerprint(self) -> dict[str, str | float | bool]:
         """What the posterior depends on, field by field; contents as SHA-256."""
@@ -236,23 +220,12 @@ class LocalPosterior:
         }
 
 
-def _range(labels: np.ndarray | None) -> str:
-    return "" if labels is None else f", labels from {labels.min()} to {labels.max()}"
-
-
-def _takes_classes(loss: PerSampleLoss) -> bool:
-    """Whether targets are class indices: no other value has a meaning."""
-    known = cross_entropy, F.cross_entropy, F.nll_loss
-    return loss in known or isinstance(loss, nn.CrossEntropyLoss | nn.NLLLoss)
-
-
-def _require_one_a_sample(loss: Any, batch: int) -> None:
-    if not isinstance(loss, Tensor) or loss.shape != (batch,):
-        got = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
-        raise ValueError(
-            f"per_sample_loss returned {got} for a batch of {batch}; it must return one "
-            f"loss per sample, shape ({batch},) (for a torch loss: reduction='none')"
-        )
+def _own(loss: PerSampleLoss) -> PerSampleLoss:
+    """A loss that nobody else can change: a copy, where it is an object that can be copied."""
+    try:
+        return copy_of(loss)
+    except Exception:  # it holds what cannot be copied, such as a file or a lock
+        return loss
 
 
 __all__ = [

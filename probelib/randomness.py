@@ -102,10 +102,15 @@ class Draws:
 def own_stream(
     seed: np.random.SeedSequence, step: int, part: int, device: torch.device
 ) -> Iterator[None]:
-    """Dropout and its like draw from a stream of this chain, step and part of it alone."""
+    """Dropout and its like draw from a stream of this chain, step and part of it alone.
+
+    Whether from torch's generators, NumPy's or Python's.
+    """
     own = np.random.SeedSequence(seed.entropy, spawn_key=(*seed.spawn_key, 2, step, part))
     number = int(own.generate_state(1, np.uint64)[0] >> 1)
-    with ONE_THREAD, keep_random_state(device):  # of other threads, too
+    with ONE_THREAD, keep_random_state(device), keep_host_random_state():  # of other threads, too
+        random.seed(number)
+        np.random.seed(number % 2**32)  # noqa: NPY002
         if device.type == "cpu":
             torch.default_generator.manual_seed(number)
         else:
@@ -118,6 +123,11 @@ def keep_random_state(device: torch.device) -> AbstractContextManager[None]:
     if device.type == "cpu":
         return torch.random.fork_rng(devices=[])
     return torch.random.fork_rng(devices=[device], device_type=device.type)
+
+
+def host_random_state() -> tuple[Any, str]:
+    """Of the global generators of Python and NumPy, to be compared."""
+    return random.getstate(), repr(np.random.get_state(legacy=False))  # noqa: NPY002
 
 
 @contextmanager
@@ -136,6 +146,7 @@ __all__ = [
     "ONE_THREAD",
     "Draws",
     "chain_seeds",
+    "host_random_state",
     "keep_host_random_state",
     "keep_random_state",
     "own_stream",

@@ -42,7 +42,8 @@ class StoppingRule:
             return
         done, _ = store.done()
         self._dtype, self._index = store.loss_dtype, schedule.watched(store.sizes.sample)
-        before = store.losses(done, self._index).astype(np.float32)
+        before = store.losses(done, self._index)
+        before = before.astype(np.promote_types(before.dtype, np.float32))
         self._rows = list(torch.from_numpy(before).unbind(1))
         self.enough = schedule.good_enough(before, until, draws)
         self.rewind(done)
@@ -274,9 +275,9 @@ class Recorder:
         if kept.steps:
             for name in STEP_VARIABLES:
                 recorded = torch.stack([step[name] for step in kept.steps], 1)
-                block.steps[name] = recorded.float().cpu().numpy()
+                block.steps[name] = recorded.cpu().numpy()
         if kept.losses:
-            block.losses = torch.stack(kept.losses, 1).float().cpu().numpy()
+            block.losses = torch.stack(kept.losses, 1).cpu().numpy()
             block.distance = torch.stack(kept.distances, 1).float().cpu().numpy()
         return block
 

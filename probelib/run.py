@@ -80,7 +80,7 @@ def sample(
     store: str | os.PathLike | None = None,
     cache: str | os.PathLike | None = None,
     overwrite: bool = False,
-    loss_dtype: str = "float32",
+    loss_dtype: str = "auto",
     observe_dtype: str = "float32",
     observe_batch_size: int | None = None,
     first_chain: int = 0,
@@ -135,8 +135,10 @@ def sample(
             it and ``cache`` the trace stays in memory.
         cache: directory of many traces, instead of ``store``. Nothing in it is replaced.
         overwrite: replace the trace that ``store`` holds already.
-        loss_dtype: "float32", or "float16" to halve the trace's size: four digits, and losses
-            below 6e-8 become 0.
+        loss_dtype: "auto" is the precision in which the loss is computed: float64 where the model
+            or the loss is, else float32. "float32" keeps seven digits of each loss, "float16" three
+            and a half, and losses below 6e-8 become 0: what changes by less than the last digit
+            does not change.
         observe_dtype: "float32", or "bfloat16" to observe under autocast, l_i(w*) included; the
             chains themselves stay in the precision of the weights. "auto" takes bfloat16 where
             the device multiplies it faster than float32, and says so in the trace.
@@ -299,6 +301,7 @@ def _begin(
     chains.stage()
     init_loss = chains.observer.at_center()
     _check_init_loss(init_loss, plan.loss_dtype)
+    _warn_of_rounding(init_loss, plan.loss_dtype, run.posterior.n_beta)
     thinning = rehearse(run, chains.data, chains.cost) if plan.thin == "auto" else None
     if thinning:
         if progress:
@@ -523,6 +526,23 @@ def _check_init_loss(init_loss: np.ndarray, loss_dtype: str) -> None:
         raise ValueError(
             f"loss_dtype is {loss_dtype!r}, which cannot hold a loss of {init_loss.max():.3g}; use "
             "loss_dtype='float32'"
+        )
+
+
+def _warn_of_rounding(init_loss: np.ndarray, loss_dtype: str, n_beta: float) -> None:
+    """Say that what l_i(w*) is rounded by would be seen in a learning coefficient, at least 1/2."""
+    kept = np.abs(init_loss).astype(min(np.dtype(loss_dtype), init_loss.dtype))
+    digit = np.spacing(kept).astype(np.float64)
+    error = n_beta * float(np.linalg.norm(digit)) / 12**0.5 / len(digit)
+    if error > 0.05:
+        chosen = kept.dtype < init_loss.dtype
+        what = f"loss_dtype is {loss_dtype!r}" if chosen else f"model is {kept.dtype}"
+        remedy = f"loss_dtype={str(init_loss.dtype)!r}" if chosen else "model.double()"
+        warnings.warn(
+            f"{what}, in which losses of up to {kept.max():.3g} are rounded so far that the local "
+            f"learning coefficient may be off by {error:.2g}; use {remedy}",
+            UserWarning,
+            stacklevel=4,
         )
 
 

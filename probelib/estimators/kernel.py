@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from probelib.ambient import undisturbed
 from probelib.arguments import shown
 from probelib.contract import PAIRS, canonical
 from probelib.estimators import blocks
@@ -251,7 +252,9 @@ class LossKernel(Kernel):
                 continue
             if len(here) < unit.shape[1]:
                 unit = unit[:, here - where.start]
-            yield here, columns @ torch.from_numpy(unit)
+            with undisturbed():
+                products = columns @ torch.from_numpy(unit)
+            yield here, products
 
     def _bytes_per_row(self) -> int:
         return 4 * (self._chains * self._draws + blocks.BLOCK)

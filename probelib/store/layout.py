@@ -62,7 +62,7 @@ class Start:
         sizes: of its dimensions.
         init_loss: l_i(w*), shape (sample,).
         labels: shape (sample,), or None.
-        loss_dtype: "float32" or "float16".
+        loss_dtype: "float64", "float32" or "float16".
         first_chain: number of the first chain.
     """
 
@@ -86,10 +86,11 @@ def create_arrays(group: zarr.Group, start: Start) -> None:
     values = {"init_loss": start.init_loss, "chain": number, "sample_id": np.arange(sizes.sample)}
     if start.labels is not None:
         values["label"] = start.labels
-    for name in (*GROWING, *values):
-        dtype = np.dtype(start.loss_dtype if name == "loss" else np.float32)
-        if name in values:
-            dtype = values[name].dtype
+    grown = dict.fromkeys(GROWING, "float32") | {"loss": start.loss_dtype}
+    if start.loss_dtype == "float64":
+        grown["sampling_loss"] = "float64"
+    for name in (*grown, *values):
+        dtype = np.dtype(grown[name] if name in grown else values[name].dtype)
         array = group.create_array(
             name,
             shape=sizes.shape(name),

@@ -1,0 +1,56 @@
+"""What surrounds a call, kept out of it: a loss is the same function wherever it is evaluated."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import torch
+
+_LOCK = threading.Lock()
+_inside, _fast_path = 0, True
+_here = threading.local()
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Evaluate as if nothing around the outermost of these had been set. Also a decorator.
+
+    No autocast and no inference mode, which would change the precision or leave no gradient; and
+    attention takes the one path that has gradients, as without them its fast path treats padding
+    in another way. All is put back at the end.
+    """
+    if getattr(_here, "entered", False):
+        yield
+        return
+    with ExitStack() as stack:
+        if torch.is_inference_mode_enabled():
+            stack.enter_context(torch.inference_mode(False))
+        accelerator = torch.accelerator.current_accelerator()
+        for kind in {"cpu", accelerator.type if accelerator else "cpu"}:
+            if torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
+        stack.enter_context(_one_attention())
+        _here.entered = True
+        stack.callback(setattr, _here, "entered", False)
+        yield
+
+
+@contextmanager
+def _one_attention() -> Iterator[None]:
+    """The switch is that of all threads: the first call turns it, the last one puts it back."""
+    global _inside, _fast_path
+    with _LOCK:
+        if _inside == 0:
+            _fast_path = torch.backends.mha.get_fastpath_enabled()
+            torch.backends.mha.set_fastpath_enabled(False)
+        _inside += 1
+    try:
+        yield
+    finally:
+        with _LOCK:
+            _inside -= 1
+            if _inside == 0:
+                torch.backends.mha.set_fastpath_enabled(_fast_path)
+
+
+__all__ = ["undisturbed"]

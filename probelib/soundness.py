@@ -1,0 +1,272 @@
+"""What must hold of a model and a loss, so that l_i(w) is a function of the weights and sample i.
+
+All of it is looked at on a few samples before anything runs, at w* and at weights nearby.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from probelib.data import Samples
+from probelib.losses import cross_entropy
+from probelib.randomness import keep_host_random_state, keep_random_state
+
+if TYPE_CHECKING:
+    from probelib.posterior import LocalPosterior
+
+_CHECKED = 64  # samples, of as many labels, whose losses are looked at
+_DIFFERENT = 8  # samples, as different as there are, that are looked at closely
+
+
+def require_initialised(model: nn.Module) -> None:
+    """Refuse lazy modules that have not seen a batch (ValueError)."""
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if is_lazy(tensor):
+            raise ValueError(
+                f"model has no {name} yet, as its layer is lazy; run it once on a batch before"
+            )
+
+
+def written_weights() -> ValueError:
+    """What is said of a model that is no function of its weights."""
+    return ValueError(
+        "model writes its own weights in its forward, so that its loss has no gradient with "
+        "respect to them; take out what does (max_norm=, clamping or normalising in place), or "
+        "compute new weights from them, as torch.nn.utils.parametrize does"
+    )
+
+
+def check_model(posterior: LocalPosterior, samples: Samples, given: nn.Module) -> None:
+    """Refuse a model that writes its weights, or makes new ones (ValueError); other faults wait.
+
+    It is run at w*, nearby and far away, where what limits the size of weights has something to do.
+
+    Args:
+        posterior: its model is the copy that is run.
+        samples: some of them are what it is run on.
+        given: the caller's model, with the weights as they were.
+    """
+    index = samples.differing(_DIFFERENT)
+    x, y = samples.batch(index)
+    model, center = posterior.model, posterior.center
+    far = center + 1e3 * (1 + center.abs())
+    for weights, grad in ((center, True), *((w, False) for w in (*_probes(center), far))):
+        own = weights.clone()
+        # What fails is said with the samples, where it fails at w* too.
+        with torch.set_grad_enabled(grad), _same_chance(posterior), suppress(Exception):
+            posterior.loss_of(posterior.forward(own, x.clone()), y)
+        if not torch.equal(own, weights):
+            raise written_weights()
+    before = dict(given.named_parameters())
+    for name, parameter in model.named_parameters():
+        if name not in before:
+            raise ValueError(
+                f"model makes {name} in its forward, so that it is no part of w*; run the model "
+                "once on a batch before"
+            )
+        kept = before[name].detach()
+        if not torch.allclose(parameter.detach(), kept, rtol=0, atol=0, equal_nan=True):
+            raise written_weights()
+
+
+def check_samples(posterior: LocalPosterior, samples: Samples) -> torch.dtype:
+    """Evaluate some samples at w* and nearby: see :meth:`probelib.LocalPosterior.check`.
+
+    Returns:
+        The type of their losses.
+    """
+    labels = samples.labels(read=False)
+    if labels is None:
+        index = np.arange(min(3, len(samples)))
+    else:
+        first = np.unique(labels, return_index=True)[1]
+        some = np.linspace(0, len(first) - 1, min(len(first), _CHECKED), dtype=int)
+        index = first[some]  # smallest and largest label among them
+        if len(index) < 3 <= len(samples):  # one sample would hide a loss that is a scalar
+            index = np.append(index, np.setdiff1d(np.arange(3), index))
+    x, y = samples.batch(index)
+    with torch.no_grad(), _same_chance(posterior):
+        with _failure_named(samples, x, y):
+            output = posterior.outputs(posterior.center, x)
+            if labels is not None and _takes_classes(posterior.per_sample_loss):
+                classes = output.shape[-1 if posterior.per_sample_loss is cross_entropy else 1]
+                if labels.min() < 0 or labels.max() >= classes:
+                    raise ValueError(
+                        f"{samples.name} has labels from {labels.min()} to {labels.max()}, but "
+                        f"the model has {classes} outputs; labels must lie in [0, {classes - 1}]"
+                    )
+            loss = posterior.loss_of(output, y)
+        _require_one_a_sample(loss, len(index))
+        by_chance = not torch.equal(posterior.losses(posterior.center, x, y), loss)
+    _require_finite(loss, index, samples.name)
+    index = samples.differing(_DIFFERENT)
+    probe = _Probe(posterior, *samples.batch(index), index, samples.name)
+    with _failure_named(samples, probe.x, probe.y):
+        for weights in _probes(posterior.center):
+            probe.require_one_function(weights)
+            if len(index) > 1 and not posterior.train_mode and not by_chance:
+                probe.require_separate(weights)
+    return loss.dtype
+
+
+@contextmanager
+def _failure_named(samples: Samples, x: Tensor, y: Tensor) -> Iterator[None]:
+    """Says of what fails inside on which data it does."""
+    try:
+        yield
+    except (IndexError, RuntimeError) as error:
+        labels = samples.labels(read=False)
+        shown = "" if labels is None else f", labels from {labels.min()} to {labels.max()}"
+        raise ValueError(
+            f"model or per_sample_loss failed on {samples.name} at w* "
+            f"(input {tuple(x.shape)}, target {tuple(y.shape)}{shown}): {error}"
+        ) from error
+
+
+@dataclass
+class _Probe:
+    """A few samples, and what must hold of their losses at any weights."""
+
+    posterior: LocalPosterior
+    x: Tensor
+    y: Tensor
+    index: np.ndarray
+    name: str
+
+    def require_one_function(self, weights: Tensor) -> None:
+        """Refuse losses that are others with gradients, or at the next call (ValueError).
+
+        Steps take gradients, observations do not.
+        """
+        found = []
+        for grad in (False, False, True):
+            with torch.set_grad_enabled(grad), _same_chance(self.posterior):
+                moving = weights.clone().requires_grad_(grad)
+                found.append(self.posterior.losses(moving, self.x, self.y).detach())
+        first, again, stepped = found
+        _require_one_a_sample(first, len(self.index))
+        if weights is self.posterior.center:
+            _require_finite(first, self.index, self.name)
+        for other, how, remedy in (
+            (again, "at the next call", "take out what changes from call to call"),
+            (stepped, "where gradients are taken", "let it not ask for torch.is_grad_enabled()"),
+        ):
+            if (bad := _differ(other, first)) is not None:
+                raise ValueError(
+                    f"model or per_sample_loss gives {first[bad]:.6g} for sample {self.index[bad]} "
+                    f"of {self.name} and {other[bad]:.6g} {how}; steps and observations must see "
+                    f"one function ({remedy})"
+                )
+
+    @torch.no_grad()
+    def require_separate(self, weights: Tensor) -> None:
+        """Refuse losses that depend on what else is in the batch, or on the place there."""
+        n = len(self.index)
+        with _same_chance(self.posterior):
+            losses = self.posterior.losses(weights, self.x, self.y)
+            backwards = self.posterior.losses(weights, self.x.flip(0), self.y.flip(0)).flip(0)
+            parts = self._in_parts(weights)
+        for other, of in (parts, (backwards, f"in another order of these {n}")):
+            if (bad := _differ(other, losses[: len(other)])) is not None:
+                raise ValueError(
+                    f"per_sample_loss is {losses[bad]:.4g} for sample {self.index[bad]} of "
+                    f"{self.name} in a batch of {n} and {other[bad]:.4g} {of}; it must depend on "
+                    "this sample alone (look for a mean or a broadcast over the batch)"
+                )
+
+    def _in_parts(self, weights: Tensor) -> tuple[Tensor, str]:
+        """Losses of the samples one at a time; or of half of them, if the model takes no one."""
+        alone = []
+        for at in range(len(self.index)):
+            with suppress(IndexError, RuntimeError, ValueError):
+                one = self.posterior.losses(weights, self.x[at : at + 1], self.y[at : at + 1])
+                alone += [one] if one.shape == (1,) else []
+        if len(alone) == len(self.index):
+            return torch.cat(alone), "alone"
+        half = -(-len(self.index) // 2)
+        try:
+            loss = self.posterior.losses(weights, self.x[:half], self.y[:half])
+        except (IndexError, RuntimeError) as error:
+            raise ValueError(
+                f"per_sample_loss takes a batch of {len(self.index)} but not of {half}: {error}"
+            ) from error
+        _require_one_a_sample(loss, half)
+        return loss, f"in one of {half}"
+
+
+def _probes(center: Tensor) -> tuple[Tensor, Tensor]:
+    """w*, and weights near it: there an output that is 0 at w* hides nothing."""
+    drawn = torch.randn(center.shape, generator=torch.Generator().manual_seed(0), device="cpu")
+    return center, center + drawn.to(center) * (0.02 + 0.1 * center.abs())
+
+
+@contextmanager
+def _same_chance(posterior: LocalPosterior) -> Iterator[None]:
+    """What is drawn inside is what the next of these draws, and the caller's generators stay."""
+    with keep_host_random_state(), keep_random_state(posterior.device):
+        yield
+
+
+def _differ(a: Tensor, b: Tensor) -> int | None:
+    """Where two rows of losses differ most, if by more than rounding; NaN is as good as NaN."""
+    scale = float(torch.where(b.isfinite(), b.abs(), 0).max())
+    if torch.allclose(a, b, rtol=1e-3, atol=1e-5 * scale, equal_nan=True):
+        return None
+    return int((a - b).abs().nan_to_num(torch.inf).argmax())
+
+
+def _require_finite(loss: Tensor, index: np.ndarray, name: str) -> None:
+    if not loss.isfinite().all():
+        bad = int(index[int((~loss.isfinite()).nonzero()[0, 0])])
+        raise ValueError(
+            f"per_sample_loss is not finite for sample {bad} of {name} at w*; check the sample, "
+            "the loss and the weights"
+        )
+
+
+def _takes_classes(loss: Any) -> bool:
+    """Whether targets are class indices: no other value has a meaning."""
+    known = cross_entropy, F.cross_entropy, F.nll_loss
+    return loss in known or isinstance(loss, nn.CrossEntropyLoss | nn.NLLLoss)
+
+
+def _require_one_a_sample(loss: Any, batch: int) -> None:
+    if isinstance(loss, Tensor) and loss.shape == (batch,):
+        if not loss.is_floating_point():
+            raise ValueError(
+                f"per_sample_loss returned {loss.dtype}, which has no gradient; it must return "
+                "floating-point numbers"
+            )
+        return
+    got = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
+    raise ValueError(
+        f"per_sample_loss returned {got} for a batch of {batch}; it must return one loss per "
+        f"sample, shape ({batch},){_advice(loss, batch)}"
+    )
+
+
+def _advice(loss: Any, batch: int) -> str:
+    """How losses of another shape become one a sample."""
+    if not isinstance(loss, Tensor):
+        return ""
+    if loss.ndim == 0:
+        return ": leave out the mean or sum over the batch (for a torch loss: reduction='none')"
+    if loss.ndim > 1 and len(loss) == batch:
+        if loss.numel() == batch:
+            return ": flatten it, with loss.flatten()"
+        return ": sum or average the rest, with loss.flatten(1).sum(1)"
+    if loss.ndim == 1 and len(loss) % batch == 0 and len(loss) > batch:
+        return f": sum or average what belongs to a sample, with loss.reshape({batch}, -1).sum(1)"
+    return ": the first dimension is that of the samples"
+
+
+__all__ = ["check_model", "check_samples", "require_initialised", "written_weights"]
