@@ -139,13 +139,13 @@ class Samples:
     def fingerprint(self) -> str:
         """SHA-256 of the content: equal for equal samples, whatever object holds them.
 
-        A data set is read whole; one whose items are slow to load may carry its own
-        ``fingerprint`` string instead.
+        A data set is read whole; one whose items are slow to load may say instead, as a string
+        ``probelib_fingerprint``, what it holds: another string for other samples.
 
         Raises:
             ValueError: a data set has a sample that is not finite.
         """
-        own = getattr(self._dataset, "fingerprint", None)
+        own = getattr(self._dataset, "probelib_fingerprint", None)
         if isinstance(own, str):
             return f"{own} ({self.n} samples)"
         inputs, targets, labels = hashlib.sha256(), hashlib.sha256(), []
