@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import copyreg
 import enum
 import functools
 import hashlib
@@ -219,7 +220,7 @@ class _Description:
         if key in self._open:  # it holds itself, so many levels up
             return _hash("above", str(len(self._open) - self._open[key]))
         if key in _UNSEEN:
-            self._refuse(_UNSEEN[key])
+            return self._refuse(_UNSEEN[key])
         self._open[key] = len(self._open)
         found = self._contents(value)
         del self._open[key]
@@ -291,7 +292,7 @@ class _Description:
         with zipfile.ZipFile(io.BytesIO(script.save_to_buffer())) as archive:
             for file in sorted(archive.namelist()):
                 name = file.partition("/")[2]
-                if (name.startswith("code/") and name.endswith(".py")) or name == "data.pkl":
+                if name.endswith((".py", ".pkl")):  # and not .debug_pkl, which has lines
                     text = re.sub(rb"\.?___torch_mangle_\d+", b"", archive.read(file))
                     parts.append(_hash("script", re.sub(r"___torch_mangle_\d+", "", name), text))
         return parts
@@ -335,20 +336,21 @@ class _Description:
         parts = [self._class_of(value)]
         if isinstance(value, operator.attrgetter | operator.methodcaller):
             self._any_name = True
-        held = attributes(value)
-        held.pop("__doc__", None)
-        parts += self._named(held)
-        if not _keeps_state_in_c(kind):
-            return _hash("object", *parts)
-        if isinstance(value, io.IOBase) and not value.closed and not value.readable():
-            return _hash("output", *parts[:1])  # what is only written to changes no number
+        if value is sys.stdout or value is sys.stderr:
+            return _hash("output")  # changes no number
+        held = {k: v for k, v in attributes(value).items() if k != "__doc__"}
+        curated = _library(kind) is not None and _pickles_itself(kind)
+        if not curated:  # else it knows what of it is a cache
+            parts += self._named(held)
+            if not _keeps_state_in_c(kind):
+                return _hash("object", *parts)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # the pickling of iterators will go
-                reduced = value.__reduce_ex__(2)
+                reduced = copyreg.dispatch_table.get(kind, lambda v: v.__reduce_ex__(2))(value)
         except Exception:  # whatever keeps it from being pickled
-            if kind.__name__ in _LOCKS:
-                return _hash("lock")
+            if kind.__name__ in _LOCKS or (isinstance(value, io.IOBase) and _only_written(value)):
+                return _hash("output")
             return self._refuse(f"{kind.__module__}.{kind.__qualname__}", parts)
         if not isinstance(reduced, str):
             made_by, given, *state = reduced
@@ -589,6 +591,16 @@ def _is_foreign(member: Any) -> bool:
 def _of_libraries(kind: type) -> set[str]:
     """Names of members that a class has from libraries, which may call them."""
     return {n for base in kind.__mro__[:-1] if _library(base) for n in vars(base)}
+
+
+def _pickles_itself(kind: type) -> bool:
+    """Whether a class says what of its objects is to be kept."""
+    names = ("__reduce_ex__", "__reduce__", "__getstate__")
+    return any(getattr(kind, n, None) is not getattr(object, n, None) for n in names)
+
+
+def _only_written(file: io.IOBase) -> bool:
+    return not file.closed and not file.readable()
 
 
 def _is_at_its_name(function: types.FunctionType) -> bool:

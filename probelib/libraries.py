@@ -76,12 +76,11 @@ def _version(root: str) -> str:
     """Of a library; the part after a plus names only how it was built."""
     if root in sys.stdlib_module_names:
         return "python {}.{}".format(*sys.version_info)
-    module = sys.modules.get(root)
-    found = getattr(module, "__version__", None)
-    if not isinstance(found, str):
-        found = None
-        with suppress(importlib.metadata.PackageNotFoundError):
-            found = importlib.metadata.version(root)
+    module, found = sys.modules.get(root), None
+    with suppress(importlib.metadata.PackageNotFoundError):
+        found = importlib.metadata.version(root)
+    if not found and isinstance(getattr(module, "__version__", None), str):
+        found = module.__version__  # type: ignore[union-attr]
     if not found:  # it was installed under another name, which is slow to find
         with suppress(Exception):
             named = importlib.metadata.packages_distributions().get(root, ())
