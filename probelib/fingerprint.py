@@ -78,6 +78,7 @@ _BY_NAME = (
     types.GetSetDescriptorType, types.ClassMethodDescriptorType, typing.TypeVar, typing.ParamSpec,
     typing.NewType,
 )  # fmt: skip
+_PYTHON = "python "
 _POINTER = struct.calcsize("P")
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
 # Their keys count all hooks of the process; and those of state dicts run at no step.
@@ -109,13 +110,16 @@ def describe(value: Any, tensors: bool = True) -> str:
         64 digits; after them, if something cannot be followed (``exec``, a generator, a C
         extension), what that is: see :func:`not_followed`.
     """
-    description = _Description()
+    description, limit = _Description(), sys.getrecursionlimit()
     if isinstance(value, nn.Module) and not tensors:
         description.leave_out(value)
     try:
+        sys.setrecursionlimit(max(limit, 5000))
         found, unseen = description.of(value), description.unseen
     except RecursionError:
         found, unseen = bytes(32), ["objects that are nested too deeply"]
+    finally:
+        sys.setrecursionlimit(limit)
     return found.hex() + (f"{_NOT_FOLLOWED}{unseen[0]}" if unseen else "")
 
 
@@ -292,7 +296,7 @@ class _Description:
         with zipfile.ZipFile(io.BytesIO(script.save_to_buffer())) as archive:
             for file in sorted(archive.namelist()):
                 name = file.partition("/")[2]
-                if name.endswith((".py", ".pkl")):  # and not .debug_pkl, which has lines
+                if not name.endswith((".debug_pkl", "_id", "version")):  # lines, and random ids
                     text = re.sub(rb"\.?___torch_mangle_\d+", b"", archive.read(file))
                     parts.append(_hash("script", re.sub(r"___torch_mangle_\d+", "", name), text))
         return parts
@@ -339,7 +343,8 @@ class _Description:
         if value is sys.stdout or value is sys.stderr:
             return _hash("output")  # changes no number
         held = {k: v for k, v in attributes(value).items() if k != "__doc__"}
-        curated = _library(kind) is not None and _pickles_itself(kind)
+        library = _library(kind) or _PYTHON
+        curated = not library.startswith(_PYTHON) and _pickles_itself(kind)
         if not curated:  # else it knows what of it is a cache
             parts += self._named(held)
             if not _keeps_state_in_c(kind):
