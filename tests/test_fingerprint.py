@@ -347,7 +347,7 @@ def test_what_was_put_into_a_library_is_seen(monkeypatch):
 SAME = [
     "def loss(o, t): return cross_entropy(o, t).clamp(max=3.0)",
     "def loss(o, t):\n    # a comment\n    return cross_entropy(o, t).clamp(max=3.0)",
-    'def loss(o, t):\n    """A docstring."""\n\n    return cross_entropy(o, t).clamp(\n        max=3.0\n    )',
+    'def loss(o, t):\n    """A docstring."""\n\n    return cross_entropy(o, t).clamp(\n        max=3.0)',  # noqa: E501
     "\n\n\ndef loss(o: int, t: 'what'): return (cross_entropy(o, t).clamp(max=3.0))",
 ]  # fmt: skip
 
@@ -374,14 +374,14 @@ def test_how_code_is_written_changes_nothing():
 
 
 UNSEEN = {
-    "exec": "def loss(o, t):\n    space = {}\n    exec('cap = 1', space)\n    return o * space['cap']",
+    "exec": "def loss(o, t):\n    space = {}\n    exec('cap = 1', space)\n    return o * space['cap']",  # noqa: E501
     "eval": "def loss(o, t): return o * eval('CAP')",
     "eval under another name": "e = eval\ndef loss(o, t): return o * e('CAP')",
     "eval that was captured": "loss = functools.partial(lambda e, o, t: o * e('CAP'), eval)",
     "globals": "CAP = 1\ndef loss(o, t): return o * globals()['CAP']",
     "__globals__": "CAP = 1\ndef loss(o, t): return o * loss.__globals__['CAP']",
     "importlib": "def loss(o, t): return o * importlib.import_module('cfg').CAP",
-    "importlib inside": "def loss(o, t):\n    import importlib as i\n    return i.import_module('c').C",
+    "importlib inside": "def loss(o, t):\n    import importlib as i\n    return i.import_module('c').C",  # noqa: E501
     "sys.modules": "def loss(o, t): return o * sys.modules['__main__'].CAP",
     "a frame": "def loss(o, t): return o * sys._getframe(1).f_locals['cap']",
     "a file": "def loss(o, t): return o * float(open('cap.txt').read())",
@@ -391,7 +391,7 @@ UNSEEN = {
     "an array on disk": "def loss(o, t): return o * np.load('cap.npy')",
     "a generator": "caps = (i for i in range(9))\ndef loss(o, t): return o * next(caps)",
     "an open file": "file = open(os.devnull)\ndef loss(o, t): return o * len(file.read())",
-    "a function of numpy's": "cap = np.frompyfunc(lambda x: x, 1, 1)\ndef loss(o, t): return cap(o)",
+    "a function of numpy's": "cap = np.frompyfunc(lambda x: x, 1, 1)\ndef loss(o, t): return cap(o)",  # noqa: E501
     "something in a thread": "local = threading.local()\ndef loss(o, t): return o * local.cap",
     "too deep": "box = 1\nfor _ in range(9999): box = [box]\ndef loss(o, t): return box",
     "an attribute of a layer": "loss = nn.ReLU()\nloss.rows = (i for i in range(9))",
