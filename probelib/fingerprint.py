@@ -163,8 +163,8 @@ def _slots(kind: type) -> list[str]:
     return [f"_{own}{n}" if n.startswith("__") and not n.endswith("__") else n for n in names]
 
 
-class _Description:
-    """Hashes of values, and of what the code in them does.
+class _Visitor:
+    """Hashes of values, each seen once.
 
     Attributes:
         unseen: what could not be followed, and where.
@@ -185,6 +185,199 @@ class _Description:
         self._made: set[int] = set()
         self._whole: set[int] = set()
         self._is_sure = True
+
+    def __call__(self, value: Any) -> bytes:
+        """The hash of a value, members of its class left for later."""
+        if type(value) in _LEAVES:
+            return _hash(type(value).__name__, hex(value) if type(value) is int else repr(value))
+        key = id(value)
+        if key in self._known:
+            return self._known[key][0]
+        if key in self._open:  # it holds itself, so many levels up
+            return _hash("above", str(len(self._open) - self._open[key]))
+        if key in _UNSEEN:
+            return self._refuse(_UNSEEN[key])
+        self._open[key] = len(self._open)
+        found = self._contents(value)
+        del self._open[key]
+        self._known[key] = found, value
+        return found
+
+    def _contents(self, value: Any) -> bytes:
+        return next(see for kind, see in _METHODS if isinstance(value, kind))(self, value)
+
+    def _all(self, values: Iterable[Any]) -> list[bytes]:
+        return [self(value) for value in values]
+
+    def _named(self, values: dict[Any, Any]) -> list[bytes]:
+        """Of names and their values, in whatever order they were given."""
+        parts = []
+        for name in sorted(values, key=str):
+            with self._at(str(name)):
+                parts += [self(name), self(values[name])]
+        return parts
+
+    def _refuse(self, what: str, parts: Iterable[bytes] = ()) -> bytes:
+        where = ".".join(self._trail[-3:])
+        if self._is_sure or what not in (*_UNSEEN_VALUES, *_READING):
+            self.unseen.append(f"{what} (in {where})" if where else what)
+        return _hash("unseen", what, *parts)
+
+    @contextmanager
+    def _at(self, name: str) -> Iterator[None]:
+        self._trail.append(name)
+        yield
+        self._trail.pop()
+
+
+class _Code(_Visitor):
+    """What code does: functions, and those members of classes and modules that it names."""
+
+    def _method(self, value: Any) -> bytes:
+        return _hash("method", self(value.__func__), self(value.__self__))
+
+    def _builtin(self, value: Any) -> bytes:
+        owner = value.__self__
+        if owner is not None and not isinstance(owner, types.ModuleType | type):
+            return _hash("builtin", value.__qualname__, self(owner))
+        where = getattr(owner, "__module__", None) or value.__module__
+        if isinstance(owner, types.ModuleType):
+            where = owner.__name__
+        known = library_of_module(where)
+        if not known:
+            return self._refuse(f"{_name(value)}, which is not written in Python")
+        return _hash("builtin", known, value.__qualname__)
+
+    def _operator(self, value: Any) -> bytes:
+        """One of torch.ops: of torch itself, or of a library of that name."""
+        name = str(value)
+        space = name.partition(".")[0]
+        if space not in ("aten", "prim", "prims") and not library_of_module(space):
+            return self._refuse(f"torch.ops.{name}")
+        return _hash("operator", name)
+
+    def _function(self, function: types.FunctionType) -> bytes:
+        original = vars(function).get("_torchdynamo_orig_callable")
+        if original is not None:
+            return _hash("compiled", self(original))
+        library = library_of(function.__globals__)
+        if library and _is_at_its_name(function):
+            return _hash("function", library, function.__module__, function.__qualname__)
+        with self._at(function.__qualname__.rpartition(".")[2]):
+            parts: list[bytes | str] = [self(function.__defaults__)]
+            parts += self._named(function.__kwdefaults__ or {})
+            parts += self._named(vars(function))
+            for name, cell in zip(
+                function.__code__.co_freevars, function.__closure__ or (), strict=True
+            ):
+                with suppress(ValueError), self._at(name):  # a cell that is still empty
+                    value = cell.cell_contents
+                    parts.append(self._reference(value) if name == "__class__" else self(value))
+            if library:
+                return _hash("function", library, function.__code__.co_qualname, *parts)
+            return _hash("function", *parts, *self._code(function))
+
+    def _code(self, function: types.FunctionType) -> list[bytes]:
+        """What a function does, and the values of the names that it looks up."""
+        code, space = read(function.__code__), function.__globals__
+        self._names |= code.attributes
+        for name in sorted(code.attributes & (_UNSEEN_ATTRIBUTES | _READING)):
+            self._refuse(name)
+        used = code.attributes | {name for path in code.names for name in path}
+        self._any_name |= not used.isdisjoint(_ANY_ATTRIBUTE)
+        parts = [code.digest]
+        for name, *path in sorted(code.names):
+            value = space.get(name, getattr(builtins, name, _MISSING))
+            if name in code.stored and isinstance(value, int | float):
+                continue
+            for attribute in path:
+                if isinstance(value, types.ModuleType):
+                    with suppress(Exception):  # as it will be when the code runs
+                        value = getattr(value, attribute)
+            if isinstance(value, types.ModuleType):  # of which code then takes what it likes
+                self._whole.add(id(value))
+            if value is not _MISSING:
+                with self._at(name):
+                    parts.append(_hash("global", name, *path, self(value)))
+        for level, name in code.imports:
+            with suppress(ImportError):
+                name = resolve_name("." * level + name, space.get("__package__"))
+            if name in sys.modules:
+                parts.append(_hash("import", name, self(sys.modules[name])))
+            elif (library := library_to_import(name)) is not None:
+                parts.append(_hash("import", name, library))
+            else:
+                self._refuse(f"the import of {name}")
+        return parts
+
+    def _class(self, kind: type) -> bytes:
+        """A class that may be called."""
+        self._made |= {id(base) for base in kind.__mro__}
+        return self._reference(kind)
+
+    def _class_of(self, value: Any) -> bytes:
+        return self._reference(type(value))
+
+    def _reference(self, space: Any) -> bytes:
+        """A class or a module by its name, its members left for later."""
+        if id(space) in self._spaces:
+            return _hash("space", self._spaces[id(space)][0])
+        is_class = isinstance(space, type)
+        if is_class and space.__module__ == "builtins":
+            return _hash("space", space.__qualname__)
+        library = _library(space)
+        name = space.__qualname__ if is_class else space.__name__
+        name = f"{library}: {_name(space)}" if library else name
+        taken = {of for of, _ in self._spaces.values()}
+        name = next(n for k in range(10**6) if (n := f"{name}#{k}" if k else name) not in taken)
+        self._spaces[id(space)] = name, space
+        above = []
+        if is_class:
+            above = [self._reference(kind) for kind in (type(space), *space.__mro__[1:])]
+        if not library and _is_compiled(space):
+            self._refuse(f"{_name(space)}, which is not written in Python")
+        return _hash("space", name, *above)
+
+    def _members(self, space: Any) -> Iterator[tuple[str, Any]]:
+        """Those members of a class or a module that code may use."""
+        library = _library(space)
+        is_class = isinstance(space, type)
+        overridden = _of_libraries(space) if is_class and not library else frozenset()
+        for name, member in list(vars(space).items()):
+            if not isinstance(name, str) or name in _NEVER:
+                continue
+            hidden = name.startswith("__") and name.endswith("__")
+            if library:  # known, but for what somebody has put into it
+                if _is_foreign(member) if is_class else name in self._names and not hidden:
+                    yield name, member
+            elif name in _MAKING:
+                if id(space) in self._made:
+                    yield name, member
+            elif (
+                name in self._names
+                or (hidden and is_class)
+                or name in overridden
+                or (not hidden and (id(space) in self._whole or not self._is_sure))
+            ):
+                yield name, member
+
+    def _wrapper(self, value: Any) -> bytes:
+        return _hash(type(value).__name__, self(value.__func__))
+
+    def _property(self, value: property) -> bytes:
+        return _hash("property", *self._all((value.fget, value.fset, value.fdel)))
+
+    def _cell(self, value: Any) -> bytes:
+        with suppress(ValueError):  # one that is still empty
+            return _hash("cell", self(value.cell_contents))
+        return _hash("cell")
+
+    def _python_code(self, value: types.CodeType) -> bytes:
+        return read(value).digest
+
+
+class _Description(_Code):
+    """Hashes of values, and of what the code in them does."""
 
     def leave_out(self, model: nn.Module) -> None:
         """Parameters, buffers and the mode of a model count nothing."""
@@ -211,42 +404,6 @@ class _Description:
             if not self._any_name or not self._is_sure:
                 return _hash("all", *parts)
             self._is_sure = False  # what is left may be used by a name that code makes up
-
-    # --- values ---
-
-    def __call__(self, value: Any) -> bytes:
-        """The hash of a value, members of its class left for later."""
-        if type(value) in _LEAVES:
-            return _hash(type(value).__name__, hex(value) if type(value) is int else repr(value))
-        key = id(value)
-        if key in self._known:
-            return self._known[key][0]
-        if key in self._open:  # it holds itself, so many levels up
-            return _hash("above", str(len(self._open) - self._open[key]))
-        if key in _UNSEEN:
-            return self._refuse(_UNSEEN[key])
-        self._open[key] = len(self._open)
-        found = self._contents(value)
-        del self._open[key]
-        self._known[key] = found, value
-        return found
-
-    def _contents(self, value: Any) -> bytes:
-        for kind, method in _METHODS:
-            if isinstance(value, kind):
-                return method(self, value)
-        return self._object(value)
-
-    def _all(self, values: Iterable[Any]) -> list[bytes]:
-        return [self(value) for value in values]
-
-    def _named(self, values: dict[Any, Any]) -> list[bytes]:
-        """Of names and their values, in whatever order they were given."""
-        parts = []
-        for name in sorted(values, key=str):
-            with self._at(str(name)):
-                parts += [self(name), self(values[name])]
-        return parts
 
     def _tensor(self, value: Tensor) -> bytes:
         header: list[bytes | str] = [
@@ -370,164 +527,6 @@ class _Description:
             return self._refuse(f"{reduced}, a {kind.__name__}", parts)
         return _hash("object", *parts, reduced, known or "")
 
-    # --- code ---
-
-    def _method(self, value: Any) -> bytes:
-        return _hash("method", self(value.__func__), self(value.__self__))
-
-    def _builtin(self, value: Any) -> bytes:
-        owner = value.__self__
-        if owner is not None and not isinstance(owner, types.ModuleType | type):
-            return _hash("builtin", value.__qualname__, self(owner))
-        where = getattr(owner, "__module__", None) or value.__module__
-        if isinstance(owner, types.ModuleType):
-            where = owner.__name__
-        known = library_of_module(where)
-        if not known:
-            return self._refuse(f"{_name(value)}, which is not written in Python")
-        return _hash("builtin", known, value.__qualname__)
-
-    def _operator(self, value: Any) -> bytes:
-        """One of torch.ops: of torch itself, or of a library of that name."""
-        name = str(value)
-        space = name.partition(".")[0]
-        if space not in ("aten", "prim", "prims") and not library_of_module(space):
-            return self._refuse(f"torch.ops.{name}")
-        return _hash("operator", name)
-
-    def _property(self, value: property) -> bytes:
-        return _hash("property", *self._all((value.fget, value.fset, value.fdel)))
-
-    def _wrapper(self, value: Any) -> bytes:
-        return _hash(type(value).__name__, self(value.__func__))
-
-    def _cell(self, value: Any) -> bytes:
-        with suppress(ValueError):  # one that is still empty
-            return _hash("cell", self(value.cell_contents))
-        return _hash("cell")
-
-    def _python_code(self, value: types.CodeType) -> bytes:
-        return read(value).digest
-
-    def _function(self, function: types.FunctionType) -> bytes:
-        original = vars(function).get("_torchdynamo_orig_callable")
-        if original is not None:
-            return _hash("compiled", self(original))
-        library = library_of(function.__globals__)
-        if library and _is_at_its_name(function):
-            return _hash("function", library, function.__module__, function.__qualname__)
-        with self._at(function.__qualname__.rpartition(".")[2]):
-            parts: list[bytes | str] = [self(function.__defaults__)]
-            parts += self._named(function.__kwdefaults__ or {})
-            parts += self._named(vars(function))
-            for name, cell in zip(
-                function.__code__.co_freevars, function.__closure__ or (), strict=True
-            ):
-                with suppress(ValueError), self._at(name):  # a cell that is still empty
-                    value = cell.cell_contents
-                    parts.append(self._reference(value) if name == "__class__" else self(value))
-            if library:
-                return _hash("function", library, function.__code__.co_qualname, *parts)
-            return _hash("function", *parts, *self._code(function))
-
-    def _code(self, function: types.FunctionType) -> list[bytes]:
-        """What a function does, and the values of the names that it looks up."""
-        code, space = read(function.__code__), function.__globals__
-        self._names |= code.attributes
-        for name in sorted(code.attributes & (_UNSEEN_ATTRIBUTES | _READING)):
-            self._refuse(name)
-        used = code.attributes | {name for path in code.names for name in path}
-        self._any_name |= not used.isdisjoint(_ANY_ATTRIBUTE)
-        parts = [code.digest]
-        for name, *path in sorted(code.names):
-            value = space.get(name, getattr(builtins, name, _MISSING))
-            if name in code.stored and isinstance(value, int | float):
-                continue
-            for attribute in path:
-                if isinstance(value, types.ModuleType):
-                    with suppress(Exception):  # as it will be when the code runs
-                        value = getattr(value, attribute)
-            if isinstance(value, types.ModuleType):  # of which code then takes what it likes
-                self._whole.add(id(value))
-            if value is not _MISSING:
-                with self._at(name):
-                    parts.append(_hash("global", name, *path, self(value)))
-        for level, name in code.imports:
-            with suppress(ImportError):
-                name = resolve_name("." * level + name, space.get("__package__"))
-            if name in sys.modules:
-                parts.append(_hash("import", name, self(sys.modules[name])))
-            elif (library := library_to_import(name)) is not None:
-                parts.append(_hash("import", name, library))
-            else:
-                self._refuse(f"the import of {name}")
-        return parts
-
-    def _class(self, kind: type) -> bytes:
-        """A class that may be called."""
-        self._made |= {id(base) for base in kind.__mro__}
-        return self._reference(kind)
-
-    def _class_of(self, value: Any) -> bytes:
-        return self._reference(type(value))
-
-    def _reference(self, space: Any) -> bytes:
-        """A class or a module by its name, its members left for later."""
-        if id(space) in self._spaces:
-            return _hash("space", self._spaces[id(space)][0])
-        is_class = isinstance(space, type)
-        if is_class and space.__module__ == "builtins":
-            return _hash("space", space.__qualname__)
-        library = _library(space)
-        name = space.__qualname__ if is_class else space.__name__
-        name = f"{library}: {_name(space)}" if library else name
-        taken = {of for of, _ in self._spaces.values()}
-        name = next(n for k in range(10**6) if (n := f"{name}#{k}" if k else name) not in taken)
-        self._spaces[id(space)] = name, space
-        above = []
-        if is_class:
-            above = [self._reference(kind) for kind in (type(space), *space.__mro__[1:])]
-        if not library and _is_compiled(space):
-            self._refuse(f"{_name(space)}, which is not written in Python")
-        return _hash("space", name, *above)
-
-    def _members(self, space: Any) -> Iterator[tuple[str, Any]]:
-        """Those members of a class or a module that code may use."""
-        library = _library(space)
-        is_class = isinstance(space, type)
-        overridden = _of_libraries(space) if is_class and not library else frozenset()
-        for name, member in list(vars(space).items()):
-            if not isinstance(name, str) or name in _NEVER:
-                continue
-            hidden = name.startswith("__") and name.endswith("__")
-            if library:  # known, but for what somebody has put into it
-                if _is_foreign(member) if is_class else name in self._names and not hidden:
-                    yield name, member
-            elif name in _MAKING:
-                if id(space) in self._made:
-                    yield name, member
-            elif (
-                name in self._names
-                or (hidden and is_class)
-                or name in overridden
-                or (not hidden and (id(space) in self._whole or not self._is_sure))
-            ):
-                yield name, member
-
-    # --- what cannot be followed ---
-
-    def _refuse(self, what: str, parts: Iterable[bytes] = ()) -> bytes:
-        where = ".".join(self._trail[-3:])
-        if self._is_sure or what not in (*_UNSEEN_VALUES, *_READING):
-            self.unseen.append(f"{what} (in {where})" if where else what)
-        return _hash("unseen", what, *parts)
-
-    @contextmanager
-    def _at(self, name: str) -> Iterator[None]:
-        self._trail.append(name)
-        yield
-        self._trail.pop()
-
 
 # How each kind of value is seen, the first that fits.
 _METHODS: list[tuple[Any, Any]] = [
@@ -555,6 +554,7 @@ _METHODS: list[tuple[Any, Any]] = [
     (logging.Logger, lambda self, value: _hash("logger")),
     (_BY_NAME, lambda self, value: _hash("named", _name(value))),
     ((OpOverload, OpOverloadPacket), _Description._operator),
+    (object, _Description._object),
 ]
 
 
