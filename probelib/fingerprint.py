@@ -79,6 +79,7 @@ _BY_NAME = (
     typing.NewType,
 )  # fmt: skip
 _PYTHON = "python "
+_HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE
 _POINTER = struct.calcsize("P")
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
 # Their keys count all hooks of the process; and those of state dicts run at no step.
@@ -323,7 +324,7 @@ class _Code(_Visitor):
         if id(space) in self._spaces:
             return _hash("space", self._spaces[id(space)][0])
         is_class = isinstance(space, type)
-        if is_class and space.__module__ == "builtins":
+        if is_class and space.__module__ == "builtins" and not _is_made_here(space):
             return _hash("space", space.__qualname__)
         library = _library(space)
         name = space.__qualname__ if is_class else space.__name__
@@ -578,7 +579,14 @@ def _library(space: Any) -> str | None:
     """Of a class or a module."""
     if isinstance(space, types.ModuleType):
         return library_of(vars(space))
+    if space.__module__ == "builtins" and _is_made_here(space):
+        return None
     return library_of_module(space.__module__)
+
+
+def _is_made_here(kind: type) -> bool:
+    """Whether a class was made while Python ran: what exec made may say it is of builtins."""
+    return bool(kind.__flags__ & _HEAP_TYPE)
 
 
 def _is_compiled(space: Any) -> bool:

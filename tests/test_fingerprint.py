@@ -344,6 +344,16 @@ def test_what_was_put_into_a_library_is_seen(monkeypatch):
     assert describe(layer) == now[0]
 
 
+def test_a_class_that_names_no_module_is_followed():
+    def described(value):
+        space = {}
+        exec(f"class Loss:\n    def __call__(self, o, t): return o * {value}", space)
+        return describe(space["Loss"]())
+
+    assert described(1) == described(1)
+    assert described(1) != described(2)
+
+
 SAME = [
     "def loss(o, t): return cross_entropy(o, t).clamp(max=3.0)",
     "def loss(o, t):\n    # a comment\n    return cross_entropy(o, t).clamp(max=3.0)",
