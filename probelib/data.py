@@ -159,8 +159,8 @@ class Samples:
     def fingerprint(self) -> str:
         """SHA-256 of the content: equal for equal samples, whatever object holds them.
 
-        A data set is read whole; one whose items are slow to load may carry its own
-        ``fingerprint`` string instead.
+        A data set is read whole; one whose items are slow to load may say instead, as a string
+        ``probelib_fingerprint``, what it holds: another string for other samples.
 
         Raises:
             ValueError: a data set has a sample that is not finite.
@@ -179,7 +179,7 @@ class Samples:
         return hashlib.sha256(inputs.digest() + targets.digest()).hexdigest()
 
     def _own_fingerprint(self) -> str | None:
-        own = getattr(self._dataset, "fingerprint", None)
+        own = getattr(self._dataset, "probelib_fingerprint", None)
         return own if isinstance(own, str) else None
 
     def differing(self, most: int) -> np.ndarray:

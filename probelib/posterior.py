@@ -92,6 +92,10 @@ class LocalPosterior:
                 "move it to one device"
             )
         (self.dtype,), (self.device,) = dtypes, devices
+        # As it was given, its tensors shared: what a forward writes on the copy that is run, such
+        # as its last activations, is no setting.
+        shared = {id(t): t for t in (*self.model.parameters(), *self.model.buffers())}
+        self._as_given = copy.deepcopy(self.model, shared)
         self._names = list(trainable)
         self._shapes = [p.shape for p in trainable.values()]
         self._sizes = [p.numel() for p in trainable.values()]
@@ -210,7 +214,7 @@ class LocalPosterior:
             hash_array(weights, tensor)
         return {
             "weights": weights.hexdigest(),
-            "model": describe(self.model, tensors=False),
+            "model": describe(self._as_given, tensors=False),
             "per_sample_loss": describe(self.per_sample_loss),
             "sampling_data": self.data.fingerprint(),
             "n_beta": self.n_beta,

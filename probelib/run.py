@@ -44,7 +44,12 @@ from probelib.store import (
     TraceMismatch,
     TraceStore,
 )
-from probelib.store.matching import check_fingerprint, check_losses
+from probelib.store.matching import (
+    check_fingerprint,
+    check_losses,
+    refuse_unseen,
+    warn_of_unseen,
+)
 from probelib.store.paths import local_path
 from probelib.workers import run_group, run_in_executor
 
@@ -190,6 +195,7 @@ def sample(
                     return found
             run, chains_here = _continue(place, run), None
         else:
+            warn_of_unseen(fingerprint, place.path)
             place.clean()
             together = run.plan.chains if executor is None else chains_per_task
             run, chains_here = _begin(place, run, fingerprint, together, progress)
@@ -218,6 +224,8 @@ def _open(
     named = hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest()[:16]
     for suffix in ("", *(f"-{k}" for k in range(2, 100))):
         place = DiskStore(local_path("cache", cache) / f"{named}{suffix}.zarr")
+        if place.path.exists():
+            refuse_unseen(fingerprint, place.path, "or remove it, or leave out cache")
         try:
             if place.exists():
                 place.open()

@@ -586,7 +586,7 @@ FACTOR = 1.0
 
 
 def looks_up(output, target):
-    """A loss whose factor no fingerprint sees."""
+    """A loss whose factor is a global."""
     return FACTOR * probelib.squared_error(output, target)
 
 

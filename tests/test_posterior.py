@@ -164,7 +164,7 @@ def test_fingerprint_of_samples_sees_every_value_and_their_order(data):
     seen.add(Samples((x.reshape(100, 3, 1), y), CPU).fingerprint())
     assert len(seen) == 7
     own = Listed(x, y)
-    own.fingerprint = "version 3"
+    own.probelib_fingerprint = "version 3"
     assert Samples(own, CPU).fingerprint() == "version 3 (100 samples)"
 
 

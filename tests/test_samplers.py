@@ -574,7 +574,7 @@ def test_a_state_that_is_none_is_refused(returns, message):
 class Named(torch.utils.data.Dataset):
     """A data set that carries its own fingerprint."""
 
-    fingerprint = "version 1"
+    probelib_fingerprint = "version 1"
 
     def __init__(self, x, y):
         self.x, self.y = x, y

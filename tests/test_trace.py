@@ -20,13 +20,14 @@ from probelib.store import disk, integrity
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-fuse = {"calls": -1}
+fuse = -1  # a number that a function counts is not in a fingerprint
 
 
 def burn():
     """Raise where a user might press Ctrl-C: in the middle of a forward pass."""
-    fuse["calls"] -= 1
-    if fuse["calls"] == 0:
+    global fuse
+    fuse -= 1
+    if fuse == 0:
         raise KeyboardInterrupt
 
 
@@ -190,12 +191,12 @@ def test_an_interrupted_run_goes_on_where_it_stopped(store, calls, python_in_eve
     settings = {"draws": 120, "burn_in": 5, "thin": 2}
     posterior = posterior_of(per_sample_loss=loss)
     whole = run(posterior, **settings)
-    fuse["calls"] = calls
+    globals()["fuse"] = calls
     try:
         with pytest.raises(KeyboardInterrupt):
             run(posterior, store, **settings)
     finally:
-        fuse["calls"] = -1
+        globals()["fuse"] = -1
     partial = probelib.open_trace(store)
     done = partial.attrs["draws_done"]
     assert partial.attrs["complete"] is False
@@ -209,12 +210,12 @@ def test_an_interrupted_run_goes_on_where_it_stopped(store, calls, python_in_eve
 
 def test_an_interrupted_run_may_be_asked_for_fewer_or_more_draws(store, python_in_every_step):
     posterior = posterior_of(per_sample_loss=loss)
-    fuse["calls"] = 130
+    globals()["fuse"] = 130
     try:
         with pytest.raises(KeyboardInterrupt):
             run(posterior, store, draws=200)
     finally:
-        fuse["calls"] = -1
+        globals()["fuse"] = -1
     assert probelib.open_trace(store).sizes["draw"] == (130 - 1 - 5) // 2
     for draws in (20, 80, 90, 30):
         assert_same(run(posterior, store, draws=draws), run(posterior, draws=draws))
@@ -335,11 +336,11 @@ def tempered(output, target):
 
 
 @pytest.mark.parametrize("value", [1.5, 1.002])
-def test_what_a_loss_looks_up_when_it_runs_is_seen_in_the_losses(store, monkeypatch, value):
+def test_what_a_loss_looks_up_when_it_runs_is_seen(store, monkeypatch, value):
     run(posterior_of(per_sample_loss=tempered), store)
     run(posterior_of(per_sample_loss=tempered), store)
     monkeypatch.setitem(temperature, "value", value)
-    with pytest.raises(TraceMismatch, match=r"the loss of sample \d+ at w\* is .* there and"):
+    with pytest.raises(TraceMismatch, match=r"per_sample_loss is .* there and .* here"):
         run(posterior_of(per_sample_loss=tempered), store)
 
 

@@ -1,19 +1,59 @@
 """Never another trace: whether what lies in a store is what a call asks for."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from probelib.fingerprint import not_followed
 from probelib.store.integrity import TraceMismatch
+
+
+def refuse_unseen(fingerprint: dict[str, Any], path: Path | None, remedy: str) -> None:
+    """Refuse to serve a trace of code or values that may have changed unseen.
+
+    Args:
+        fingerprint: of the call, or of the store.
+        path: of the store.
+        remedy: what to do beside giving these values otherwise.
+
+    Raises:
+        TraceMismatch: saying what could not be followed.
+    """
+    if (reason := _unseen(fingerprint)) is not None:
+        raise TraceMismatch(f"store {str(path)!r} is not served: {reason}, {remedy}")
+
+
+def warn_of_unseen(fingerprint: dict[str, Any], store: Any) -> None:
+    """Say before a trace is made that no later call will be served it (UserWarning)."""
+    if store is not None and (reason := _unseen(fingerprint)) is not None:
+        warnings.warn(
+            f"no later call will be served, or go on with, the trace in {str(store)!r}: {reason}",
+            UserWarning,
+            stacklevel=3,
+        )
+
+
+def _unseen(fingerprint: dict[str, Any]) -> str | None:
+    for field, value in _flat(fingerprint).items():
+        if (what := not_followed(value)) is not None:
+            return (
+                f"{field} uses {what}, which cannot be followed, so that a change of it would not "
+                "be seen; give what it takes from there as an attribute or by functools.partial"
+            )
+    return None
 
 
 def check_fingerprint(stored: dict[str, Any], wanted: dict[str, Any], path: Path | None) -> None:
     """Refuse to serve a trace of something else.
 
     Raises:
-        TraceMismatch: naming every field that differs, with both values.
+        TraceMismatch: naming every field that differs, with both values, or what of either could
+            not be followed.
     """
+    for fingerprint in (wanted, stored):
+        refuse_unseen(fingerprint, path, "choose another store, or pass overwrite=True")
     there, here = _flat(stored), _flat(wanted)
     fields = [k for k in {**there, **here} if there.get(k) != here.get(k)]
     if fields:
@@ -32,7 +72,7 @@ def check_losses(
 ) -> None:
     """Refuse a trace whose losses at w* are not those of this model and loss.
 
-    It sees what a fingerprint cannot: a function that a loss looks up when it runs.
+    It sees what a fingerprint cannot: what is not in the code, such as the version of a driver.
 
     Args:
         stored: the trace's l_i(w*), shape (k,).
