@@ -88,6 +88,18 @@ def test_csv_without_similarity_has_an_empty_column(table):
     assert {row["wordnet_similarity"] for row in rows} == {""}
 
 
+def test_q_values_are_in_the_csv_and_on_the_page(table):
+    q = np.full((N, K), 0.5)
+    q[:, 0], q[0, 1] = 0.0012, np.nan
+    table = replace(table, q_value=q)
+    rows = list(csv.DictReader(io.StringIO(table.to_csv().decode())))
+    assert [row["q_value"] for row in rows[:3]] == ["0.0012", "", "0.5"]
+    assert payload(neighbours_html(table, None))["q"][0][:3] == ["0.0012", "", "0.5"]
+    assert payload(neighbours_html(replace(table, q_value=None), None))["q"] is None
+    with pytest.raises(ValueError, match="q_value has shape"):
+        replace(table, q_value=q[:, :1])
+
+
 def test_same_label_compares_with_the_reference(table):
     same = table.same_label()
     assert same.shape == (N, K)

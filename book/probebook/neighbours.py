@@ -27,6 +27,8 @@ class NeighbourTable:
         files: file name of every image, n of them, without folders.
         similarity: WordNet similarity of every neighbour's class, shape (n, k), NaN where there
             is none; or None.
+        q_value: of every neighbour, shape (n, k), NaN where none is known; or None. What is not
+            below 0.05 may be chance: it is shown pale, and said.
 
     Raises:
         ValueError: if shapes, neighbours, numbers, class names or file names do not fit together.
@@ -38,6 +40,7 @@ class NeighbourTable:
     correlation: np.ndarray
     files: list[str]
     similarity: np.ndarray | None = None
+    q_value: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         n = len(self.names)
@@ -51,7 +54,8 @@ class NeighbourTable:
                 f"index has shape {np.shape(self.index)}: give one row of neighbours for each of "
                 f"the {n} names, shape ({n}, k)."
             )
-        for name, values in (("correlation", self.correlation), ("similarity", self.similarity)):
+        for name in ("correlation", "similarity", "q_value"):
+            values = getattr(self, name)
             if values is not None and np.shape(values) != np.shape(self.index):
                 raise ValueError(
                     f"{name} has shape {np.shape(values)}: give one value for each neighbour, "
@@ -96,14 +100,14 @@ class NeighbourTable:
         """The table as CSV, a line a pair: n * k lines below the header, UTF-8.
 
         ``rank`` counts from 1, ``same_label`` is 0 or 1, ``wordnet_similarity`` is empty where
-        there is none.
+        there is none. With q-values there is a last column ``q_value``, empty where none is known.
         """
         same = self.same_label()
         text = io.StringIO(newline="")
         rows = csv.writer(text, lineterminator="\n")
         rows.writerow(
             ["file", "class", "rank", "neighbour_file", "neighbour_class", "correlation",
-             "same_label", "wordnet_similarity"]
+             "same_label", "wordnet_similarity", *(["q_value"] * (self.q_value is not None))]
         )  # fmt: skip
         for i, near in enumerate(np.asarray(self.index).tolist()):
             for rank, j in enumerate(near):
@@ -111,9 +115,14 @@ class NeighbourTable:
                 rows.writerow(
                     [self.files[i], self.names[i], rank + 1, self.files[j], self.names[j],
                      f"{self.correlation[i, rank]:.3f}", int(same[i, rank]),
-                     "" if np.isnan(alike) else f"{alike:.3f}"]
+                     "" if np.isnan(alike) else f"{alike:.3f}",
+                     *([] if self.q_value is None else [_shown(self.q_value[i, rank])])]
                 )  # fmt: skip
         return text.getvalue().encode()
+
+
+def _shown(q: float) -> str:
+    return "" if np.isnan(q) else f"{q:.2g}"
 
 
 def neighbours_html(
@@ -166,6 +175,9 @@ def neighbours_html(
             [None if np.isnan(v) else round(v, 2) for v in row]
             for row in np.asarray(table.similarity).tolist()
         ],
+        "q": None
+        if table.q_value is None
+        else [[_shown(v) for v in row] for row in np.asarray(table.q_value).tolist()],
         "columns": _SPRITE_COLUMNS,
         "tiles": _SHEET_TILES,
         "pictures": bool(sheets),
@@ -237,6 +249,7 @@ html[data-theme=dark] .probe-neighbours {{ --same: #56B4E9; --cross: #E69F00; }}
   position: relative; background: transparent; border-radius: 4px; cursor: pointer; }}
 .probe-neighbours .same {{ border: 3px solid var(--same); }}
 .probe-neighbours .cross {{ border: 3px dashed var(--cross); }}
+.probe-neighbours .chance .picture {{ opacity: 0.45; }}
 .probe-neighbours button:focus-visible, .probe-neighbours input:focus-visible,
 .probe-neighbours select:focus-visible {{ outline: 3px solid #CC79A7; outline-offset: 1px; }}
 .probe-neighbours .picture {{ display: block; width: 64px; height: 64px; background-color: #888;
@@ -318,9 +331,12 @@ first row">◀</button> <button type="button" class="on" aria-label="next page, 
     const b = make("button", is ? "same" : "cross"), numbers = make("span", "numbers");
     const alike = d.alike && d.alike[i][k] !== null
       ? ", WordNet similarity " + d.alike[i][k].toFixed(2) : "";
-    const about = (is ? "same label" : "another label") + ", R " + number(d.r[i][k]) + alike;
+    const q = d.q ? d.q[i][k] : "", chance = q !== "" && !(Number(q) < 0.05);
+    const sure = (q === "" ? "" : ", q " + q) + (chance ? ", may be chance" : "");
+    const about = (is ? "same label" : "another label") + ", R " + number(d.r[i][k]) + sure + alike;
     box.setAttribute("role", "listitem");
     b.type = "button";
+    if (chance) b.classList.add("chance");
     b.title = label(j) + " (" + d.files[j] + "): " + about;
     b.setAttribute("aria-label", "neighbour " + (k + 1) + ": " + label(j) + ", " + about);
     b.onclick = () => {{ only = j; list(); first(); }};

@@ -19,7 +19,6 @@ from probelib.estimators.kernel import (
     Kernel,
     LossKernel,
     MatrixKernel,
-    Neighbours,
     loss_kernel,
     pair_kernel,
     spearman_brown,
@@ -32,6 +31,7 @@ from probelib.estimators.llc import (
     share,
     singular_fluctuation,
 )
+from probelib.estimators.neighbours import Neighbours
 from probelib.estimators.series import Estimate, autocorrelation, ess_of_mean, mcse_of_mean
 from probelib.estimators.weighted import Weights, khat, khat_limit, weights_of
 

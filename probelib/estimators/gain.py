@@ -23,9 +23,10 @@ def loss_gain(trace: xr.Dataset) -> xr.DataArray:
         trace: from :func:`probelib.sample` or :func:`probelib.open_trace`.
 
     Returns:
-        mu, shape (sample,), nats; its coordinate ``mcse`` is the Monte-Carlo standard error as
-        ArviZ defines it; ``step_bias`` is by how much the step size has moved it, nats, where it
-        moved each gain in the same proportion as their mean (NaN where the trace does not tell).
+        mu, shape (sample,), nats; its coordinate ``mcse`` is the Monte-Carlo standard error, half
+        of the 95 % interval over 1.96: Student's t is in it; ``step_bias`` is by how much the step
+        size has moved it, nats, where it moved each gain in the same proportion as their mean (NaN
+        where the trace does not tell).
 
     Raises:
         ValueError: fewer than two draws, or losses that are not finite.

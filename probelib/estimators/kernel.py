@@ -14,7 +14,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -31,7 +31,14 @@ from probelib.estimators.blocks import (
     require_draws,
     sample_coords,
 )
+from probelib.estimators.jackknife import (
+    mcse_of_pairs,
+    mcse_of_variance,
+    p_values_of_pairs,
+)
+from probelib.estimators.neighbours import Neighbours, benjamini_hochberg, of_found
 from probelib.estimators.positions import Positions, by_position, place
+from probelib.estimators.series import batches
 from probelib.estimators.weighted import Weights, khat_limit, mcse, mean, weights_of
 
 if TYPE_CHECKING:
@@ -45,14 +52,10 @@ _KNOWS_ITS_TAIL = 25
 _NO_WEIGHT = 1e-30
 # What the correlations and columns of the rows that look for neighbours at once may take.
 _SEARCH_BYTES = 2**30
-
-
-class Neighbours(NamedTuple):
-    """The most correlated samples of each row, best first."""
-
-    # NamedTuple's own method `index` gives way to the field.
-    index: np.ndarray  # type: ignore[assignment]  # (rows, k), positions along `sample`
-    correlation: np.ndarray  # (rows, k)
+# What the draws of pairs that are tested at once may take.
+_TEST_BYTES = 2**27
+# Draws that a single chain needs before its halves can tell anything.
+_FEWEST_TO_HALVE = 16
 
 
 class Kernel(ABC):
@@ -110,7 +113,7 @@ class Kernel(ABC):
         among: Positions = None,
         block: int | None = None,
     ) -> Neighbours:
-        """The k most correlated samples of each row, itself left out.
+        """The k most correlated samples of each row, itself left out, and which are not chance.
 
         Args:
             k: how many.
@@ -120,7 +123,9 @@ class Kernel(ABC):
                 block of rows, and the default takes up to 1 GiB.
 
         Returns:
-            Neighbours of shape (rows, k), positions in the whole kernel.
+            Neighbours of shape (rows, k), positions in the whole kernel, with q-values that
+            account for the choice among all candidates, where the kernel has draws: see
+            :class:`Neighbours`.
 
         Raises:
             ValueError: k is not between 1 and the number of candidates less one.
@@ -133,12 +138,18 @@ class Kernel(ABC):
             )
         if block is None:
             block = max(1, _SEARCH_BYTES // self._bytes_per_row())
-        parts = [
-            self._nearest(row_at[i : i + block], candidates, k)
-            for i in range(0, max(1, len(row_at)), block)
-        ]
-        index, correlation = (np.concatenate(p) for p in zip(*parts, strict=True))
-        return Neighbours(index, correlation)
+        index, correlation = self._search(row_at, candidates, k, block)
+        q_value = self._q_values(row_at, candidates, index, block)
+        return Neighbours(index, correlation, q_value, row_at, self._coordinates())
+
+    def _search(
+        self, rows: np.ndarray, among: np.ndarray, k: int, block: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Positions and correlations of the best k of ``among``, some rows at a time."""
+        starts = range(0, max(1, len(rows)), block)
+        found = [self._nearest(rows[i : i + block], among, k) for i in starts]
+        index, correlation = (np.concatenate(part) for part in zip(*found, strict=True))
+        return index, correlation
 
     def _nearest(
         self, rows: np.ndarray, among: np.ndarray, k: int
@@ -161,6 +172,16 @@ class Kernel(ABC):
         assert value is not None  # there is at least one candidate
         return index.numpy(), value.clamp(-1, 1).numpy()
 
+    def _q_values(
+        self, rows: np.ndarray, among: np.ndarray, index: np.ndarray, block: int
+    ) -> np.ndarray:
+        """Of the neighbours ``index`` (rows, k); NaN where there are no draws to tell."""
+        return np.full(index.shape, np.nan)
+
+    @abstractmethod
+    def _coordinates(self) -> Mapping[str, Any]:
+        """``sample_id`` and ``label``, each of shape (sample,), where known."""
+
     @abstractmethod
     def _correlation_blocks(
         self, rows: np.ndarray, among: np.ndarray
@@ -182,6 +203,9 @@ class LossKernel(Kernel):
     trace is read at the first use, S x n x 4 bytes; beyond 2 GiB it stays on disk, and every use
     reads it block by block. Correlations and features are float32, covariances float64.
 
+    K has the divisor S - 1 (A.1). Autocorrelated draws make it too small by about K / ESS, which is
+    less than its error; :func:`probelib.empirical_variance` puts that right, R does not feel it.
+
     Args:
         trace: from :func:`probelib.sample` or :func:`probelib.open_trace`.
 
@@ -199,7 +223,10 @@ class LossKernel(Kernel):
     def diagonal(self) -> xr.DataArray:
         error = np.empty(self.shape[0])
         for block, centred in blocks_of_deviations(self._trace):
-            error[block] = mcse(np.square(centred), self._weights)
+            if self._weights is None:
+                error[block] = mcse_of_variance(centred)
+            else:
+                error[block] = mcse(np.square(centred), self._weights)
         coords = sample_coords(self._trace)
         return per_sample(coords, np.square(self._scale), error, "loss_variance")
 
@@ -216,24 +243,48 @@ class LossKernel(Kernel):
 
     @by_position
     def correlation_mcse(self, rows: Positions, cols: Positions) -> np.ndarray:
-        """Monte-Carlo standard error of R, first order: 0 on the diagonal."""
-        return self._mcse(rows, cols, self.correlation(rows, cols))
+        """Monte-Carlo standard error of R by the jackknife; 0 on the diagonal.
+
+        1.96 of it are half of the 95 % interval. Infinite where the draws cannot tell.
+        """
+        every = np.arange(self.shape[0])
+        itself = np.equal.outer(every[_index(rows)], every[_index(cols)])
+        if self._weights is not None:
+            error = self._weighted_mcse(rows, cols, self.correlation(rows, cols))
+        else:
+            error = self._mcse(rows, cols, correlation=True)
+        return np.where(itself, 0, error)
 
     @by_position
     def covariance_mcse(self, rows: Positions, cols: Positions) -> np.ndarray:
-        """Monte-Carlo standard error of K, nats squared."""
-        scale = self._scale[_index(rows)][:, None] * self._scale[_index(cols)]
-        return scale * self._mcse(rows, cols, 0.0)
+        """Monte-Carlo standard error of K by the jackknife, nats squared.
 
-    def _mcse(self, rows: Positions, cols: Positions, slope: np.ndarray | float) -> np.ndarray:
-        """Of the mean of S [u_i u_j - slope (u_i² + u_j²) / 2] over the S draws, row by row.
-
-        Weighted: of [...] / v, a draw of no weight left out.
+        1.96 of it are half of the 95 % interval. Infinite where the draws cannot tell.
         """
-        count: float | np.ndarray = self._chains * self._draws
+        scale = self._scale[_index(rows)][:, None] * self._scale[_index(cols)]
         if self._weights is not None:
-            weight = self._weights.values.reshape(-1, 1)
-            count = np.where(weight > _NO_WEIGHT, 1 / np.maximum(weight, _NO_WEIGHT), 0)
+            return scale * self._weighted_mcse(rows, cols, 0.0)
+        return self._chains * self._draws * scale * self._mcse(rows, cols, correlation=False)
+
+    def _mcse(self, rows: Positions, cols: Positions, correlation: bool) -> np.ndarray:
+        shape = (self._chains, self._draws, -1)
+        u, v = (self._columns(at).astype(np.float64).reshape(shape) for at in (rows, cols))
+        error = np.empty((u.shape[2], v.shape[2]))
+        for start in range(0, v.shape[2], blocks.BLOCK):
+            here = slice(start, start + blocks.BLOCK)
+            error[:, here] = mcse_of_pairs(u, v[..., here], correlation)
+        return error
+
+    def _weighted_mcse(
+        self, rows: Positions, cols: Positions, slope: np.ndarray | float
+    ) -> np.ndarray:
+        """Of the mean of [u_i u_j - slope (u_i² + u_j²) / 2] / v over weighted draws, row by row.
+
+        A draw of no weight is left out.
+        """
+        assert self._weights is not None
+        weight = self._weights.values.reshape(-1, 1)
+        count = np.where(weight > _NO_WEIGHT, 1 / np.maximum(weight, _NO_WEIGHT), 0)
         every, v = self._columns(rows), self._columns(cols).astype(np.float64)
         error = np.empty((every.shape[1], v.shape[1]))
         for at, slopes in enumerate(np.broadcast_to(slope, error.shape)):
@@ -241,6 +292,56 @@ class LossKernel(Kernel):
             series = count * (u * v - slopes * (u * u + v * v) / 2)
             error[at] = mcse(series.reshape(self._chains, self._draws, -1), self._weights)
         return error
+
+    def _coordinates(self) -> Mapping[str, Any]:
+        return {name: values.values for name, values in sample_coords(self._trace).items()}
+
+    def _q_values(
+        self, rows: np.ndarray, among: np.ndarray, index: np.ndarray, block: int
+    ) -> np.ndarray:
+        """One half chooses 4 k neighbours a row, the other tests whether these have R = 0."""
+        if self._weights is not None or (self._chains == 1 and self._draws < _FEWEST_TO_HALVE):
+            return np.full(index.shape, np.nan)
+        chosen, other = self._halves
+        wide = min(4 * index.shape[1], len(among) - 1)
+        tested = chosen._search(rows, among, wide, block)[0]
+        return of_found(index, tested, benjamini_hochberg(other._p_values(rows, tested)))
+
+    @cached_property
+    def _halves(self) -> tuple[LossKernel, LossKernel]:
+        """The kernels of every other chain, or of a chain's first half and its last 3/8."""
+        if self._chains > 1:
+            halves = [{"chain": slice(first, None, 2)} for first in (0, 1)]
+        else:  # an eighth between them, so that they are nearly independent
+            halves = [
+                {"draw": slice(0, self._draws // 2)},
+                {"draw": slice(-3 * self._draws // 8, None)},
+            ]
+        first, second = (LossKernel(self._trace.isel(half)) for half in halves)
+        return first, second
+
+    def _p_values(self, rows: np.ndarray, cols: np.ndarray) -> np.ndarray:
+        """Of R = 0 against R > 0 for each row with its own ``cols`` (rows, m): same shape."""
+        p = np.empty(cols.shape)
+        at_once = max(1, _TEST_BYTES // (8 * self._chains * self._draws * cols.shape[1]))
+        for start in range(0, len(rows), at_once):
+            here = slice(start, start + at_once)
+            samples, place = np.unique(np.append(rows[here], cols[here]), return_inverse=True)
+            x = self._columns(samples).astype(np.float64)
+            x = x.reshape(self._chains, self._draws, -1)
+            new = self._parts[samples] < 0
+            if new.any():
+                self._parts[samples[new]] = batches(x[..., new])
+            first, second = np.split(place, [len(rows[here])])
+            i = np.repeat(first, cols.shape[1])
+            found = p_values_of_pairs(x, self._parts[samples], i, second)
+            p[here] = found.reshape(cols[here].shape)
+        return p
+
+    @cached_property
+    def _parts(self) -> np.ndarray:
+        """Batches a chain for each sample, -1 where not known yet."""
+        return np.full(self.shape[0], -1)
 
     def _correlation_blocks(
         self, rows: np.ndarray, among: np.ndarray
@@ -423,6 +524,12 @@ class MatrixKernel(Kernel):
         scale = np.sqrt(np.where(variance > 0, variance, np.inf))
         part = self.covariance(rows, cols) / scale[_index(rows)][:, None] / scale[_index(cols)]
         return np.clip(part, -1, 1)
+
+    def _coordinates(self) -> Mapping[str, Any]:
+        return {
+            name: np.asarray(value[1] if isinstance(value, tuple) else value)
+            for name, value in self._coords.items()
+        }
 
     @by_position
     def features(self, n_components: int | None = None, rows: Positions = None) -> np.ndarray:

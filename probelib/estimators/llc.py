@@ -16,7 +16,14 @@ import numpy as np
 
 from probelib.contract import canonical, required, settings
 from probelib.estimators.blocks import blocks_of_changes, blocks_of_deviations
-from probelib.estimators.series import Estimate
+from probelib.estimators.jackknife import FEWEST, error_of_variance, without_each
+from probelib.estimators.series import (
+    Estimate,
+    batch_means,
+    batches,
+    cuts,
+    ess_and_rhat,
+)
 from probelib.estimators.step_bias import relative_step_bias
 from probelib.estimators.weighted import Weights, estimate, mean, weights_of
 
@@ -70,15 +77,16 @@ def empirical_variance(trace: xr.Dataset) -> Estimate:
         trace: from :func:`probelib.sample` or :func:`probelib.open_trace`.
 
     Returns:
-        V = tr K, nats squared. Its step bias is an upper estimate: see
-        :func:`singular_fluctuation`. Its standard error is that of the mean of the squared
-        deviations, first order in the error of the gains.
+        V, nats squared, with its jackknife error: tr K of :func:`probelib.loss_kernel` less the
+        bias that autocorrelated draws give it, about -V / ESS; both are the same number for one
+        chain that is too short to know. Its step bias is an upper estimate: see
+        :func:`singular_fluctuation`.
 
     Raises:
         ValueError: fewer than two draws, or losses that are not finite.
     """
     trace = canonical(trace, "loss")
-    return _with_step_bias(estimate(_squared_deviations(trace), weights_of(trace)), trace)
+    return _with_step_bias(_variance(trace), trace)
 
 
 def singular_fluctuation(trace: xr.Dataset) -> Estimate:
@@ -100,8 +108,8 @@ def singular_fluctuation(trace: xr.Dataset) -> Estimate:
     """
     trace = canonical(trace, "loss")
     n_beta = required(trace, "n_beta")
-    series = n_beta / 2 * _squared_deviations(trace) / trace.sizes["sample"]
-    return _with_step_bias(estimate(series, weights_of(trace)), trace)
+    v, scale = _variance(trace), n_beta / 2 / trace.sizes["sample"]
+    return _with_step_bias(replace(v, value=scale * v.value, mcse=scale * v.mcse), trace)
 
 
 def _with_step_bias(of_variance: Estimate, trace: xr.Dataset) -> Estimate:
@@ -112,13 +120,37 @@ def _with_step_bias(of_variance: Estimate, trace: xr.Dataset) -> Estimate:
     return replace(of_variance, step_bias=of_variance.value * (1 - (1 - relative) ** 2))
 
 
-def _squared_deviations(trace: xr.Dataset) -> np.ndarray:
-    """Squared distance from the gain at every draw, whose mean is tr K: (chain, draw)."""
-    draws, weights = trace.sizes["chain"] * trace.sizes["draw"], weights_of(trace)
-    total = np.zeros((trace.sizes["chain"], trace.sizes["draw"]))
+def _variance(trace: xr.Dataset) -> Estimate:
+    """The sum of the losses' variances, with its error.
+
+    Draws vary about their own mean by less than about the true one, by the variance of that mean:
+    what is added here. For independent draws it is what the divisor S - 1 stands for.
+    """
+    shape = trace.sizes["chain"], trace.sizes["draw"]
+    squares, along, weights = np.zeros(shape), np.zeros(shape), weights_of(trace)
+    if weights is not None:
+        for _, deviation in blocks_of_deviations(trace):
+            squares += np.square(deviation).sum(-1)
+        return estimate(weights.unbiased * squares, weights)
+    noise, left_out = dict.fromkeys(cuts(*shape), 0.0), dict.fromkeys(cuts(*shape), 0.0)
     for _, deviation in blocks_of_deviations(trace):
-        total += np.square(deviation).sum(-1)
-    return total * (draws / (draws - 1) if weights is None else weights.unbiased)
+        squares += np.square(deviation).sum(-1)
+        along += deviation.sum(-1)
+        for cut in noise:
+            means = batch_means(deviation, cut)
+            noise[cut] += float(means.var(0, ddof=1).sum() / len(means))
+            left_out[cut] = left_out[cut] + np.square(without_each(means)).sum(-1)
+    parts = int(batches(np.stack([squares, along], -1)).min())
+    ess, rhat = ess_and_rhat(squares)
+    if parts == 0:  # a single short chain does not know how far its mean is from the true one
+        pooled = float(squares.sum() / (squares.size - 1))
+        return Estimate(pooled, math.inf if pooled else 0.0, ess, rhat)
+    value = float(squares.mean()) + noise[parts]
+    without = without_each(batch_means(squares, parts)) - left_out[parts]
+    error = float(error_of_variance(without, np.array(value)))
+    if 0 < squares.mean() < FEWEST * noise[parts]:  # chains that hardly moved apart from each other
+        error = math.inf
+    return Estimate(value, error, ess, rhat)
 
 
 def share(part: np.ndarray, total: np.ndarray, weights: Weights | None = None) -> Estimate:

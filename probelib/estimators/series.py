@@ -4,10 +4,16 @@ import functools
 import importlib
 import math
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from types import ModuleType
 
 import numpy as np
+
+#: Half of the normal 95 % interval, in standard errors.
+NORMAL = 1.96
+# Autocorrelation times that a batch of draws has at least, and the most batches that are of use.
+_LENGTH, _BATCHES = 5, 64
 
 
 @functools.cache
@@ -26,7 +32,8 @@ class Estimate:
 
     Attributes:
         value: the estimate.
-        mcse: its Monte-Carlo standard error, in the same unit.
+        mcse: its Monte-Carlo standard error, in the same unit: half of the 95 % interval over 1.96,
+            so that few draws are wider by Student's t; infinite where they cannot tell.
         ess: effective number of draws behind it (ArviZ, bulk).
         rhat: rank-normalised split R-hat of the series behind it (ArviZ).
         step_bias: by how much the sampler's step has moved it, to first order, in the same unit:
@@ -43,6 +50,10 @@ class Estimate:
     def __float__(self) -> float:
         return self.value
 
+    def interval(self) -> tuple[float, float]:
+        """The 95 % interval of chance: value -+ 1.96 mcse. The step bias is not in it."""
+        return self.value - NORMAL * self.mcse, self.value + NORMAL * self.mcse
+
     def __str__(self) -> str:
         return self._text(".4g", ".2g")
 
@@ -58,13 +69,9 @@ class Estimate:
 
 
 def estimate_mean(series: np.ndarray) -> Estimate:
-    """The mean of a series, shape (chain, draw), with what ArviZ says of it."""
+    """The mean of a series, shape (chain, draw), with its error, and ESS and R-hat by ArviZ."""
     ess, rhat = ess_and_rhat(series)
-    if series.shape[1] >= 4:
-        mcse = float(import_arviz().mcse(series))
-    else:
-        mcse = float(mcse_of_mean(series))
-    return Estimate(float(series.mean()), mcse, ess, rhat)
+    return Estimate(float(series.mean()), float(mcse_of_mean(series)), ess, rhat)
 
 
 def ess_and_rhat(series: np.ndarray) -> tuple[float, float]:
@@ -104,14 +111,84 @@ def autocorrelation(series: np.ndarray, lags: int) -> np.ndarray:
 def mcse_of_mean(x: np.ndarray) -> np.ndarray:
     """Standard error of the mean over (chain, draw) of every series in x (chain, draw, ...).
 
-    ArviZ's ``mcse`` for many series at once: the standard deviation over the square root of the
-    effective sample size of the mean, with chains cut in halves. Fewer than 8 draws per chain say
-    nothing about their correlation and count as independent.
+    Student's t is in it: 1.96 of it are half of the 95 % interval, however few the draws. It comes
+    from the means of :func:`batches` that are long against the autocorrelation time. Infinite where
+    nothing is known: a single chain of less than ten such times. 0 for a series that never moves.
     """
-    spread = x.std((0, 1), ddof=1)
-    if x.shape[1] < 8:
-        return spread / np.sqrt(x.shape[0] * x.shape[1])
-    return spread / np.sqrt(ess_of_mean(x))
+    flat = x.reshape(*x.shape[:2], -1)
+    error = np.full(flat.shape[2], np.inf)
+    for parts, at in groups(batches(flat)):
+        means = batch_means(flat[..., at], parts)
+        error[at] = widening(len(means)) * np.sqrt(means.var(0, ddof=1) / len(means))
+    error[is_still(flat)] = 0
+    return error.reshape(x.shape[2:])
+
+
+def batches(x: np.ndarray) -> np.ndarray:
+    """Into how many parts each chain is cut, for every series in x (chain, draw, k): shape (k,).
+
+    As many powers of two as leave parts of five autocorrelation times or more, and no more than 64
+    parts in all: their means are nearly independent. 1 where the chains are that short, or differ
+    by more than parts of one chain do (an F-test at 1 %): then the chains alone tell how sure the
+    mean is. 0 for a single chain that is that short, which cannot tell.
+    """
+    from scipy.special import fdtri  # slow to import, so where it is used
+
+    chains, draws, k = x.shape
+    parts = np.full(k, int(chains > 1))
+    if draws < 2 * _LENGTH:
+        return parts
+    longest = draws / (_LENGTH * chains * draws / ess_of_mean(x))
+    for cut in cuts(chains, draws):
+        parts[cut <= longest] = cut
+    for cut, at in groups(parts):
+        if chains == 1 or cut == 1:
+            continue
+        means = batch_means(x[..., at], cut).reshape(chains, cut, -1)
+        within, between = means.var(1, ddof=1).mean(0) / cut, means.mean(1).var(0, ddof=1)
+        limit = fdtri(chains - 1, chains * (cut - 1), 0.99)
+        parts[at] = np.where(between > limit * within, 1, cut)
+    return parts
+
+
+def cuts(chains: int, draws: int) -> list[int]:
+    """The numbers of parts that :func:`batches` chooses from."""
+    found, cut = [1] * (chains > 1), 2
+    while chains * cut <= max(_BATCHES, 2 * chains) and cut <= draws // _LENGTH:
+        found.append(cut)
+        cut *= 2
+    return found
+
+
+def batch_means(x: np.ndarray, parts: int) -> np.ndarray:
+    """Means of x (chain, draw, ...) over the parts of each chain: shape (chain x parts, ...).
+
+    Where the draws do not divide, the first few are left out.
+    """
+    length = x.shape[1] // parts
+    cut = x[:, x.shape[1] - parts * length :]
+    return cut.reshape(len(x) * parts, length, *x.shape[2:]).mean(1)
+
+
+def groups(parts: np.ndarray) -> Iterator[tuple[int, slice | np.ndarray]]:
+    """The numbers above 0 among ``parts`` (k,), each with its places: all of them, or an index."""
+    for cut in np.unique(parts[parts > 0]):
+        at = np.flatnonzero(parts == cut)
+        yield int(cut), slice(None) if len(at) == len(parts) else at  # all: no copy is made
+
+
+def is_still(x: np.ndarray) -> np.ndarray:
+    """Whether a series never moves, for every series in x (chain, draw, k): shape (k,)."""
+    still = x[0, 0] == x[-1, -1]  # most do not pass even this
+    still[still] = (x[..., still] == x[:1, :1, still]).all((0, 1))
+    return still
+
+
+def widening(count: int) -> float:
+    """By how much Student's t interval from ``count`` means is wider than the normal one."""
+    from scipy.special import stdtrit  # slow to import, so where it is used
+
+    return float(stdtrit(count - 1, 0.975)) / NORMAL
 
 
 def ess_of_mean(x: np.ndarray) -> np.ndarray:
@@ -149,11 +226,18 @@ def ess_of_mean(x: np.ndarray) -> np.ndarray:
 
 
 __all__ = [
+    "NORMAL",
     "Estimate",
     "autocorrelation",
+    "batch_means",
+    "batches",
+    "cuts",
     "ess_and_rhat",
     "ess_of_mean",
     "estimate_mean",
+    "groups",
     "import_arviz",
+    "is_still",
     "mcse_of_mean",
+    "widening",
 ]

@@ -1,0 +1,96 @@
+"""The most correlated samples of each row, and which of them are more than chance."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True, eq=False)
+class Neighbours:
+    """The most correlated samples of each row, best first.
+
+    Of many candidates the best look better than they are: the largest of n independent
+    correlations is about sqrt(2 log n / ESS). So read ``q_value`` before ``correlation``.
+
+    Attributes:
+        index: positions along ``sample``, shape (rows, k); (k,) where one row was asked for.
+        correlation: their R over all draws, shape (rows, k), which also chose them: those that
+            are near what chance leaves are too large.
+        q_value: Benjamini and Hochberg's, shape (rows, k): among the neighbours below 0.05, over
+            all rows of the call, at most 5 % are expected to be independent of their row. Small
+            only for those that one half of the chains (of a single chain: its first half of
+            draws) chooses and the other confirms. NaN where no error is known: a matrix alone, or
+            too few draws.
+        rows: positions of the rows, shape (rows,).
+        coords: ``sample_id`` and ``label`` of the samples, shape (sample,), where known.
+    """
+
+    index: np.ndarray
+    correlation: np.ndarray
+    q_value: np.ndarray
+    rows: np.ndarray
+    coords: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        """``index, correlation = neighbours``, as it was before there were q-values."""
+        return iter((self.index, self.correlation))
+
+    def take(self, at: int, axis: int) -> Neighbours:
+        """Those of the row ``at`` alone, its axis (0) taken away."""
+        every = (self.index, self.correlation, self.q_value, self.rows)
+        index, correlation, q_value, rows = (part.take(at, axis) for part in every)
+        return Neighbours(index, correlation, q_value, rows, self.coords)
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """A line a neighbour: row, rank (from 1), index, correlation, q_value.
+
+        With ``sample_id`` and ``label`` of the neighbour, where the kernel has them.
+        """
+        import pandas as pd  # slow to import, so where it is used
+
+        rows, k = np.atleast_2d(self.index).shape
+        columns = {
+            "row": np.repeat(self.rows, k),
+            "rank": np.tile(np.arange(1, k + 1), rows),
+            "index": self.index.ravel(),
+            "correlation": self.correlation.ravel(),
+            "q_value": self.q_value.ravel(),
+        }
+        for name, of_all in self.coords.items():
+            columns[name] = np.asarray(of_all)[columns["index"]]
+        return pd.DataFrame(columns)
+
+
+def benjamini_hochberg(p: np.ndarray) -> np.ndarray:
+    """q-values of p-values of any shape (Benjamini and Hochberg, 1995); NaN counts as 1 and stays.
+
+    q of the r-th smallest of m is the least of m p_(s) / s over s >= r.
+    """
+    flat = np.where(np.isnan(p), 1, p).ravel()
+    order = flat.argsort()
+    scaled = flat[order] * flat.size / np.arange(1, flat.size + 1)
+    q = np.empty(flat.size)
+    q[order] = np.minimum.accumulate(scaled[::-1])[::-1]
+    return np.where(np.isnan(p), np.nan, q.reshape(p.shape))
+
+
+def of_found(index: np.ndarray, tested: np.ndarray, q: np.ndarray) -> np.ndarray:
+    """The q of each neighbour in ``index`` (rows, k), given those of ``tested`` (rows, m).
+
+    1 for a neighbour that was not chosen, so not tested.
+    """
+    out = np.ones(index.shape)
+    for column in range(tested.shape[1]):
+        same = index == tested[:, column, None]
+        out[same] = np.broadcast_to(q[:, column, None], same.shape)[same]
+    return out
+
+
+__all__ = ["Neighbours", "benjamini_hochberg", "of_found"]
