@@ -42,6 +42,8 @@ from probelib.store.integrity import TraceMismatch
 # On a CPU a wide network is observed faster one chain at a time (plain matrix products) than
 # under vmap (batched ones); a small network is all overhead, and vmap shares it.
 _SMALL = 2**16
+# Passes over the data that the gradient at w* of a model in train mode is averaged over.
+_MASKS = 16
 # Items of a data set are kept on the device from one pass to the next if they take less than this.
 _STAGED = 2**31
 
@@ -289,12 +291,16 @@ class Chains:
             # The same for every group of chains: batches and streams are the run's.
             size = schedule.observe_batch(self.cost.bytes, self.center.device)
             seed = np.random.SeedSequence(self.plan.seed)
-            for part, (x, y) in enumerate(self.data.batches(size)):
-                stream = own_stream(seed, 0, part, self.center.device)
-                with stream if self._draws_at_random else nullcontext():
-                    gradient, _ = self._gradient(self.center, x, y)
-                total += gradient * (len(y) / len(self.data))
-            self._full_gradient = total
+            # What a model draws at random is averaged over: an anchor of one mask would push alike
+            # at every step.
+            passes = _MASKS if self.posterior.train_mode else 1
+            for again in range(passes):
+                for part, (x, y) in enumerate(self.data.batches(size)):
+                    stream = own_stream(seed, again, part, self.center.device)
+                    with stream if self._draws_at_random else nullcontext():
+                        gradient, _ = self._gradient(self.center, x, y)
+                    total += gradient * (len(y) / len(self.data))
+            self._full_gradient = total / passes
         return self._full_gradient
 
     def _mean_loss(self, weights: Tensor, x: Tensor, y: Tensor) -> Tensor:

@@ -20,7 +20,6 @@ from probelib.estimators.kernel import (
     LossKernel,
     MatrixKernel,
     loss_kernel,
-    pair_kernel,
     spearman_brown,
     split_half_reliability,
 )
@@ -32,6 +31,7 @@ from probelib.estimators.llc import (
     singular_fluctuation,
 )
 from probelib.estimators.neighbours import Neighbours
+from probelib.estimators.pairs import pair_kernel
 from probelib.estimators.series import Estimate, autocorrelation, ess_of_mean, mcse_of_mean
 from probelib.estimators.weighted import Weights, khat, khat_limit, weights_of
 
