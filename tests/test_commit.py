@@ -99,7 +99,7 @@ SCENARIOS = {
     # What was there before, the call, and whether it names a cache.
     "fresh": (None, {"chains": 1, "draws": 6}, "store"),
     "extension": ({"draws": 6}, {"draws": 9}, "store"),
-    "until": (None, {"draws": 60, "until": 0.35}, "cache"),
+    "until": (None, {"draws": 60, "until": 1.7}, "cache"),
     "overwrite": (ONE | {"seed": 1}, ONE | {"overwrite": True}, "store"),
     "overwrite without exchange": (ONE | {"seed": 1}, ONE | {"overwrite": True}, "store"),
 }
@@ -233,7 +233,7 @@ def test_the_only_copy_of_a_trace_is_never_swept_up(tmp_path):
 
 
 def test_a_run_killed_before_it_could_say_so_is_finished_by_the_next_call(tmp_path, monkeypatch):
-    store, settings = tmp_path / "trace", {"draws": 60, "until": 0.35}
+    store, settings = tmp_path / "trace", {"draws": 60, "until": 1.7}
     whole = run(**settings)
     with monkeypatch.context() as patched:
         patched.setattr(probelib.run, "_finish", lambda *args: None)
