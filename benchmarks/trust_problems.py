@@ -21,6 +21,34 @@ import probelib
 
 
 @dataclass(frozen=True)
+class Line:
+    """The parts of a linear regression, of which its posterior and every sampler's law follow.
+
+    Attributes:
+        x, residuals: the design (n, d) and the residuals at the minimum (n,).
+        delta: w* less the minimum, shape (d,).
+        observed: the samples that are observed.
+    """
+
+    x: np.ndarray
+    residuals: np.ndarray
+    delta: np.ndarray
+    observed: slice
+
+    @functools.cached_property
+    def _seen(self) -> tuple[np.ndarray, np.ndarray]:
+        """Hessian and minus the slope, at the minimum, of the mean loss over what is observed."""
+        x, residuals = self.x[self.observed], self.residuals[self.observed]
+        return x.T @ x / len(x), residuals @ x / len(x)
+
+    def change(self, mean: np.ndarray, second: np.ndarray) -> float:
+        """E[L(w)] - L(w*) over what is observed; mean and E[uu'] of u, w less the minimum."""
+        h, slope = self._seen
+        at_center = self.delta @ h @ self.delta / 2 - slope @ self.delta
+        return float((h * second).sum() / 2 - slope @ mean - at_center)
+
+
+@dataclass(frozen=True)
 class Problem:
     """A posterior, what is observed of it, and its LLC where that is known without a run.
 
@@ -29,12 +57,14 @@ class Problem:
         truth: the LLC over what is observed, under Eq. 1; None where it takes a long run.
         observe: the samples that are observed; None for those of the posterior.
         stiffest: the largest precision nb h + gamma, in whose units steps are given.
+        line: for a linear regression, its parts.
     """
 
     posterior: probelib.LocalPosterior
     truth: float | None = None
     observe: tuple[Tensor, Tensor] | None = None
     stiffest: float = 1.0
+    line: Line | None = None
 
 
 def _once(function: Callable[..., Problem]) -> Callable[..., Problem]:
@@ -88,7 +118,7 @@ def regression(
     r"""Linear regression: the posterior is a Gaussian, and its LLC a formula.
 
     With w* = OLS + delta, A = nb H + gamma I, S = A^-1 and u = gamma S delta the mean's distance
-    from OLS: LLC = nb (tr(H S) + u'Hu - delta'H delta) / 2, H that of what is observed.
+    from OLS: LLC = nb (tr(H S) + u'Hu - delta'H delta) / 2, where all is observed.
 
     Args:
         d, n: weights and samples.
@@ -97,7 +127,7 @@ def regression(
         noise: standard deviation of the targets around the line.
         shift: of w* from the minimum, in each weight.
         offset: a constant added to every loss.
-        observed: only so many samples are observed, without residual-weighted terms in the truth.
+        observed: only so many samples are observed.
         whole: targets rounded to whole numbers.
         double: float64.
     """
@@ -128,15 +158,14 @@ def regression(
     h = x.T @ x / n
     precision = n_beta * h + gamma * np.eye(d)
     s = np.linalg.inv(precision)
-    seen = slice(0, observed)
-    h_seen = x[seen].T @ x[seen] / len(x[seen])
+    line = Line(x, y - x @ best, delta, slice(0, observed))
     mean = gamma * s @ delta
-    truth = n_beta / 2 * (np.trace(h_seen @ s) + mean @ h_seen @ mean - delta @ h_seen @ delta)
     return Problem(
         posterior,
-        float(truth),
-        None if observed is None else (inputs[seen], targets[seen]),
+        n_beta * line.change(mean, s + np.outer(mean, mean)),
+        None if observed is None else (inputs[:observed], targets[:observed]),
         float(np.linalg.eigvalsh(precision)[-1]),
+        line,
     )
 
 
