@@ -42,10 +42,16 @@ class Line:
         return x.T @ x / len(x), residuals @ x / len(x)
 
     def change(self, mean: np.ndarray, second: np.ndarray) -> float:
-        """E[L(w)] - L(w*) over what is observed; mean and E[uu'] of u, w less the minimum."""
+        """E[L(w)] - L(w*) over what is observed.
+
+        Args:
+            mean: of u, w less the minimum.
+            second: E[uu'], or its diagonal where nothing else counts.
+        """
         h, slope = self._seen
         at_center = self.delta @ h @ self.delta / 2 - slope @ self.delta
-        return float((h * second).sum() / 2 - slope @ mean - at_center)
+        curved = (h * second).sum() if second.ndim == 2 else h.diagonal() @ second
+        return float(curved / 2 - slope @ mean - at_center)
 
 
 @dataclass(frozen=True)
@@ -219,7 +225,7 @@ def by_quadrature(posterior: probelib.LocalPosterior, points: int = 161) -> floa
         axes = [torch.linspace(a, b, points, dtype=torch.float64) for a, b in zip(low, high, strict=True)]
         grid = torch.cartesian_prod(*axes).reshape(-1, d)
         with torch.no_grad():
-            loss = torch.cat([torch.vmap(mean_loss)(part) for part in grid.split(2048)])
+            loss = torch.cat([torch.vmap(mean_loss)(part) for part in grid.split(512)])
             change = loss - mean_loss(center)
         log_p = -posterior.n_beta * change
         log_p -= posterior.localization / 2 * (grid - center).square().sum(1)
