@@ -22,7 +22,6 @@ import numpy as np
 import torch
 from trust_cases import CASES, SOUND, WIDE, WRONG, Case
 from trust_truth import expected_llc, truth_of
-from trust_watch import features, watched
 
 import probelib
 
@@ -32,9 +31,7 @@ SEEDS = (0, 1)
 OF_WIDTH = {"draws"}
 
 
-def judge(
-    case: Case, seed: int, cache: str | None = None, watch: bool = False
-) -> dict[str, Any]:
+def judge(case: Case, seed: int, cache: str | None = None) -> dict[str, Any]:
     """Run a case, ask for the verdict, and compare its LLC with the truth."""
     since = time.perf_counter()
     truth, truth_error = truth_of(case)
@@ -55,15 +52,10 @@ def judge(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            options: dict[str, Any] = {"cache": cache} if cache and case.how else {}
-            if watch and case.how is not None:
-                options = {"sampler": watched(case.how.sampler(case.problem()))}
-            trace = case.run(seed, **options)
+            trace = case.run(seed, **({"cache": cache} if cache and case.how else {}))
             found |= {"verdict": WRONG, "llc": math.nan, "mcse": math.nan, "reasons": []}
             llc = probelib.local_learning_coefficient(trace)
             found |= {"llc": llc.value, "mcse": llc.mcse, "step_bias": llc.step_bias}
-            if "sampler" in options:
-                found |= features(options["sampler"], case.problem().posterior, case.plan, llc.value)
             found |= verdict_of(trace)
         except (ValueError, probelib.DivergenceError) as error:  # refused: nothing is approved
             found |= {"verdict": WRONG, "reasons": [type(error).__name__], "said": [str(error)]}
@@ -108,10 +100,10 @@ def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def run_all(
-    cases: list[Case], seeds: tuple[int, ...], jobs: int, cache: str | None = None, watch: bool = False
+    cases: list[Case], seeds: tuple[int, ...], jobs: int, cache: str | None = None
 ) -> list[dict[str, Any]]:
     """Every case with every seed, in processes of one thread; printed as they come."""
-    tasks = [(case.name, case.kind, seed, cache, watch) for case in cases for seed in seeds]
+    tasks = [(case.name, case.kind, seed, cache) for case in cases for seed in seeds]
     runs = []
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs, mp_context=context, initializer=_one_thread) as pool:
@@ -125,7 +117,7 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def _judge(task: tuple[str, str, int, str | None, bool]) -> dict[str, Any]:
+def _judge(task: tuple[str, str, int, str | None]) -> dict[str, Any]:
     name, kind, *options = task
     case = next(case for case in CASES if (case.name, case.kind) == (name, kind))
     return judge(case, *options)
@@ -148,7 +140,6 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="*", default=SEEDS)
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     parser.add_argument("--cache", help="a folder that keeps the traces, to try other verdicts")
-    parser.add_argument("--watch", action="store_true", help="and what the gradients tell")
     parser.add_argument("--into", type=Path, help="another file for the results of all cases")
     asked = parser.parse_args()
     of = [" ".join((case.expected, case.fault, case.kind, case.name)) for case in CASES]
@@ -157,7 +148,7 @@ def main() -> None:
         for case, text in zip(CASES, of, strict=True)
         if not asked.words or any(word in text for word in asked.words)
     ]
-    runs = run_all(cases, tuple(asked.seeds), asked.jobs, asked.cache, asked.watch)
+    runs = run_all(cases, tuple(asked.seeds), asked.jobs, asked.cache)
     totals = summary(runs)
     print(json.dumps(totals, indent=1))
     into = asked.into or (None if asked.words else ROOT / "results" / "benchmarks" / "trust.json")

@@ -222,7 +222,10 @@ def by_quadrature(posterior: probelib.LocalPosterior, points: int = 161) -> floa
 
     found = 0.0
     for _ in range(3):
-        axes = [torch.linspace(a, b, points, dtype=torch.float64) for a, b in zip(low, high, strict=True)]
+        axes = [
+            torch.linspace(a, b, points, dtype=torch.float64)
+            for a, b in zip(low, high, strict=True)
+        ]
         grid = torch.cartesian_prod(*axes).reshape(-1, d)
         with torch.no_grad():
             loss = torch.cat([torch.vmap(mean_loss)(part) for part in grid.split(512)])
