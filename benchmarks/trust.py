@@ -8,6 +8,7 @@ what it found, and keeps nothing. Results go to ``results/benchmarks/trust.json`
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import math
 import multiprocessing
@@ -20,7 +21,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from trust_cases import CASES, SOUND, WIDE, WRONG, Case
+from trust_cases import CASES, NO_BIAS, SOUND, WIDE, WRONG, Case
+from trust_report import SECTIONS, is_mistaken, write_report
 from trust_truth import expected_llc, truth_of
 
 import probelib
@@ -83,20 +85,58 @@ def measured_bias(runs: list[dict[str, Any]]) -> tuple[float, float]:
     return mean / truth - 1, math.hypot(error, of_truth) / abs(truth)
 
 
-def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """Totals, over runs and over cases (a case is missed if one of its runs is)."""
-    totals: dict[str, Any] = {"runs": len(runs), "seeds": len({run["seed"] for run in runs})}
+def by_case(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One entry a case: what all its runs share, and a list of what each found."""
+    grouped: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for run in runs:
+        grouped.setdefault((run["kind"], run["name"]), []).append(run)
+    shared = "name", "kind", "expected", "fault", "truth", "truth_error"
+    each = "seed", "llc", "mcse", "step_bias", "reasons", "said", "seconds"
+    cases = []
+    for of in grouped.values():
+        bias, error = measured_bias(of)
+        case = {key: of[0][key] for key in shared} | {"bias": bias, "bias_error": error}
+        case |= {key: [run.get(key) for run in of] for key in each}
+        cases.append(case | {"verdicts": [run["verdict"] for run in of]})
+    return cases
+
+
+def summary(cases: list[dict[str, Any]]) -> dict[str, Any]:
+    """Totals. A case counts as mistaken if one of its runs is."""
+    totals: dict[str, Any] = {"seeds": max(len(case["seed"]) for case in cases)}
     for expected in (SOUND, WIDE, WRONG):
-        of = [run for run in runs if run["expected"] == expected]
-        totals[f"{expected}_cases"] = len({(run["kind"], run["name"]) for run in of})
-        totals[f"{expected}_runs"] = len(of)
+        of = [case for case in cases if case["expected"] == expected]
+        totals[f"{expected}_cases"] = len(of)
+        totals[f"{expected}_runs"] = sum(len(case["verdicts"]) for case in of)
         for word in (SOUND, WIDE, WRONG):
-            totals[f"{expected}_called_{word}"] = sum(run["verdict"] == word for run in of)
-    alarms = [r for r in runs if r["expected"] == SOUND and r["verdict"] != SOUND]
-    misses = [r for r in runs if r["expected"] == WRONG and r["verdict"] == SOUND]
-    totals["false_alarms"] = len({(r["kind"], r["name"]) for r in alarms})
-    totals["misses"] = len({(r["kind"], r["name"]) for r in misses})
+            called = sum(case["verdicts"].count(word) for case in of)
+            totals[f"{expected}_called_{word}"] = called
+        totals[f"{expected}_mistaken"] = sum(map(is_mistaken, of))
+    totals["false_alarms"], totals["misses"] = totals["sound_mistaken"], totals["wrong_mistaken"]
     return totals
+
+
+def doubtful(cases: list[dict[str, Any]]) -> list[str]:
+    """Cases whose bias, as measured, does not bear out what they are said to be."""
+    found = []
+    for case in cases:
+        bias, error = abs(case["bias"]), case["bias_error"]
+        if case["expected"] != WRONG:
+            wrong = not bias - 2 * error < 0.05
+        else:
+            wrong = case["fault"] not in NO_BIAS and not bias + 2 * error > 0.1
+        if wrong:
+            found.append(f"{case['kind']}, {case['name']}: {case['bias']:+.3f} ± {error:.3f}")
+    return found
+
+
+def plain(value: Any) -> Any:
+    """The same for JSON, which knows no NaN."""
+    if isinstance(value, dict):
+        return {key: plain(v) for key, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def run_all(
@@ -129,8 +169,9 @@ def _line(run: dict[str, Any]) -> str:
     bias = measured_bias([run])
     return (
         f"{mark} {run['expected']:5} called {run['verdict']:5} {run['kind'][:24]:24} "
-        f"{run['name'][:44]:44} LLC {run['llc']:9.4g} ± {run['mcse']:.2g} truth {run['truth']:9.4g} "
-        f"bias {bias[0]:+.3f} ± {bias[1]:.3f} {','.join(run['reasons'])} {run['seconds']} s"
+        f"{run['name'][:44]:44} LLC {run['llc']:9.4g} ± {run['mcse']:.2g} "
+        f"truth {run['truth']:9.4g} bias {bias[0]:+.3f} ± {bias[1]:.3f} "
+        f"{','.join(run['reasons'])} {run['seconds']} s"
     )
 
 
@@ -149,11 +190,32 @@ def main() -> None:
         if not asked.words or any(word in text for word in asked.words)
     ]
     runs = run_all(cases, tuple(asked.seeds), asked.jobs, asked.cache)
-    totals = summary(runs)
+    found = by_case(runs)
+    totals = summary(found)
     print(json.dumps(totals, indent=1))
-    into = asked.into or (None if asked.words else ROOT / "results" / "benchmarks" / "trust.json")
-    if into:
-        into.write_text(json.dumps(totals | {"cases": runs}, indent=1, sort_keys=True) + "\n")
+    for line in doubtful(found):
+        print(f"doubtful: {line}")
+    if asked.words:
+        return
+    results = {**totals, **measured_elsewhere(), "cases": found}
+    into = asked.into or ROOT / "results" / "benchmarks" / "trust.json"
+    into.write_text(json.dumps(plain(results), indent=1, sort_keys=True) + "\n")
+    write_report(plain(results), ROOT / "book" / "benchmarks" / "trust.md")
+
+
+def measured_elsewhere() -> dict[str, Any]:
+    """Coverage of intervals, stopping on an error, neighbours: of ``coverage.py``, as it is there.
+
+    Read by its path: a package of the same name measures what tests cover.
+    """
+    path = ROOT / "benchmarks" / "coverage.py"
+    if not path.exists():
+        return {}
+    spec = importlib.util.spec_from_file_location("coverage_of_errors", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return {name: getattr(module, name)() for name in SECTIONS if hasattr(module, name)}
 
 
 if __name__ == "__main__":

@@ -76,7 +76,7 @@ class Problem:
 def _once(function: Callable[..., Problem]) -> Callable[..., Problem]:
     """Made once a process, whatever the global random state is."""
 
-    @functools.lru_cache(maxsize=None)
+    @functools.cache
     @functools.wraps(function)
     def made(*args: Any, **kwargs: Any) -> Problem:
         with torch.random.fork_rng(devices=[]):
