@@ -13,6 +13,7 @@ import json
 import math
 import multiprocessing
 import os
+import sys
 import time
 import warnings
 from concurrent.futures import ProcessPoolExecutor
@@ -29,8 +30,6 @@ import probelib
 
 ROOT = Path(__file__).resolve().parents[1]
 SEEDS = (0, 1)
-#: Findings that say "too few draws" rather than "wrong", if nothing else speaks against a trace.
-OF_WIDTH = {"draws"}
 
 
 def judge(case: Case, seed: int, cache: str | None = None) -> dict[str, Any]:
@@ -71,7 +70,7 @@ def verdict_of(trace: Any) -> dict[str, Any]:
     verdict = probelib.diagnostics(trace)
     against = [finding for finding in verdict.findings if not finding.good]
     names = [finding.name for finding in against]
-    word = SOUND if verdict.good else WIDE if set(names) <= OF_WIDTH else WRONG
+    word = SOUND if verdict.good else WRONG if verdict.wrong else WIDE
     return {"verdict": word, "reasons": names, "said": [f.sentence for f in against]}
 
 
@@ -212,8 +211,7 @@ def measured_elsewhere() -> dict[str, Any]:
     if not path.exists():
         return {}
     spec = importlib.util.spec_from_file_location("coverage_of_errors", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return {name: getattr(module, name)() for name in SECTIONS if hasattr(module, name)}
 

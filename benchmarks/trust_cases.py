@@ -152,9 +152,9 @@ def _sound() -> list[Case]:
     add_noise("control variate, Leimkuhler-Matthews", noisy,
               controlled(0.5, 50, probelib.LeimkuhlerMatthews))  # fmt: skip
     add_noise("RMSprop", gauss, rmsprop(0.2, 50), **plan(8, 100, thin=15))
-    add_noise("logistic regression", of.logistic, LM(6e-4, 200), **plan(8, 80, 300, 15))
+    add_noise("logistic regression", of.logistic, LM(6e-4, 400), **plan(8, 80, 300, 15))
     add_noise("logistic regression, control variate", of.logistic,
-              controlled(4e-3, 50, probelib.LeimkuhlerMatthews))  # fmt: skip
+              controlled(2e-3, 100, probelib.LeimkuhlerMatthews), **plan(thin=5))  # fmt: skip
 
     add_scale = partial(add, "small, large and negative")
     add_scale("an LLC of 0.01", partial(gauss, n_beta=1.0, gamma=250.0), LM(1.0))
@@ -174,18 +174,20 @@ def _sound() -> list[Case]:
     add_target("ten classes", of.ten_classes, LM(2e-2), **plan(thin=10))
     add_target("two of ten classes observed", partial(of.ten_classes, only=2), LM(2e-2),
                **plan(thin=10))  # fmt: skip
-    add_target("rows of tokens", of.tokens, LM(2e-2), **plan(thin=8))
+    add_target("rows of tokens", of.tokens, LM(3e-3), **plan(8, 80, 300, 20))
 
     add_other = partial(add, "singular models and networks")
     add_other("w1 w2 = 0", partial(of.product, 50.0, 5.0), LM(2e-2), **plan(thin=15))
     add_other("w1 w2 = 1", partial(of.product, 50.0, 5.0, 1.0, (1.0, 1.0)), LM(5e-3),
               **plan(thin=30, draws=150))  # fmt: skip
-    add_other("w to the fourth", partial(of.quartic, 50.0, 2.0), LM(3e-2), **plan(thin=15))
-    add_other("a network that learned a sine", of.curve, LM(5e-3), **plan(thin=10, burn_in=400))
-    add_other("breast cancer, wrong labels", partial(of.cancer, 20.0, 30.0), LM(1e-2),
+    add_other(
+        "w to the fourth", partial(of.quartic, 50.0, 2.0), LM(1.5e-2), **plan(8, 100, thin=25)
+    )
+    add_other("a network that learned a sine", of.curve, LM(6e-4), **plan(8, 60, 600, 60))
+    add_other("breast cancer, wrong labels", partial(of.cancer, 20.0, 30.0), LM(4e-3),
               **plan(thin=6))  # fmt: skip
-    add_other("breast cancer, batches", partial(of.cancer, 20.0, 30.0), SGLD(1e-3, 200),
-              **plan(thin=30, draws=100))  # fmt: skip
+    add_other("breast cancer, batches", partial(of.cancer, 20.0, 30.0), SGLD(6e-4, 400),
+              **plan(8, 50, 300, 40))  # fmt: skip
     if hasattr(probelib, "importance_sample"):
         add("weighted draws", "Gaussian", gauss, None, draws=2000)
         add("weighted draws", "w to the fourth", partial(of.quartic, 10.0, 1.0), None, draws=2000)
@@ -202,16 +204,14 @@ def _wrong() -> list[Case]:
     gauss, step, noise = of.regression, partial(add, "step"), partial(add, "noise")
     for relative in (0.6, 1.0, 2.0, 3.0, 3.9):
         step(f"SGLD, eps A = {relative}", partial(gauss, n_beta=50.0, gamma=2.0), SGLD(relative))
-    step("SGLD, RMSprop step for the curvature", partial(gauss, n_beta=50.0), rmsprop(0.2))
+    step("SGLD, RMSprop step for the curvature", partial(gauss, n_beta=50.0), rmsprop(4.0))
     dominated = partial(gauss, 10, n_beta=10.0, gamma=10.0, dominating=100.0)
     for relative in (2.0, 3.0, 3.8):
         step(f"one stiff direction, SGLD, eps A = {relative}", dominated, SGLD(relative),
              **plan(thin=10))  # fmt: skip
     step("one stiff direction of 100", partial(gauss, 100, 300, n_beta=1.0, gamma=20.0,
          dominating=3000.0), SGLD(3.8), **plan(thin=20, draws=100))  # fmt: skip
-    step("w to the fourth", partial(of.quartic, 200.0, 1.0), SGLD(0.12), **plan(thin=10))
-    step("w to the fourth, Leimkuhler-Matthews", partial(of.quartic, 200.0, 1.0), LM(0.2),
-         **plan(thin=10))  # fmt: skip
+    step("w to the fourth", partial(of.quartic, 200.0, 1.0), SGLD(1e-2), **plan(8, 100, thin=15))
     step("w1 w2 = 1", partial(of.product, 50.0, 5.0, 1.0, (1.0, 1.0)), SGLD(1.5e-2),
          **plan(thin=15))  # fmt: skip
     step("density, width 0.2", partial(of.density, 0.2), SGLD(8e-3), **plan(thin=20))
@@ -221,7 +221,7 @@ def _wrong() -> list[Case]:
          **plan(thin=6, draws=200))  # fmt: skip
     step("breast cancer, Leimkuhler-Matthews", partial(of.cancer, 300.0, 30.0), LM(8e-3),
          **plan(thin=6, draws=200))  # fmt: skip
-    step("a network that learned a sine", of.curve, LM(3.5e-2), **plan(thin=4))
+    step("a network that learned a sine", of.curve, LM(5e-3), **plan(thin=10, burn_in=400))
 
     noise("SGLD, batches of 2", partial(gauss, n_beta=20.0), SGLD(0.1, 2), **plan(thin=10))
     noise("SGLD, batches of 10, cold", partial(gauss, n_beta=200.0), SGLD(0.1, 10),
@@ -232,8 +232,8 @@ def _wrong() -> list[Case]:
           **plan(thin=10))  # fmt: skip
     noise("100 weights, batches of 10", partial(gauss, 100, 300), LM(0.2, 10),
           **plan(thin=10, draws=200))  # fmt: skip
-    noise("RMSprop, batches of 2", gauss, rmsprop(0.02, 2), **plan(thin=10, burn_in=1000))
-    noise("control variate, far from w*", partial(of.quartic, 200.0, 1.0), controlled(0.05, 2),
+    noise("RMSprop, batches of 2", gauss, rmsprop(1.0, 2), **plan(8, 100, thin=12))
+    noise("control variate, ten weights, batches of 1", partial(gauss, 10), controlled(0.2, 1),
           **plan(thin=10))  # fmt: skip
     noise("logistic regression, batches of 50", of.logistic, SGLD(6e-3, 50), **plan(thin=6))
     noise("logistic regression, Leimkuhler-Matthews", of.logistic, LM(2e-3, 20), **plan(thin=10))
@@ -241,12 +241,13 @@ def _wrong() -> list[Case]:
           **plan(thin=20, draws=100, burn_in=400))  # fmt: skip
     noise("breast cancer, batches of 64, a long step", partial(of.cancer, 90.0, 30.0),
           SGLD(3e-3, 64), **plan(thin=15, draws=120))  # fmt: skip
-    noise("rows of tokens, batches of 8", partial(of.tokens, 500.0), LM(2e-3, 8), **plan(thin=10))
+    noise("rows of tokens, batches of 8", partial(of.tokens, 500.0), LM(2e-4, 8),
+          **plan(8, 60, 300, 25))  # fmt: skip
 
     for decay in (0.5, 0.9):
         add("preconditioner", f"decay {decay}", gauss, rmsprop(0.03, None, decay), **plan(thin=10))
-    add("preconditioner", "decay 0.9, hardly pinned", partial(gauss, 4, n_beta=100.0, gamma=0.5),
-        rmsprop(0.01, None, 0.9), **plan(thin=10))  # fmt: skip
+    add("preconditioner", "decay 0.5, hardly pinned", partial(gauss, 4, n_beta=100.0, gamma=0.5),
+        rmsprop(0.3, None, 0.5), **plan(8, 100, thin=10))  # fmt: skip
 
     relax = partial(add, "relaxation")
     relax("no burn-in", gauss, LM(2e-3), **plan(burn_in=0, thin=1, draws=500))
@@ -267,7 +268,7 @@ def _wrong() -> list[Case]:
     minimum("moved, strongly pinned", partial(gauss, shift=1.0, gamma=200.0), LM(1.0))
     minimum("logistic regression, moved", partial(of.binary, shift=2.0), LM(3e-2), **plan(thin=15))
     minimum("a saddle", partial(of.product, 50.0, 5.0, 1.0), LM(5e-3), **plan(thin=30, draws=150))
-    minimum("breast cancer, half trained", partial(of.cancer, 90.0, 1.0, steps=10), LM(3e-3),
+    minimum("breast cancer, half trained", partial(of.cancer, 90.0, 10.0, steps=3), LM(3e-3),
             **plan(thin=10, burn_in=1000))  # fmt: skip
     minimum("ten classes, half trained", partial(of.ten_classes, steps=10), LM(2e-2))
     minimum("a sine, half learned", partial(of.curve, steps=8), LM(5e-3), **plan(thin=10))
@@ -282,7 +283,7 @@ def _wrong() -> list[Case]:
     basin("breast cancer, hardly pinned", partial(of.cancer, 1.0, 0.05), LM(0.5))
     basin("rare positives, hardly pinned", partial(of.rare, 1.0, 0.2), LM(1.0))
 
-    add("diverged", "some chains of w to the fourth", partial(of.quartic, 200.0, 1.0), SGLD(0.35),
+    add("diverged", "some chains of w to the fourth", partial(of.quartic, 200.0, 1.0), SGLD(0.017),
         **plan(8, 200))  # fmt: skip
     add("diverged", "all chains", gauss, SGLD(4.3), **plan(draws=300))
     if hasattr(probelib, "importance_sample"):
