@@ -137,7 +137,7 @@ def _sound() -> list[Case]:
     add_gauss("stiff, SGLD", stiff, SGLD(0.3), **plan(8, 100, 500, 40))
     dominated = partial(gauss, 10, n_beta=10.0, gamma=10.0, dominating=50.0)
     add_gauss("one stiff direction", dominated, LM(2.0), **plan(8, 100, thin=20))
-    add_gauss("RMSprop", gauss, rmsprop(0.33), **plan(8, 100, thin=15))
+    add_gauss("RMSprop", gauss, rmsprop(0.15), **plan(8, 80, 300, 30))
 
     add_noise = partial(add, "minibatches")
     add_noise("SGLD, batches of 50", gauss, SGLD(0.06, 50), **plan(8, 80, thin=15))
@@ -151,7 +151,7 @@ def _sound() -> list[Case]:
     add_noise("control variate, noisy targets", noisy, controlled(0.1, 20), **plan(8, 80, thin=12))
     add_noise("control variate, Leimkuhler-Matthews", noisy,
               controlled(0.5, 50, probelib.LeimkuhlerMatthews))  # fmt: skip
-    add_noise("RMSprop", gauss, rmsprop(0.2, 50), **plan(8, 100, thin=15))
+    add_noise("RMSprop", gauss, rmsprop(0.1, 100), **plan(8, 80, 300, 30))
     add_noise("logistic regression", of.logistic, LM(6e-4, 400), **plan(8, 80, 300, 15))
     add_noise("logistic regression, control variate", of.logistic,
               controlled(2e-3, 100, probelib.LeimkuhlerMatthews), **plan(thin=5))  # fmt: skip
@@ -174,7 +174,7 @@ def _sound() -> list[Case]:
     add_target("ten classes", of.ten_classes, LM(2e-2), **plan(thin=10))
     add_target("two of ten classes observed", partial(of.ten_classes, only=2), LM(2e-2),
                **plan(thin=10))  # fmt: skip
-    add_target("rows of tokens", of.tokens, LM(3e-3), **plan(8, 80, 300, 20))
+    add_target("rows of tokens", of.tokens, LM(1e-2), **plan(8, 80, 100, 10))
 
     add_other = partial(add, "singular models and networks")
     add_other("w1 w2 = 0", partial(of.product, 50.0, 5.0), LM(2e-2), **plan(thin=15))
@@ -241,8 +241,8 @@ def _wrong() -> list[Case]:
           **plan(thin=20, draws=100, burn_in=400))  # fmt: skip
     noise("breast cancer, batches of 64, a long step", partial(of.cancer, 90.0, 30.0),
           SGLD(3e-3, 64), **plan(thin=15, draws=120))  # fmt: skip
-    noise("rows of tokens, batches of 8", partial(of.tokens, 500.0), LM(2e-4, 8),
-          **plan(8, 60, 300, 25))  # fmt: skip
+    noise("rows of tokens, batches of 8", partial(of.tokens, 500.0), LM(2e-3, 8),
+          **plan(8, 80, 100, 10))  # fmt: skip
 
     for decay in (0.5, 0.9):
         add("preconditioner", f"decay {decay}", gauss, rmsprop(0.03, None, decay), **plan(thin=10))

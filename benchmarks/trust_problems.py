@@ -387,7 +387,7 @@ def tokens(n_beta: float = 50.0, gamma: float = 20.0) -> Problem:
     all_tokens = torch.stack(rows, 1)
     x, y = all_tokens[:, :-1].contiguous(), all_tokens[:, 1:].contiguous()
     model = Bigram(words, 4)
-    _settle(lambda: _per_sequence(model(x), y).mean(), model.parameters(), 500)
+    _settle(lambda: _per_sequence(model(x), y).mean(), model.parameters(), 40)
     posterior = probelib.LocalPosterior(
         model, _per_sequence, (x, y), n_beta=n_beta, localization=gamma
     )
