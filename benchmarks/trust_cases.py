@@ -134,25 +134,25 @@ def _sound() -> list[Case]:
     add_gauss("one chain", gauss, LM(1.0), **plan(1, 800))
     stiff = partial(gauss, 10, n_beta=1000.0, gamma=30.0, stiff=1000.0)
     add_gauss("stiff, 1 to 1000", stiff, LM(1.0), **plan(8, 100, 200, 20))
-    add_gauss("stiff, SGLD", stiff, SGLD(0.3), **plan(8, 100, 500, 40))
+    add_gauss("stiff, SGLD", stiff, SGLD(0.3), **plan(8, 100, 500, 80))
     dominated = partial(gauss, 10, n_beta=10.0, gamma=10.0, dominating=50.0)
     add_gauss("one stiff direction", dominated, LM(2.0), **plan(8, 100, thin=20))
     add_gauss("RMSprop", gauss, rmsprop(0.15), **plan(8, 80, 300, 30))
 
     add_noise = partial(add, "minibatches")
-    add_noise("SGLD, batches of 50", gauss, SGLD(0.06, 50), **plan(8, 80, thin=15))
+    add_noise("SGLD, batches of 50", gauss, SGLD(0.06, 50), **plan(8, 120, 200, 30))
     add_noise(
-        "SGLD, batches of 5", partial(gauss, n_beta=5.0), SGLD(0.06, 5), **plan(8, 80, thin=15)
+        "SGLD, batches of 5", partial(gauss, n_beta=5.0), SGLD(0.06, 5), **plan(8, 120, 200, 25)
     )
     add_noise("Leimkuhler-Matthews", gauss, LM(0.15, 50), **plan(8, 100, thin=12))
     add_noise("Leimkuhler-Matthews, stiff", partial(gauss, 10, stiff=30.0, gamma=4.0), LM(0.15, 50),
-              **plan(8, 100, thin=20))  # fmt: skip
+              **plan(8, 100, 200, 30))  # fmt: skip
     noisy = partial(gauss, noise=5.0)
-    add_noise("control variate, noisy targets", noisy, controlled(0.1, 20), **plan(8, 80, thin=12))
+    add_noise("control variate, noisy targets", noisy, controlled(0.1, 20), **plan(8, 100, 200, 25))
     add_noise("control variate, Leimkuhler-Matthews", noisy,
               controlled(0.5, 50, probelib.LeimkuhlerMatthews))  # fmt: skip
     add_noise("RMSprop", gauss, rmsprop(0.1, 100), **plan(8, 80, 300, 30))
-    add_noise("logistic regression", of.logistic, LM(6e-4, 400), **plan(8, 80, 300, 15))
+    add_noise("logistic regression", of.logistic, LM(6e-4, 400), **plan(8, 100, 300, 30))
     add_noise("logistic regression, control variate", of.logistic,
               controlled(2e-3, 100, probelib.LeimkuhlerMatthews), **plan(thin=5))  # fmt: skip
 
@@ -186,8 +186,8 @@ def _sound() -> list[Case]:
     add_other("a network that learned a sine", of.curve, LM(6e-4), **plan(8, 60, 600, 60))
     add_other("breast cancer, wrong labels", partial(of.cancer, 20.0, 30.0), LM(4e-3),
               **plan(thin=6))  # fmt: skip
-    add_other("breast cancer, batches", partial(of.cancer, 20.0, 30.0), SGLD(6e-4, 400),
-              **plan(8, 50, 300, 40))  # fmt: skip
+    add_other("breast cancer, batches", partial(of.cancer, 20.0, 30.0), SGLD(8e-4, 400),
+              **plan(8, 60, 300, 60))  # fmt: skip
     if hasattr(probelib, "importance_sample"):
         add("weighted draws", "Gaussian", gauss, None, draws=2000)
         add("weighted draws", "w to the fourth", partial(of.quartic, 10.0, 1.0), None, draws=2000)
