@@ -3,13 +3,12 @@
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 import trust
 import trust_problems
 from trust_cases import CASES, NO_BIAS, SOUND, WIDE, WRONG, How, plan
 from trust_report import write_report
-from trust_truth import expected_llc, hamiltonian, truth_of
+from trust_truth import expected_llc, hamiltonian
 
 import probelib
 
@@ -25,16 +24,15 @@ def test_the_list_is_as_long_as_promised():
     assert len(of[SOUND]) >= 34
     assert len(of[WRONG]) >= 44
     assert len({(c.kind, c.name) for c in CASES}) == len(CASES)
-    for case in CASES:  # a long run is kept for every case whose LLC is the point
-        if case.fault not in NO_BIAS:
-            assert np.isfinite(truth_of(case)).all(), case.name
 
 
 def test_two_formulas_and_a_grid_agree():
     # A regression with two weights, by its formula, over a grid, and by Hamiltonian Monte Carlo.
     problem = trust_problems.regression(2, 60, shift=0.1)
-    assert trust_problems.by_quadrature(problem.posterior) == pytest.approx(problem.truth, rel=1e-4)
-    value, error = hamiltonian(problem, chains=16, draws=60, leaps=6)
+    assert trust_problems.by_quadrature(problem.posterior, 61) == pytest.approx(
+        problem.truth, rel=1e-4
+    )
+    value, error = hamiltonian(problem, chains=16, draws=40, leaps=4)
     assert error < 0.1
     assert abs(value - problem.truth) < 4.5 * error
 
@@ -48,12 +46,12 @@ def test_the_expectation_of_a_run_is_what_it_gives(kind, gradient):
         {"batch_size": gradient} if gradient is None or gradient == 4 else {"gradient": gradient}
     )
     sampler = How(kind, 1.2, None, options).sampler(problem)
-    settings = plan(256, 10, 3, 2)
+    settings = plan(400, 4, 1, 1)
     trace = probelib.sample(problem.posterior, sampler=sampler, progress=False, **settings)
     means = probelib.estimators.mean_loss_change(trace).mean(1) * problem.posterior.n_beta
-    error = means.std(ddof=1) / 16
+    error = means.std(ddof=1) / 20
     expected = expected_llc(problem, sampler, settings)
-    assert abs(expected - problem.truth) > 6 * error  # so that the test can see something
+    assert abs(expected - problem.truth) > 4.5 * error  # so that the test can see something
     assert abs(means.mean() - expected) < 4.5 * error
 
 
@@ -116,7 +114,9 @@ def test_what_is_committed_is_of_these_cases():
     found = json.loads((root / "results" / "benchmarks" / "trust.json").read_text())
     named = {(c["kind"], c["name"], c["expected"], c["fault"]) for c in found["cases"]}
     assert named == {(c.kind, c.name, c.expected, c.fault) for c in CASES}
-    assert not trust.doubtful([c for c in found["cases"] if c["bias"] is not None])
+    of_bias = [c for c in found["cases"] if c["fault"] not in NO_BIAS]
+    assert all(c["truth"] is not None for c in of_bias)
+    assert not trust.doubtful([c for c in of_bias if c["bias"] is not None])
     page = (root / "book" / "benchmarks" / "trust.md").read_text()
     for case in found["cases"]:
         assert f"| {case['kind']}: {case['name']} | {case['expected']} |" in page
