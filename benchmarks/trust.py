@@ -13,6 +13,7 @@ import json
 import math
 import multiprocessing
 import os
+import subprocess
 import sys
 import time
 import warnings
@@ -200,6 +201,8 @@ def main() -> None:
     into = asked.into or ROOT / "results" / "benchmarks" / "trust.json"
     into.write_text(json.dumps(plain(results), indent=1, sort_keys=True) + "\n")
     write_report(plain(results), ROOT / "book" / "benchmarks" / "trust.md")
+    quote = [ROOT / "book" / "quote.py", ROOT / "book" / "trust.md"]
+    subprocess.run([sys.executable, *quote], check=True)
 
 
 def measured_elsewhere() -> dict[str, Any]:

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import quote
 import trust
 import trust_problems
 from trust_cases import CASES, NO_BIAS, SOUND, WIDE, WRONG, How, plan
@@ -45,7 +46,7 @@ def test_the_expectation_of_a_run_is_what_it_gives(kind, gradient):
     options = (
         {"batch_size": gradient} if gradient is None or gradient == 4 else {"gradient": gradient}
     )
-    sampler = How(kind, 1.2, None, options).sampler(problem)
+    sampler = How(kind, 0.4, None, options).sampler(problem)
     settings = plan(400, 4, 1, 1)
     trace = probelib.sample(problem.posterior, sampler=sampler, progress=False, **settings)
     means = probelib.estimators.mean_loss_change(trace).mean(1) * problem.posterior.n_beta
@@ -122,3 +123,5 @@ def test_what_is_committed_is_of_these_cases():
         assert f"| {case['kind']}: {case['name']} | {case['expected']} |" in page
     totals = trust.summary(found["cases"])
     assert totals == {key: found[key] for key in totals}
+    text = (root / "book" / "trust.md").read_text()
+    assert quote.refresh(text, root / "results") == text
