@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 
 import pytest
-import quote
 import trust
 import trust_problems
 from trust_cases import CASES, NO_BIAS, SOUND, WIDE, WRONG, How, plan
@@ -12,6 +11,7 @@ from trust_report import write_report
 from trust_truth import expected_llc, hamiltonian
 
 import probelib
+import quote
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
