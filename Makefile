@@ -15,7 +15,7 @@ GIVEN := $(filter command environment,$(firstword $(origin PYTHON)))
 MINOR := -c 'import sys; print("%d.%d" % sys.version_info[:2])'
 
 .DEFAULT_GOAL := help
-.PHONY: help env tools interpreter lab book test lint format sync bench faults clean
+.PHONY: help env tools interpreter lab book test lint format sync bench faults trust clean
 
 help: ## show the targets
 	@echo "Bayesian Probes"
@@ -88,6 +88,9 @@ bench: env ## measure speed against the alternatives (hours; PARTS="mnist small"
 
 faults: tools ## kill, fill, damage and mislead a run, and count what is lost (PARTS="kills" for a part)
 	$(BIN)/python -W ignore benchmarks/faults.py $(PARTS)
+
+trust: env ## run probes of known truth, and count where the verdict is wrong (about ten minutes)
+	OMP_WAIT_POLICY=passive $(BIN)/python -W ignore benchmarks/trust.py
 
 clean: ## remove what was built (the environment and the cache stay)
 	rm -rf book/notebooks book/_build book/_generated results/smoke results/live .pytest_cache .ruff_cache .mypy_cache .hypothesis .coverage
