@@ -8,7 +8,6 @@ what it found, and keeps nothing. Results go to ``results/benchmarks/trust.json`
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import math
 import multiprocessing
@@ -21,10 +20,11 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import intervals
 import numpy as np
 import torch
 from trust_cases import CASES, NO_BIAS, SOUND, WIDE, WRONG, Case
-from trust_report import SECTIONS, is_mistaken, write_report
+from trust_report import is_mistaken, write_report
 from trust_truth import expected_llc, truth_of
 
 import probelib
@@ -201,22 +201,18 @@ def main() -> None:
     into = asked.into or ROOT / "results" / "benchmarks" / "trust.json"
     into.write_text(json.dumps(plain(results), indent=1, sort_keys=True) + "\n")
     write_report(plain(results), ROOT / "book" / "benchmarks" / "trust.md")
-    quote = [ROOT / "book" / "quote.py", ROOT / "book" / "trust.md"]
-    subprocess.run([sys.executable, *quote], check=True)
+    page = ROOT / "book" / "trust.md"
+    if page.exists():  # benchmarks/trust_page.md becomes it once there is a run to show
+        subprocess.run([sys.executable, ROOT / "book" / "quote.py", page], check=True)
 
 
 def measured_elsewhere() -> dict[str, Any]:
-    """Coverage of intervals, stopping on an error, neighbours: of ``coverage.py``, as it is there.
-
-    Read by its path: a package of the same name measures what tests cover.
-    """
-    path = ROOT / "benchmarks" / "coverage.py"
-    if not path.exists():
-        return {}
-    spec = importlib.util.spec_from_file_location("coverage_of_errors", path)
-    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return {name: getattr(module, name)() for name in SECTIONS if hasattr(module, name)}
+    """Coverage of intervals, stopping on an error, neighbours."""
+    return {
+        "coverage": intervals.errors(),
+        "stopping": intervals.stopping(),
+        "neighbours": intervals.neighbours(),
+    }
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ def write_report(found: dict[str, Any], into: Path) -> None:
     into.write_text("\n\n".join(marked) + "\n")
 
 
-#: What ``benchmarks/coverage.py`` measures: a list of rows, or a dict of them by name.
+#: What ``benchmarks/intervals.py`` measures: a list of rows, or a dict of them by name.
 SECTIONS = ("coverage", "stopping", "neighbours")
 
 

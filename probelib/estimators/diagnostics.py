@@ -302,7 +302,8 @@ def _check_curvature(trace: xr.Dataset, llc: float, found: StepBias) -> list[Fin
     if not (run.order and run.order > 1 and is_full and math.isfinite(found.turning)):
         return []
     straight = llc > 0 and 0.8 <= found.virial / llc <= 1.25
-    good = straight or found.turning <= _TURNING
+    # On a quadratic it is a quarter of eps A, and a stable step has eps A < 4.
+    good = found.turning <= (1 if straight else _TURNING)
     sentence = f"the gradient changes by {found.turning:.2g} of itself in a step"
     if not good:
         sentence += (
