@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from torch import nn
 import probelib
 from probelib import SGLD, LocalPosterior, TraceMismatch, cross_entropy, squared_error
 from probelib.observe import Observer
-from probelib.store import disk, integrity
+from probelib.store import disk, integrity, layout
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -29,6 +30,23 @@ def burn():
     fuse -= 1
     if fuse == 0:
         raise KeyboardInterrupt
+
+
+@contextmanager
+def interrupted(monkeypatch, after):
+    """Ctrl-C in a forward pass, so many of them after the chains have begun."""
+    original = probelib.record.Recorder.run
+
+    def run(recorder):
+        globals()["fuse"] = after + 1
+        original(recorder)
+
+    try:
+        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+            patched.setattr(probelib.record.Recorder, "run", run)
+            yield
+    finally:
+        globals()["fuse"] = -1
 
 
 def loss(output, target):
@@ -186,37 +204,33 @@ def test_more_draws_extend_a_finished_trace(store, settings):
 
 
 # One forward pass at each gradient, one at each observation; five before the first.
-@pytest.mark.parametrize("calls", [30, 150, 205, 212, 330])
-def test_an_interrupted_run_goes_on_where_it_stopped(store, calls, python_in_every_step):
+@pytest.mark.parametrize("calls", [24, 144, 199, 206, 324])
+def test_an_interrupted_run_goes_on_where_it_stopped(
+    store, calls, python_in_every_step, monkeypatch
+):
     settings = {"draws": 120, "burn_in": 5, "thin": 2}
     posterior = posterior_of(per_sample_loss=loss)
     whole = run(posterior, **settings)
-    globals()["fuse"] = calls
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            run(posterior, store, **settings)
-    finally:
-        globals()["fuse"] = -1
+    with interrupted(monkeypatch, calls):
+        run(posterior, store, **settings)
     partial = probelib.open_trace(store)
     done = partial.attrs["draws_done"]
     assert partial.attrs["complete"] is False
     assert partial.sizes["draw"] == done < 120
-    assert done == (calls - 1 - 5 - 5) // 3  # a draw is two steps and one observation
-    assert partial.sizes["step"] == 5 + 2 * done + min(1, (calls - 11) % 3)
+    assert done == (calls - 5) // 3  # a draw is two steps and one observation
+    assert partial.sizes["step"] == 5 + 2 * done + min(1, (calls - 5) % 3)
     np.testing.assert_array_equal(partial.loss, whole.loss[:, :done])
     assert_same(run(posterior, store, **settings), whole)
     assert probelib.open_trace(store).attrs["complete"] is True
 
 
-def test_an_interrupted_run_may_be_asked_for_fewer_or_more_draws(store, python_in_every_step):
+def test_an_interrupted_run_may_be_asked_for_fewer_or_more_draws(
+    store, python_in_every_step, monkeypatch
+):
     posterior = posterior_of(per_sample_loss=loss)
-    globals()["fuse"] = 130
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            run(posterior, store, draws=200)
-    finally:
-        globals()["fuse"] = -1
-    assert probelib.open_trace(store).sizes["draw"] == (130 - 1 - 5) // 2
+    with interrupted(monkeypatch, 124):
+        run(posterior, store, draws=200)
+    assert probelib.open_trace(store).sizes["draw"] == 124 // 2
     for draws in (20, 80, 90, 30):
         assert_same(run(posterior, store, draws=draws), run(posterior, draws=draws))
         opened = probelib.open_trace(store)
@@ -320,7 +334,7 @@ def test_every_difference_is_refused_by_its_name(store, monkeypatch):
     with pytest.raises(TraceMismatch, match="overwrite=True to replace it"):
         run(store=store, seed=2)
     monkeypatch.setattr(disk, "FORMAT", 99)
-    with pytest.raises(TraceMismatch, match="format is 4 there and 99 here"):
+    with pytest.raises(TraceMismatch, match=f"format is {layout.FORMAT} there and 99 here"):
         run(store=store)
     monkeypatch.undo()
     named = {field.split(".")[0] for field in settings} | {"sampler_code", "format"}
