@@ -78,6 +78,19 @@ def check_model(posterior: LocalPosterior, samples: Samples, given: nn.Module) -
             raise written_weights()
 
 
+def writes_batch(posterior: LocalPosterior, samples: Samples) -> bool:
+    """Whether model or loss write in place into inputs or targets, as far as a few show."""
+    given = samples.batch(samples.differing(_DIFFERENT))
+    batch = [t.clone() for t in given]
+    versions = [t._version for t in batch]
+    for grad in (False, True):
+        # What fails is said with the samples.
+        with torch.set_grad_enabled(grad), _same_chance(posterior), suppress(Exception):
+            posterior.loss_of(posterior.forward(posterior.center.clone(), batch[0]), batch[1])
+    same = all(map(torch.equal, batch, given))  # .data and NumPy write without a new version
+    return not same or versions != [t._version for t in batch]
+
+
 def check_samples(posterior: LocalPosterior, samples: Samples) -> torch.dtype:
     """Evaluate some samples at w* and nearby: see :meth:`probelib.LocalPosterior.check`.
 
