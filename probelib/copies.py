@@ -73,11 +73,11 @@ class Restored:
 
     def __call__(self, model: nn.Module) -> None:
         """Put back what was there."""
-        for (module, name), value in self.changed.items():
+        for (module, name), value in sharing_tensors(self.changed, model).items():
             held = vars(model.get_submodule(module))
             held.pop(name, None)
             for one in value:
-                held[name] = sharing_tensors(one, model)
+                held[name] = one
 
 
 def _held(model: nn.Module) -> dict[str, dict[str, Any]]:

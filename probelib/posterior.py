@@ -70,7 +70,7 @@ class LocalPosterior:
         self.localization = require_positive("localization", localization)
         self.per_sample_loss = _own(per_sample_loss)
         self.train_mode = train_mode
-        soundness.require_initialised(model)
+        soundness.require_runnable(model)
         #: The copy that is run, in the mode it runs in.
         self.model: nn.Module = copy_of(model).train(train_mode)
         self._restored: Restored | None = None

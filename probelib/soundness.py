@@ -27,8 +27,13 @@ _CHECKED = 64  # samples, of as many labels, whose losses are looked at
 _DIFFERENT = 8  # samples, as different as there are, that are looked at closely
 
 
-def require_initialised(model: nn.Module) -> None:
-    """Refuse lazy modules that have not seen a batch (ValueError)."""
+def require_runnable(model: nn.Module) -> None:
+    """Refuse modules that take no weights as arguments, and lazy ones without any (ValueError)."""
+    if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
+        raise ValueError(
+            "model is made by torch.jit, or holds what is, which takes no weights as arguments; "
+            "give the module that it was made from"
+        )
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if is_lazy(tensor):
             raise ValueError(
@@ -282,4 +287,4 @@ def _advice(loss: Any, batch: int) -> str:
     return ": the first dimension is that of the samples"
 
 
-__all__ = ["check_model", "check_samples", "require_initialised", "written_weights"]
+__all__ = ["check_model", "check_samples", "require_runnable", "written_weights"]
