@@ -91,7 +91,8 @@ def writes_batch(posterior: LocalPosterior, samples: Samples) -> bool:
     for grad in (False, True):
         # What fails is said with the samples.
         with torch.set_grad_enabled(grad), _same_chance(posterior), suppress(Exception):
-            posterior.loss_of(posterior.forward(posterior.center.clone(), batch[0]), batch[1])
+            output = posterior.forward(posterior.center.clone(), batch[0])
+            posterior.per_sample_loss(output, batch[1])
     same = all(map(torch.equal, batch, given))  # .data and NumPy write without a new version
     return not same or versions != [t._version for t in batch]
 
