@@ -1,27 +1,41 @@
 """What surrounds a call, kept out of it: a loss is the same function wherever it is evaluated."""
 
+import functools
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from typing import ParamSpec, TypeVar
 
 import torch
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 _LOCK = threading.Lock()
 _inside, _fast_path = 0, True
 _here = threading.local()
 
 
-@contextmanager
-def undisturbed() -> Iterator[None]:
-    """Evaluate as if nothing around the outermost of these had been set. Also a decorator.
+def undisturbed(function: Callable[P, R]) -> Callable[P, R]:
+    """Evaluate as if nothing around the outermost of these had been set.
 
     No autocast and no inference mode, which would change the precision or leave no gradient; and
     attention takes the one path that has gradients, as without them its fast path treats padding
     in another way. All is put back at the end.
     """
-    if getattr(_here, "entered", False):
-        yield
-        return
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        if getattr(_here, "entered", False):  # at every batch: it has to cost nothing
+            return function(*args, **kwargs)
+        with _nothing_set():
+            return function(*args, **kwargs)
+
+    return call
+
+
+@contextmanager
+def _nothing_set() -> Iterator[None]:
     with ExitStack() as stack:
         if torch.is_inference_mode_enabled():
             stack.enter_context(torch.inference_mode(False))

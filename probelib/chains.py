@@ -21,6 +21,7 @@ from torch.nn.modules.rnn import RNNBase
 from probelib import schedule
 from probelib.ambient import undisturbed
 from probelib.contract import STEP_VARIABLES
+from probelib.copies import version
 from probelib.data import Samples
 from probelib.fingerprint import attributes, describe
 from probelib.gradients import Batch, FullGradient
@@ -57,7 +58,7 @@ class Chains:
         count: how many; default: all of the run.
     """
 
-    @undisturbed()
+    @undisturbed
     def __init__(self, run: Run, first: int = 0, count: int | None = None):
         # Of their own: others may run in other threads.
         run = replace(run, posterior=run.posterior.apart())
@@ -123,7 +124,7 @@ class Chains:
 
     # --- steps ---
 
-    @undisturbed()
+    @undisturbed
     def advance(self) -> dict[str, Tensor]:
         """One step of every chain.
 
@@ -137,7 +138,7 @@ class Chains:
         """
         self._draws.begin()
         batch, seen = self._batch(), []
-        versions = {name: _version(tensor) for name, tensor in self.state.items()}
+        versions = {name: version(tensor) for name, tensor in self.state.items()}
 
         def gradient(weights: Tensor) -> Tensor:
             estimate, loss = self.estimator(weights, batch, self)
@@ -147,7 +148,7 @@ class Chains:
         new = self.sampler.step(dict(self.state), gradient, self._draws.noise, self.target)
         if not seen:  # a sampler that needs no gradient is watched all the same
             gradient(self.weights)
-        changed = [n for n, tensor in self.state.items() if _version(tensor) != versions[n]]
+        changed = [n for n, tensor in self.state.items() if version(tensor) != versions[n]]
         if changed or self._draws.changed_in_place():
             what = changed[0] if changed else "noise"
             raise ValueError(
@@ -183,7 +184,7 @@ class Chains:
         self.frozen = sorted({*self.frozen, chain})
         self.state = self._reset(self.state, self.frozen)
 
-    @undisturbed()
+    @undisturbed
     def not_finite(self) -> list[int]:
         """The chains whose model gives no finite output any more."""
         found = []
@@ -283,7 +284,7 @@ class Chains:
             losses.append(loss)
         return torch.stack(gradients), torch.stack(losses)
 
-    @undisturbed()
+    @undisturbed
     def of_all_at_center(self) -> Tensor:
         """The gradient of L at w*, computed once."""
         if self._full_gradient is None:
@@ -379,11 +380,6 @@ def rehearse(run: Run, data: Samples, cost: schedule.Pass) -> schedule.Thinning:
             weights=posterior.n_parameters,
         ),
     )
-
-
-def _version(tensor: Tensor) -> int:
-    """How often a tensor was changed in place."""
-    return 0 if tensor.is_inference() else tensor._version
 
 
 def _recorded(function: Callable[..., Any], *args: Tensor) -> Callable[..., Any]:

@@ -41,6 +41,11 @@ def sharing_tensors(value: Kind, model: nn.Module) -> Kind:
     return copy.deepcopy(value, {id(t): t for t in (*model.parameters(), *model.buffers())})
 
 
+def version(tensor: Tensor) -> int:
+    """How often a tensor was changed in place."""
+    return 0 if tensor.is_inference() else tensor._version
+
+
 class Restored:
     """Undoes what a forward leaves behind on its modules: activations, counters, lists that grow.
 
@@ -68,11 +73,11 @@ class Restored:
 
     def __call__(self, model: nn.Module) -> None:
         """Put back what was there."""
-        for (module, name), value in self.changed.items():
+        for (module, name), value in sharing_tensors(self.changed, model).items():
             held = vars(model.get_submodule(module))
             held.pop(name, None)
             for one in value:
-                held[name] = sharing_tensors(one, model)
+                held[name] = one
 
 
 def _held(model: nn.Module) -> dict[str, dict[str, Any]]:
@@ -93,7 +98,7 @@ def _state_of(model: nn.Module) -> dict[tuple[str, str], Any]:
 
 def _state(value: Any, above: set[int]) -> Any:
     if isinstance(value, Tensor):
-        return id(value), 0 if value.is_inference() else value._version
+        return id(value), version(value)
     if value is None or isinstance(value, bool | int | float | complex | str | bytes):
         return type(value), repr(value)
     if isinstance(value, np.ndarray):
@@ -118,4 +123,4 @@ def _state(value: Any, above: set[int]) -> Any:
     return id(value)
 
 
-__all__ = ["Restored", "copy_of", "sharing_tensors"]
+__all__ = ["Restored", "copy_of", "sharing_tensors", "version"]

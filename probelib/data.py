@@ -41,7 +41,7 @@ class Samples:
         TypeError: neither tensors nor a data set.
     """
 
-    @undisturbed()
+    @undisturbed
     def __init__(
         self, data: Data, device: torch.device, name: str = "data", *, copied: bool = False
     ):

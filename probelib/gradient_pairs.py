@@ -54,7 +54,7 @@ _ROWS = 64  # that are widened to the model's precision at once
 _LOOKED_AT, _CHECKED = 64, 4  # samples whose losses are looked at, and whose gradients are compared
 
 
-@undisturbed()
+@undisturbed
 def gradient_pairs(
     posterior: LocalPosterior,
     observe: Data | None = None,

@@ -37,7 +37,7 @@ _LARGEST = 10_000  # a Hessian of this width takes 0.8 GB
 _LARGEST_TENSOR = 64  # third derivatives grow with the cube of the width
 
 
-@undisturbed()
+@undisturbed
 def per_sample_gradients(
     posterior: LocalPosterior, data: Data | None = None, batch_size: int = 256
 ) -> np.ndarray:
@@ -59,7 +59,7 @@ def per_sample_gradients(
     return np.concatenate([g.cpu().numpy() for g in _gradients(posterior, samples, batch_size)])
 
 
-@undisturbed()
+@undisturbed
 def gradient_gram(
     posterior: LocalPosterior, data: Data | None = None, batch_size: int = 64
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -106,7 +106,7 @@ def gradient_gram(
     return np.clip(cosine, -1, 1), length
 
 
-@undisturbed()
+@undisturbed
 def hessian(posterior: LocalPosterior, batch_size: int = 1000) -> np.ndarray:
     r"""The Hessian :math:`H = \nabla^2 L(w^*)` of the mean loss, whole.
 
@@ -130,7 +130,7 @@ def hessian(posterior: LocalPosterior, batch_size: int = 1000) -> np.ndarray:
     return ((total + total.T) / 2).cpu().numpy()
 
 
-@undisturbed()
+@undisturbed
 def per_sample_hessians(
     posterior: LocalPosterior, data: Data | None = None, batch_size: int = 64
 ) -> np.ndarray:
@@ -184,7 +184,7 @@ def hessian_operator(posterior: LocalPosterior, batch_size: int = 1000) -> Linea
     require_whole("batch_size", batch_size)
     center, d = posterior.center, posterior.n_parameters
 
-    @undisturbed()
+    @undisturbed
     def times(vector: np.ndarray) -> np.ndarray:
         along = torch.as_tensor(np.ravel(vector)).to(center)
         total = torch.zeros(d, dtype=torch.float64, device=center.device)
@@ -264,7 +264,7 @@ def laplace_kernel(
     return _as_kernel(kernel, _samples(posterior, data))
 
 
-@undisturbed()
+@undisturbed
 def next_order_kernel(
     posterior: LocalPosterior, data: Data | None = None, law: str = "posterior"
 ) -> MatrixKernel:

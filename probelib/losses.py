@@ -23,12 +23,9 @@ def cross_entropy(output: Tensor, target: Tensor) -> Tensor:
     """
     true_class = target.unsqueeze(-1)
     true_logit = output.gather(-1, true_class).squeeze(-1)
-    alone = true_logit.isfinite() & (output.ne(float("-inf")).sum(-1) == 1)
-    # There the sum is over the true class, at 0: over nothing it would have no derivatives.
-    left_out = torch.full_like(true_logit, float("-inf")).masked_fill(alone, 0.0)
-    others = output.scatter(-1, true_class, left_out.unsqueeze(-1))
-    loss = -F.logsigmoid(true_logit - torch.logsumexp(others, dim=-1))
-    return torch.where(alone, 0.0, loss)
+    # Not minus infinity: a sum over nothing would have no derivatives.
+    others = output.scatter(-1, true_class, torch.finfo(output.dtype).min)
+    return -F.logsigmoid(true_logit - torch.logsumexp(others, dim=-1))
 
 
 def squared_error(output: Tensor, target: Tensor) -> Tensor:

@@ -47,7 +47,7 @@ class Observer:
         """Observe these from now on: the same, read once."""
         self.samples = samples
 
-    @undisturbed()
+    @undisturbed
     def losses(self, weights: Tensor, step: int = 0, left_out: Collection[int] = ()) -> Tensor:
         """Losses of the observed samples at each row of ``weights``.
 
@@ -71,7 +71,7 @@ class Observer:
         """l_i(w*) of all observed samples."""
         return self.losses(self.posterior.center.unsqueeze(0))[0].cpu().numpy()
 
-    @undisturbed()
+    @undisturbed
     def some_at_center(self, batches: int = 4, samples: int = 64) -> tuple[np.ndarray, np.ndarray]:
         """Positions and l_i(w*) of at least so many batches and samples, spread over all.
 

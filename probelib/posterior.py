@@ -17,7 +17,7 @@ from torch.func import functional_call
 from probelib import soundness
 from probelib.ambient import undisturbed
 from probelib.arguments import require_kind, require_positive
-from probelib.copies import Restored, copy_of, sharing_tensors
+from probelib.copies import Restored, copy_of, sharing_tensors, version
 from probelib.data import Data, Samples
 from probelib.fingerprint import describe, hash_array
 
@@ -53,7 +53,7 @@ class LocalPosterior:
             no function.
     """
 
-    @undisturbed()
+    @undisturbed
     def __init__(
         self,
         model: nn.Module,
@@ -70,10 +70,12 @@ class LocalPosterior:
         self.localization = require_positive("localization", localization)
         self.per_sample_loss = _own(per_sample_loss)
         self.train_mode = train_mode
-        soundness.require_initialised(model)
+        soundness.require_runnable(model)
         #: The copy that is run, in the mode it runs in.
         self.model: nn.Module = copy_of(model).train(train_mode)
         self._restored: Restored | None = None
+        # Whether model or loss write into a batch, which is then copied for each of them.
+        self._writes = True
         trainable = {k: p.detach() for k, p in self.model.named_parameters() if p.requires_grad}
         if not trainable:
             raise ValueError(
@@ -113,6 +115,7 @@ class LocalPosterior:
         restored = Restored(self.model, lambda: soundness.check_model(self, self.data, model))
         if restored.changed:
             self._restored = restored
+        self._writes = soundness.writes_batch(self, self.data)
         #: The precision in which losses are computed.
         self.loss_dtype: torch.dtype = soundness.check_samples(self, self.data)
 
@@ -136,7 +139,7 @@ class LocalPosterior:
         """The inverse temperature: n_beta / n."""
         return self.n_beta / self.n_samples
 
-    @undisturbed()
+    @undisturbed
     def losses(self, weights: Tensor, x: Tensor, y: Tensor) -> Tensor:
         """Per-sample losses of a batch at ``weights``.
 
@@ -150,23 +153,35 @@ class LocalPosterior:
         """
         return self.loss_of(self.outputs(weights, x), y)
 
-    @undisturbed()
+    @undisturbed
     def outputs(self, weights: Tensor, x: Tensor) -> Tensor:
         """What the model makes of inputs (batch, ...) at flat ``weights`` (n_parameters,).
 
         Raises:
             ValueError: the model writes into the weights that it is given.
         """
-        own = weights.clone()
-        version = own._version
-        output = self.forward(own, x.clone())
-        if own._version != version:
+        own, x = weights.clone(), x.clone() if self._writes else x
+        before = version(own), version(x)
+        output = self.forward(own, x)
+        if version(own) != before[0]:
             raise soundness.written_weights()
+        self._require_unwritten(x, before[1], "model", "its inputs")
         return output
 
     def loss_of(self, output: Tensor, y: Tensor) -> Tensor:
         """Losses (batch,) of outputs, which belong to this call; targets (batch, ...) do not."""
-        return self.per_sample_loss(output, y.clone())
+        y = y.clone() if self._writes else y
+        before = version(y)
+        loss = self.per_sample_loss(output, y)
+        self._require_unwritten(y, before, "per_sample_loss", "its targets")
+        return loss
+
+    def _require_unwritten(self, batch: Tensor, before: int, who: str, what: str) -> None:
+        if not self._writes and version(batch) != before:
+            raise ValueError(
+                f"{who} writes into {what} for some samples and not for others, so that the data "
+                "are no longer what they were; let it write into a copy, made with .clone()"
+            )
 
     def forward(self, weights: Tensor, x: Tensor) -> Tensor:
         """:meth:`outputs` of a model that may write into what it is given."""
@@ -190,7 +205,7 @@ class LocalPosterior:
         spread = (weights - self.center).pow(2).sum()
         return self.n_beta * self.mean_loss(weights) + 0.5 * self.localization * spread
 
-    @undisturbed()
+    @undisturbed
     def check(self, samples: Samples) -> None:
         """Evaluate some samples, of up to 64 distinct labels, and name what is wrong.
 

@@ -27,8 +27,13 @@ _CHECKED = 64  # samples, of as many labels, whose losses are looked at
 _DIFFERENT = 8  # samples, as different as there are, that are looked at closely
 
 
-def require_initialised(model: nn.Module) -> None:
-    """Refuse lazy modules that have not seen a batch (ValueError)."""
+def require_runnable(model: nn.Module) -> None:
+    """Refuse modules that take no weights as arguments, and lazy ones without any (ValueError)."""
+    if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
+        raise ValueError(
+            "model is made by torch.jit, or holds what is, which takes no weights as arguments; "
+            "give the module that it was made from"
+        )
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if is_lazy(tensor):
             raise ValueError(
@@ -76,6 +81,20 @@ def check_model(posterior: LocalPosterior, samples: Samples, given: nn.Module) -
         kept = before[name].detach()
         if not torch.allclose(parameter.detach(), kept, rtol=0, atol=0, equal_nan=True):
             raise written_weights()
+
+
+def writes_batch(posterior: LocalPosterior, samples: Samples) -> bool:
+    """Whether model or loss write in place into inputs or targets, as far as a few show."""
+    given = samples.batch(samples.differing(_DIFFERENT))
+    batch = [t.clone() for t in given]
+    versions = [t._version for t in batch]
+    for grad in (False, True):
+        # What fails is said with the samples.
+        with torch.set_grad_enabled(grad), _same_chance(posterior), suppress(Exception):
+            output = posterior.forward(posterior.center.clone(), batch[0])
+            posterior.per_sample_loss(output, batch[1])
+    same = all(map(torch.equal, batch, given))  # .data and NumPy write without a new version
+    return not same or versions != [t._version for t in batch]
 
 
 def check_samples(posterior: LocalPosterior, samples: Samples) -> torch.dtype:
@@ -269,4 +288,4 @@ def _advice(loss: Any, batch: int) -> str:
     return ": the first dimension is that of the samples"
 
 
-__all__ = ["check_model", "check_samples", "require_initialised", "written_weights"]
+__all__ = ["check_model", "check_samples", "require_runnable", "written_weights"]

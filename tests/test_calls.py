@@ -107,6 +107,28 @@ def test_a_loss_that_writes_into_its_targets(sampler, chains):
     assert not ours.loss[..., ::4].any()
 
 
+def test_what_writes_into_rare_batches_only_is_refused():
+    class Rare(Writes):
+        def forward(self, x):
+            return self.inner(x.clamp_(max=1e3) if bool((x > 1e3).any()) else x)
+
+    def clamped(output, target):
+        return cross_entropy(output, target.clamp_(max=2) if int(target.max()) > 2 else target)
+
+    x, y = data()
+    with pytest.raises(ValueError, match=r"model writes into its inputs .*\.clone\(\)"):
+        draw(posterior(Rare("")), observe=(torch.where(torch.arange(N) == 20, 1e4, x.T).T, y))
+    loose = posterior(loss=clamped)
+    with pytest.raises(ValueError, match=r"per_sample_loss writes into its targets"):
+        loose.losses(loose.center, x, y + 1)
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit")
+def test_a_model_of_torch_jit_is_refused():
+    with pytest.raises(ValueError, match=r"made by torch\.jit, .*; give the module"):
+        posterior(torch.jit.trace(net(), torch.randn(3, 4)))
+
+
 def test_other_paths_see_the_targets_as_they_were():
     x, y = data()
     y[::4] = 255

@@ -349,9 +349,7 @@ class LossKernel(Kernel):
                 continue
             if len(here) < unit.shape[1]:
                 unit = unit[:, here - where.start]
-            with undisturbed():
-                products = columns @ torch.from_numpy(unit)
-            yield here, products
+            yield here, undisturbed(torch.matmul)(columns, torch.from_numpy(unit))
 
     def _bytes_per_row(self) -> int:
         return 4 * (self._chains * self._draws + blocks.BLOCK)
