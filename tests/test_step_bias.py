@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 from torch import nn
 
 import probelib
@@ -118,6 +119,20 @@ def test_gains_and_variances_carry_it():
     for of in (probelib.empirical_variance, probelib.singular_fluctuation):
         found = of(trace)
         assert relative < found.step_bias / found.value < 2 * relative
+
+
+def test_a_step_that_made_more_than_all_leaves_no_variance():
+    steps = {name: (("chain", "step"), np.full((2, 31), 9.0)) for name in
+             ("gradient_square", "gradient_along", "gradient_repeat")}  # fmt: skip
+    loss = np.random.default_rng(0).standard_normal((2, 30, 3)) + 2
+    config = {"n_beta": 100.0, "localization": 30.0, "n_samples": 3, "step_size": 1.0, "order": 1}
+    trace = xr.Dataset(
+        {"loss": (("chain", "draw", "sample"), loss), "init_loss": ("sample", np.ones(3))} | steps,
+        attrs={"config": config},
+    )
+    assert relative_step_bias(trace, 100.0) > 2
+    v = probelib.empirical_variance(trace)
+    assert v.step_bias == v.value > 0
 
 
 def test_other_observed_samples_do_not_change_the_proportion():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -133,7 +134,8 @@ def diagnostics(trace: xr.Dataset, n_samples: int = 500, seed: int = 0) -> Diagn
         ValueError: fewer than two draws, no chain that did not diverge, or losses that are not
             finite.
     """
-    trace = canonical(trace, *(name for name in ("loss", "init_loss", "distance") if name in trace))
+    has_distance = isinstance(trace, Mapping) and "distance" in trace  # else canonical says why
+    trace = canonical(trace, "loss", "init_loss", *["distance"] * has_distance)
     lost = diverged(trace)
     if lost and len(lost) == trace.sizes["chain"]:
         at = next(iter(lost.values()))

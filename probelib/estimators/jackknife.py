@@ -23,6 +23,7 @@ from probelib.estimators.series import (
     NORMAL,
     batch_means,
     batches,
+    chosen,
     groups,
     is_still,
     widening,
@@ -68,6 +69,15 @@ class Batches:
         product = (self.draws[:, None, :, row] @ other.draws)[:, 0] / self.draws.shape[1]
         return without_each(product) - self.mean[:, row, None] * other.mean
 
+    def covariances(self, i: np.ndarray, j: np.ndarray) -> np.ndarray:
+        """Of the pairs i, j of series, (m,) each, without each batch: shape (B, m)."""
+        draws = np.ascontiguousarray(np.moveaxis(self.draws, 2, 0))  # those of a series together
+        product = np.empty((self.count, len(i)))
+        for row in np.unique(i):
+            at = i == row
+            product[:, at] = np.einsum("mgl,gl->gm", draws[j[at]], draws[row])
+        return without_each(product / draws.shape[2]) - self.mean[:, i] * self.mean[:, j]
+
 
 def without_each(values: np.ndarray) -> np.ndarray:
     """The mean over all batches but one, for each that is left out: (B, ...) as ``values``."""
@@ -85,7 +95,7 @@ def mcse_of_variance(x: np.ndarray) -> np.ndarray:
     """Standard error of the variance of each centred series x (chain, draw, k): shape (k,)."""
     error = np.full(x.shape[2], np.inf)
     for parts, at in groups(batches(x)):
-        of = Batches(x[..., at], parts)
+        of = Batches(chosen(x, at), parts)
         known = error_of_variance(of.variance, of.size**2)
         error[at] = np.where(of.independent < FEWEST, np.inf, known)
     error[is_still(x)] = 0
@@ -152,10 +162,8 @@ def p_values_of_pairs(x: np.ndarray, parts: np.ndarray, i: np.ndarray, j: np.nda
     p = np.full(len(i), np.nan)
     for cut, at in groups(np.minimum(parts[i], parts[j])):
         of, a, b = Batches(x, cut), i[at], j[at]
-        product = np.einsum("glm,glm->gm", of.draws[..., a], of.draws[..., b])
-        covariance = without_each(product / of.draws.shape[1]) - of.mean[:, a] * of.mean[:, b]
         with np.errstate(divide="ignore", invalid="ignore"):
-            r = covariance / np.sqrt(of.variance[:, a] * of.variance[:, b])
+            r = of.covariances(a, b) / np.sqrt(of.variance[:, a] * of.variance[:, b])
             z = np.arctanh(np.clip(r, -1 + 1e-12, 1 - 1e-12))
             t = NORMAL * widening(of.count) * z.mean(0) / half_width(z)
         few = np.minimum(of.independent[a], of.independent[b]) < FEWEST

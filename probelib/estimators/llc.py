@@ -117,7 +117,8 @@ def _with_step_bias(of_variance: Estimate, trace: xr.Dataset) -> Estimate:
     at_center = trace.get("init_loss")
     if n_beta is not None and at_center is not None and bool(np.isfinite(at_center).all()):
         relative = relative_step_bias(trace, n_beta * float(mean_loss_change(trace).mean()))
-    return replace(of_variance, step_bias=of_variance.value * (1 - (1 - relative) ** 2))
+    left = np.maximum(1 - relative, 0)  # beyond 1, the step has made all of it
+    return replace(of_variance, step_bias=float(of_variance.value * (1 - left**2)))
 
 
 def _variance(trace: xr.Dataset) -> Estimate:

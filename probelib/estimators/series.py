@@ -14,6 +14,8 @@ import numpy as np
 NORMAL = 1.96
 # Autocorrelation times that a batch of draws has at least, and the most batches that are of use.
 _LENGTH, _BATCHES = 5, 64
+# Series whose autocovariances are found together.
+_AT_ONCE = 64
 
 
 @functools.cache
@@ -118,7 +120,7 @@ def mcse_of_mean(x: np.ndarray) -> np.ndarray:
     flat = x.reshape(*x.shape[:2], -1)
     error = np.full(flat.shape[2], np.inf)
     for parts, at in groups(batches(flat)):
-        means = batch_means(flat[..., at], parts)
+        means = batch_means(chosen(flat, at), parts)
         error[at] = widening(len(means)) * np.sqrt(means.var(0, ddof=1) / len(means))
     error[is_still(flat)] = 0
     return error.reshape(x.shape[2:])
@@ -138,13 +140,15 @@ def batches(x: np.ndarray) -> np.ndarray:
     parts = np.full(k, int(chains > 1))
     if draws < 2 * _LENGTH:
         return parts
-    longest = draws / (_LENGTH * chains * draws / ess_of_mean(x))
+    # Few at a time, whose spectra stay in the cache.
+    ess = [ess_of_mean(x[..., at : at + _AT_ONCE]) for at in range(0, max(k, 1), _AT_ONCE)]
+    longest = draws / (_LENGTH * chains * draws / np.concatenate(ess))
     for cut in cuts(chains, draws):
         parts[cut <= longest] = cut
     for cut, at in groups(parts):
         if chains == 1 or cut == 1:
             continue
-        means = batch_means(x[..., at], cut).reshape(chains, cut, -1)
+        means = batch_means(chosen(x, at), cut).reshape(chains, cut, -1)
         within, between = means.var(1, ddof=1).mean(0) / cut, means.mean(1).var(0, ddof=1)
         limit = fdtri(chains - 1, chains * (cut - 1), 0.99)
         parts[at] = np.where(between > limit * within, 1, cut)
@@ -175,6 +179,11 @@ def groups(parts: np.ndarray) -> Iterator[tuple[int, slice | np.ndarray]]:
     for cut in np.unique(parts[parts > 0]):
         at = np.flatnonzero(parts == cut)
         yield int(cut), slice(None) if len(at) == len(parts) else at  # all: no copy is made
+
+
+def chosen(x: np.ndarray, at: slice | np.ndarray) -> np.ndarray:
+    """Some series of x (chain, draw, k), draw by draw in memory, which ``x[..., at]`` is not."""
+    return x if isinstance(at, slice) else x.take(at, -1)
 
 
 def is_still(x: np.ndarray) -> np.ndarray:
@@ -231,6 +240,7 @@ __all__ = [
     "autocorrelation",
     "batch_means",
     "batches",
+    "chosen",
     "cuts",
     "ess_and_rhat",
     "ess_of_mean",

@@ -94,8 +94,6 @@ def relative_step_bias(trace: xr.Dataset, llc: float) -> float:
     """
     if "log_weight" in trace:  # draws that no step made
         return 0.0
-    if "log_weight" in trace:
-        return 0.0  # draws that no step made
     found, of = step_bias(trace), trace.attrs.get("fingerprint", {})
     same = "sampling_data" in of and of["sampling_data"] == of.get("observed_data")
     same &= trace.sizes["sample"] == settings(trace).n_samples  # else some were selected since
