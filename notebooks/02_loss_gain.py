@@ -399,8 +399,8 @@ chapter.table(
 chapter.say(
     "The paper's sampler: **{llc:.2f}**; the unbiased one: **{llc_unbiased:.2f}**; weighted draws: "
     "**{llc_importance:.2f}**, on digits where the unbiased sampler says {llc_unbiased_part:.2f}. Gains "
-    "under SGLD are {gain_ratio_samplers:.2f} times as large on average, and their order is "
-    "nearly untouched: the rank correlation between the two samplers is **{gain_rank_agreement:.4f}**."
+    "under SGLD are {gain_ratio_samplers:.2f} times as large on average; the rank correlation "
+    "of the gains between the two samplers is **{gain_rank_agreement:.4f}**."
 )
 
 # %% [markdown]

@@ -210,7 +210,7 @@ def explorer_html(
         classes="".join(f"<option>{c}</option>" for c in range(10)),
         hide="" if data["noisy"] else "hidden",
         found=f"{int(real.sum()):,} of the {real.size:,} neighbours listed here are more than "
-        f"chance (q < {_CHANCE}); the others are pale.",
+        f"chance (q &lt; {_CHANCE}); the others are pale.",
     )
 
 
