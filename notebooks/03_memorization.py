@@ -210,8 +210,8 @@ plotting.detection_curves(
 
 # %% [markdown]
 # All this is about labels that the network *fits*. Where wrong labels are not fitted yet, the order
-# turns round: their loss is high, a move of the weights lowers it as often as it raises it, and they
-# get the lowest gains of all. It shows without knowing a true label, so here is the check. The loss
+# can turn round: their loss is high, a move of the weights lowers it as often as it raises it, and
+# they get the lowest gains of all. It shows without knowing a true label, so here is the check. The loss
 # along the chains, $\ell_i(w^*) + \mu_i$, is a score that holds in both cases.
 
 # %%
@@ -330,7 +330,7 @@ chapter.compare(helpers.claims())
 #   disagree with it. $\hat R$ on its halves sees a drift, not a second basin.
 # - **Hard is not wrong.** Some of MNIST's own labels are dubious. Clean digits with a high gain are
 #   counted as false alarms here; browse them below.
-# - **Labels that are not fitted** turn the order of the gains round: see the check above.
+# - **Labels that are not fitted** can turn the order of the gains round: see the check above.
 # - **t-SNE** shows neighbourhoods, not distances between clusters. Trust the number.
 
 # %%

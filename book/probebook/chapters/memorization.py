@@ -87,23 +87,24 @@ def sampler_rows(
         gain, llc = probelib.loss_gain(trace).values, probelib.local_learning_coefficient(trace)
         clean, wrong = float(gain[~noisy].mean()), float(gain[noisy].mean())
         numbers = {
-            "gain_clean": clean,
-            "gain_noisy": wrong,
-            "gain_ratio": wrong / clean,
-            "auroc_gain": detection(gain, noisy).auroc,
-            "llc": llc.value,
-            "llc_mcse": llc.mcse,
-            "llc_step_bias": llc.step_bias,
+            f"gain_clean{end}": clean,
+            f"gain_noisy{end}": wrong,
+            f"gain_ratio{end}": wrong / clean,
+            f"auroc_gain{end}": detection(gain, noisy).auroc,
+            f"llc{end}": llc.value,
+            f"llc{end}_mcse": llc.mcse,
+            f"llc{end}_step_bias": llc.step_bias,
         }
-        known = {f"{k}{end}": v for k, v in numbers.items() if math.isfinite(v)}
+        known = {key: value for key, value in numbers.items() if math.isfinite(value)}
         chapter.record(**known)
+        error = f"{llc.mcse:.2f}" if math.isfinite(llc.mcse) else "not known"
         rows.append(
             {
                 "settings": described,
                 "gain clean / mislabeled": f"{clean:.2f} / {wrong:.1f}",
-                "ratio": f"{numbers['gain_ratio']:.2f}",
-                "AUROC": f"{numbers['auroc_gain']:.3f}",
-                "LLC": f"{llc.value:.2f} ± {llc.mcse:.2f}",
+                "ratio": f"{wrong / clean:.2f}",
+                "AUROC": f"{numbers[f'auroc_gain{end}']:.3f}",
+                "LLC": f"{llc.value:.2f} ± {error}",
                 "step bias of LLC": f"{llc.step_bias:+.2f}"
                 if math.isfinite(llc.step_bias)
                 else "–",
