@@ -109,6 +109,56 @@ def test_populations_are_told_apart(chapter):
     assert chapter.numbers["gain_median_noisy"] == 6
 
 
+def drawn(seed: int, weighted: bool = False) -> xr.Dataset:
+    """A trace of 2 x 60 independent draws of 30 samples, with settings; one chain if weighted."""
+    rng = np.random.default_rng(seed)
+    trace = trace_of(rng.gamma(2.0, size=(1 if weighted else 2, 60, 30)))
+    if weighted:
+        trace["log_weight"] = ("chain", "draw"), rng.normal(size=(1, 60)) * 0.1
+    config = {"n_beta": 10.0, "n_samples": 30, "sampler": "importance" if weighted else "SGLD"}
+    return trace.assign_attrs(config=config)
+
+
+def test_samplers_are_recorded_and_stand_in_a_row_with_their_errors(chapter):
+    row = loss_gain.sampler_row(chapter, "", "a chain", drawn(1))
+    llc = probelib.local_learning_coefficient(drawn(1))
+    assert chapter.numbers["llc"] == llc.value
+    assert row["LLC"] == f"{llc.value:.2f} ± {llc.mcse:.2f}"
+    assert row["step bias of LLC"] == row["k-hat"] == "–"
+    assert "llc_step_bias" not in chapter.numbers  # nothing is known of it
+    row = loss_gain.sampler_row(chapter, "_importance", "weights", drawn(2, weighted=True))
+    nu = probelib.singular_fluctuation(drawn(2, weighted=True))
+    assert chapter.numbers["singular_fluctuation_importance_mcse"] == nu.mcse
+    assert row["k-hat"] == f"{chapter.numbers['importance_khat']:.2f}"
+
+
+def test_a_few_confident_errors_are_taken_out(chapter):
+    loss = np.r_[np.linspace(0.1, 1, 50), 8.0, 9.0]
+    gain = np.r_[np.linspace(0.1, 1, 50), -1.0, -2.0]
+    loss_gain.record_overconfident(chapter, loss, gain, confident=np.log(10))
+    assert chapter.numbers["pearson_test_overconfident"] < -0.5
+    assert chapter.numbers["pearson_test_without_wrong"] == pytest.approx(1)
+    assert chapter.numbers["n_confidently_wrong"] == 2
+    assert chapter.numbers["n_confidently_wrong_negative"] == 2
+    assert chapter.numbers["gain_confidently_wrong"] == -1.5
+
+
+def test_both_samplers_are_recorded_under_their_names(chapter):
+    noisy = np.arange(30) >= 24
+    traces = {"": ("one", drawn(1)), "_unbiased": ("other", drawn(2))}
+    rows = memorization.sampler_rows(chapter, traces, noisy)
+    gain = probelib.loss_gain(drawn(2)).values
+    ratio = gain[noisy].mean() / gain[~noisy].mean()
+    assert chapter.numbers["gain_ratio_unbiased"] == pytest.approx(ratio)
+    assert rows[1]["ratio"] == f"{ratio:.2f}"
+    assert {"auroc_gain_unbiased", "llc_unbiased_mcse", "llc_mcse"} <= set(chapter.numbers)
+
+
+def test_the_nearest_recipe_is_nearest_in_proportion(chapter):
+    chapter.record(a_b_gain_ratio=5.1, c_gain_ratio=14.0, d_gain_ratio=-10.0)
+    assert memorization.nearest_recipe(chapter, ["a-b", "c", "d"]) == "c"
+
+
 def test_shares_of_every_trace_stand_in_a_row():
     numbers = {"share_class_3": 0.25, "share_class_3_mcse": 0.01}
     rows = llc_identity.share_rows(numbers, {"clean": "", "noisy": "noisy_"})

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 import probelib
+from probebook.chapter import Chapter
 from probebook.explorer import Digits, explorer_html, explorer_widget, gain_text
 
 
@@ -51,6 +52,18 @@ def test_html_holds_the_ends_of_the_ranking_and_their_neighbours(probe):
     for p, (near, r) in enumerate(zip(data["near"], data["r"], strict=True)):
         assert p not in near
         np.testing.assert_allclose(r, np.sort(correlation[p])[::-1][:3], atol=0.006)
+
+
+def test_neighbours_that_may_be_chance_are_told_and_counted(probe, tmp_path):
+    digits, kernel = probe
+    chapter = Chapter("00_test", profile="smoke", results_dir=tmp_path)
+    html = explorer_html(digits, kernel, extremes=5, others=10, neighbours=3, chapter=chapter)
+    shown = np.array(payload(html)["id"])
+    near = kernel.top_correlated(3, rows=shown, among=shown)
+    np.testing.assert_array_equal(payload(html)["real"], near.q_value < 0.05)
+    significant = int((near.q_value < 0.05).sum())
+    assert chapter.numbers == {"neighbours_listed": 60, "neighbours_significant": significant}
+    assert f"{significant} of the 60 neighbours" in html
 
 
 def test_html_needs_nothing_from_outside(probe):

@@ -91,6 +91,7 @@ FIGURES = {
         {"one": (THREE / 21, THREE / 210), "two": (THREE / 30, THREE / 99)},
         "class",
     ),
+    "embeddings": lambda: figures.embeddings({"K": PLANE, "R": PLANE[::-1]}, CLASSES == 1),
     "gibbs_levels": lambda: figures.gibbs_levels(
         {
             name: {
@@ -367,6 +368,13 @@ def test_the_sweep_marks_the_levels_and_the_papers_value():
     assert (band.min(), band.max()) == (0, 17)
     colors = {line.get_color() for ax in (loss, similarity) for line in ax.lines[:1]}
     assert len(colors) == 2  # a colour is one series in every panel
+
+
+def test_mislabeled_samples_are_drawn_last_in_every_embedding():
+    axes = FIGURES["embeddings"]().axes
+    assert [ax.get_title() for ax in axes] == ["K", "R"]
+    for ax, xy in zip(axes, (PLANE, PLANE[::-1]), strict=True):
+        np.testing.assert_array_equal(ax.collections[-1].get_offsets(), xy[CLASSES == 1])
 
 
 def test_permutations_are_shares_and_the_observed_are_named():

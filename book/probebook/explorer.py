@@ -8,10 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from probebook.chapter import Chapter
 from probelib import Kernel
 from probelib.plotting import image_grid
 
 _SPRITE_COLUMNS = 40
+_CHANCE = 0.05  # a neighbour whose q-value is not below may be chance
 
 
 def gain_text(gain: float) -> str:
@@ -48,7 +50,9 @@ class Digits:
         return f"{label}: {gain_text(self.gain[i])}"
 
 
-def explorer(digits: Digits, kernel: Kernel, *, live: bool, seed: int = 0) -> object:
+def explorer(
+    digits: Digits, kernel: Kernel, *, live: bool, seed: int = 0, chapter: Chapter | None = None
+) -> object:
     """What to show in a cell: the widget in a running notebook, the same as HTML in a page.
 
     Args:
@@ -56,12 +60,14 @@ def explorer(digits: Digits, kernel: Kernel, *, live: bool, seed: int = 0) -> ob
         kernel: their loss kernel.
         live: whether a kernel stays to answer.
         seed: of the choice of digits for the page.
+        chapter: where the page records how many neighbours it lists, and how many of them are more
+            than chance (``neighbours_listed``, ``neighbours_significant``).
     """
     from IPython.display import HTML
 
     if live:
         return explorer_widget(digits, kernel)
-    return HTML(explorer_html(digits, kernel, seed=seed))
+    return HTML(explorer_html(digits, kernel, seed=seed, chapter=chapter))
 
 
 def explorer_widget(digits: Digits, kernel: Kernel, per_page: int = 40) -> object:
@@ -120,9 +126,11 @@ def explorer_widget(digits: Digits, kernel: Kernel, per_page: int = 40) -> objec
         index = np.r_[pick.value, best.index[0]]
         lines = [f"#{i}\n{digits.caption(i)}" for i in index]
         lines[1:] = [
-            f"{t}\nR = {r:.2f}" for t, r in zip(lines[1:], best.correlation[0], strict=True)
+            f"{t}\nR = {r:.2f}" + ("" if q < _CHANCE else "\nchance?")
+            for t, r, q in zip(lines[1:], best.correlation[0], best.q_value[0], strict=True)
         ]
-        name = f"sample {pick.value} and the digits most correlated with it"
+        found = f"{int((best.q_value < _CHANCE).sum())} with q < {_CHANCE}"
+        name = f"sample {pick.value} and the digits most correlated with it, {found}"
         with near:
             near.clear_output(wait=True)
             display(image_grid({name: digits.images[index]}, {name: lines}, 11, cmap="gray_r"))
@@ -149,11 +157,13 @@ def explorer_html(
     neighbours: int = 10,
     seed: int = 0,
     name: str = "explorer",
+    chapter: Chapter | None = None,
 ) -> str:
     """The same view as one piece of HTML that needs neither a kernel nor a network.
 
     It carries the ``extremes`` hardest and easiest digits and ``others`` at random; neighbours
-    are looked for among these.
+    are looked for among these. Those that may be chance (q of 0.05 or more, or not known) are pale
+    and say so.
 
     Args:
         digits: the samples, in the order of the trace.
@@ -163,6 +173,7 @@ def explorer_html(
         neighbours: most correlated digits kept for each.
         seed: of the random choice.
         name: id of the element, its own on a page.
+        chapter: see :func:`explorer`.
 
     Returns:
         HTML with the images, numbers, style and script inline.
@@ -174,6 +185,9 @@ def explorer_html(
     drawn = np.random.default_rng(seed).choice(middle, min(others, len(middle)), replace=False)
     shown = np.sort(np.r_[at_ends, drawn])
     near = kernel.top_correlated(min(neighbours, len(shown) - 1), rows=shown, among=shown)
+    real = near.q_value < _CHANCE  # False where it is not known
+    if chapter is not None:
+        chapter.record(neighbours_listed=real.size, neighbours_significant=int(real.sum()))
     position = {int(i): p for p, i in enumerate(shown)}
     data = {
         "id": shown.tolist(),
@@ -184,6 +198,7 @@ def explorer_html(
         "rank": rank[shown].tolist(),
         "near": [[position[int(j)] for j in row] for row in near.index],
         "r": [[round(float(v), 2) for v in row] for row in near.correlation],
+        "real": real.tolist(),
         "n": n,
         "columns": _SPRITE_COLUMNS,
         "noisy": bool((digits.given != digits.true).any()),
@@ -194,6 +209,8 @@ def explorer_html(
         data=json.dumps(data, separators=(",", ":")),
         classes="".join(f"<option>{c}</option>" for c in range(10)),
         hide="" if data["noisy"] else "hidden",
+        found=f"{int(real.sum()):,} of the {real.size:,} neighbours listed here are more than "
+        f"chance (q &lt; {_CHANCE}); the others are pale.",
     )
 
 
@@ -220,6 +237,7 @@ _PAGE = """
 .probe-explorer .digit[aria-pressed=true] {{ border-color: #E69F00; }}
 .probe-explorer .digit:focus-visible {{ outline: 3px solid #56B4E9; }}
 .probe-explorer .cell {{ width: 46px; text-align: center; font-size: 0.75em; line-height: 1.2; }}
+.probe-explorer .chance .digit {{ opacity: 0.4; }}
 .probe-explorer .wrong {{ color: #D55E00; font-weight: bold; }}
 html[data-theme=dark] .probe-explorer .wrong {{ color: #E69F00; }}
 </style>
@@ -237,6 +255,7 @@ html[data-theme=dark] .probe-explorer .wrong {{ color: #E69F00; }}
 <div class="grid list"></div>
 <p class="about" aria-live="polite"></p>
 <div class="grid near"></div>
+<p class="found">{found}</p>
 <script type="application/json">{data}</script>
 <script>
 (function () {{
@@ -286,7 +305,12 @@ html[data-theme=dark] .probe-explorer .wrong {{ color: #E69F00; }}
     $("about").textContent = "Sample " + d.id[i] + ": given label " + label(i) + ", loss "
       + d.loss[i] + " nats, loss gain " + d.gain[i] + " nats, rank " + (d.n - d.rank[i])
       + " of " + d.n + " from the hardest. Most correlated with it, of the digits here:";
-    $("near").replaceChildren(...d.near[i].map((j, k) => tile(j, "R " + d.r[i][k].toFixed(2))));
+    $("near").replaceChildren(...d.near[i].map((j, k) => {{
+      const real = d.real[i][k];
+      const cell = tile(j, "R " + d.r[i][k].toFixed(2) + (real ? "" : " chance?"));
+      cell.classList.toggle("chance", !real);
+      return cell;
+    }}));
   }}
   for (const c of ["order", "given", "true", "noise"])
     $(c).onchange = () => {{ page = 0; picked = -1; list(); }};

@@ -1,5 +1,6 @@
 """How well a score, or an embedding, tells memorized samples from the others."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -87,4 +88,73 @@ def unit_traces(kernel: Kernel, rows: np.ndarray) -> np.ndarray:
     return traces / np.where(length > 0, length, 1)
 
 
-__all__ = ["Detection", "detection", "neighbour_auroc", "unit_traces"]
+def principal(vectors: np.ndarray, n_components: int) -> np.ndarray:
+    """The vectors on their principal axes about the origin: inner products nearest theirs.
+
+    Args:
+        vectors: shape (n, coordinates).
+        n_components: axes, the longest first; at most as many as there are.
+
+    Returns:
+        Shape (n, n_components).
+    """
+    square = vectors.T.astype(np.float64) @ vectors
+    axes = np.linalg.eigh(square)[1][:, ::-1][:, :n_components]
+    return vectors @ axes
+
+
+@dataclass(frozen=True)
+class Unfitted:
+    """Samples whose label the network does not give more than half of its probability.
+
+    Attributes:
+        share: of all samples.
+        gain, gain_fitted: mean loss gain of them and of the others, nats; NaN where there is none.
+    """
+
+    share: float
+    gain: float
+    gain_fitted: float
+
+    @property
+    def reversed(self) -> bool:
+        """Whether a high gain no longer marks what is hard: the unfitted have the lower gains."""
+        return self.share > 0 and not self.gain > self.gain_fitted
+
+    def __str__(self) -> str:
+        if self.share == 0:
+            return "All labels are fitted, and the gain may be read as how firmly."
+        found = f"{self.share:.1%} of the labels are not fitted; their mean gain is {self.gain:.2g}"
+        if not self.reversed:
+            return f"{found} nats, above the {self.gain_fitted:.2g} of the others, as it should be."
+        return (
+            f"Warning: {found} nats, below the {self.gain_fitted:.2g} of the others. The gain is "
+            "reversed: a loss that is already high has nowhere to go but down. Rank by the loss "
+            "along the chains, or train until the labels are fitted."
+        )
+
+
+def unfitted(loss: np.ndarray, gain: np.ndarray) -> Unfitted:
+    """Whether the gain can be read as a score of memorization: only of labels that are fitted.
+
+    It needs no true label. A wrong label that is not fitted yet has a high loss, which falls as
+    often as it rises when the weights move: its gain is low, and ranks it among the easiest.
+
+    Args:
+        loss: at w*, shape (n,), nats; log 2 is where the label has half of the probability.
+        gain: mu, shape (n,), nats.
+    """
+    off = loss > math.log(2)
+    mean_of = [float(gain[part].mean()) if part.any() else math.nan for part in (off, ~off)]
+    return Unfitted(float(off.mean()), *mean_of)
+
+
+__all__ = [
+    "Detection",
+    "Unfitted",
+    "detection",
+    "neighbour_auroc",
+    "principal",
+    "unfitted",
+    "unit_traces",
+]

@@ -112,6 +112,8 @@ def digit_probe(
     draws: int,
     burn_in: int,
     seed: int,
+    thin: int = 1,
+    method: type[probelib.SGLD] | type[probelib.LeimkuhlerMatthews] = probelib.SGLD,
     progress: bool = True,
 ) -> tuple[probelib.LocalPosterior, xr.Dataset]:
     """The local posterior of a network over all digits, and the trace of some of them.
@@ -122,8 +124,9 @@ def digit_probe(
         labels: those that it was trained on, shape (n,).
         observed: positions of the digits whose losses are recorded; default: all.
         n_beta, localization: of the posterior.
-        step_size, batch_size: of SGLD.
-        chains, draws, burn_in, seed: of :func:`probelib.sample`.
+        step_size, batch_size: of the sampler.
+        chains, draws, burn_in, seed, thin: of :func:`probelib.sample`.
+        method: the sampler.
         progress: show a bar.
     """
     inputs = prepare_pixels(images, network.recipe)
@@ -137,10 +140,11 @@ def digit_probe(
     trace = probelib.sample(
         posterior,
         observe=None if observed is None else (inputs[observed], labels[observed]),
-        sampler=probelib.SGLD(step_size=step_size, batch_size=batch_size),
+        sampler=method(step_size=step_size, batch_size=batch_size),
         chains=chains,
         draws=draws,
         burn_in=burn_in,
+        thin=thin,
         seed=seed,
         cache=cache_dir("traces"),
         progress=progress,

@@ -1,12 +1,22 @@
 """Chapter 03: accuracies, gains of the two populations, other recipes, and the claims."""
 
+import math
+
 import numpy as np
 import torch
 import xarray as xr
+from sklearn.manifold import TSNE
 
 import probelib
 from probebook.chapter import Chapter, Claim
-from probebook.memorization import Detection, detection
+from probebook.memorization import (
+    Detection,
+    detection,
+    neighbour_auroc,
+    principal,
+    unfitted,
+    unit_traces,
+)
 from probebook.training import TrainedNetwork, evaluate, prepare_pixels
 from probelib import Diagnostics, Estimate
 
@@ -59,6 +69,112 @@ def record_detection(
         average_precision_loss=loss.average_precision,
         average_precision_kernel_diagonal=diagonal.average_precision,
     )
+
+
+def sampler_rows(
+    chapter: Chapter, traces: dict[str, tuple[str, xr.Dataset]], noisy: np.ndarray
+) -> list[dict[str, str]]:
+    """Record what each sampler says of the two populations, and give a line of a table each.
+
+    Args:
+        chapter: where to.
+        traces: ending of the recorded names -> (the sampler in words, its trace); "" for the
+            paper's.
+        noisy: whether the label is wrong, bool, shape (n,).
+    """
+    rows = []
+    for end, (described, trace) in traces.items():
+        gain, llc = probelib.loss_gain(trace).values, probelib.local_learning_coefficient(trace)
+        clean, wrong = float(gain[~noisy].mean()), float(gain[noisy].mean())
+        numbers = {
+            f"gain_clean{end}": clean,
+            f"gain_noisy{end}": wrong,
+            f"gain_ratio{end}": wrong / clean,
+            f"auroc_gain{end}": detection(gain, noisy).auroc,
+            f"llc{end}": llc.value,
+            f"llc{end}_mcse": llc.mcse,
+            f"llc{end}_step_bias": llc.step_bias,
+        }
+        known = {key: value for key, value in numbers.items() if math.isfinite(value)}
+        chapter.record(**known)
+        error = f"{llc.mcse:.2f}" if math.isfinite(llc.mcse) else "not known"
+        rows.append(
+            {
+                "settings": described,
+                "gain clean / mislabeled": f"{clean:.2f} / {wrong:.1f}",
+                "ratio": f"{wrong / clean:.2f}",
+                "AUROC": f"{numbers[f'auroc_gain{end}']:.3f}",
+                "LLC": f"{llc.value:.2f} ± {error}",
+                "step bias of LLC": f"{llc.step_bias:+.2f}"
+                if math.isfinite(llc.step_bias)
+                else "–",
+            }
+        )
+    return rows
+
+
+def record_fit(chapter: Chapter, loss: np.ndarray, gain: np.ndarray, noisy: np.ndarray) -> None:
+    """Record whether the gain is reversed, and the score that holds either way.
+
+    Args:
+        chapter: where to.
+        loss: at w*, shape (n,), nats.
+        gain: mu, shape (n,), nats.
+        noisy: whether the label is wrong, bool, shape (n,).
+    """
+    found = unfitted(loss, gain)
+    chapter.record(
+        unfitted_share=found.share,
+        gain_reversed=int(found.reversed),
+        gain_reversed_verdict=str(found),
+        auroc_loss_along_chains=detection(loss + gain, noisy).auroc,
+    )
+    if found.share:
+        chapter.record(gain_unfitted=found.gain, gain_fitted=found.gain_fitted)
+
+
+def embed(
+    chapter: Chapter,
+    kernel: probelib.Kernel,
+    rows: np.ndarray,
+    noisy: np.ndarray,
+    end: str,
+    *,
+    n_components: int,
+    seed: int,
+) -> dict[str, np.ndarray]:
+    """t-SNE of the covariance and of the correlation kernel, and how far each is apart.
+
+    Args:
+        chapter: where to: ``tsne_separation<end>`` and ``tsne_separation_correlation<end>``.
+        kernel: a loss kernel.
+        rows: positions of the samples laid out.
+        noisy: whether their labels are wrong, bool, shape (rows,).
+        end: of the recorded names.
+        n_components: principal axes that t-SNE is given.
+        seed: of both.
+
+    Returns:
+        Coordinates, shape (rows, 2), by a title.
+    """
+    tsne = TSNE(init="pca", random_state=seed, perplexity=30, n_jobs=2)
+    given = {
+        "covariance kernel K": kernel.features(n_components, rows=rows),
+        "correlation kernel R": principal(unit_traces(kernel, rows), n_components),
+    }
+    found = {name: tsne.fit_transform(features) for name, features in given.items()}
+    for name, xy in zip(("", "_correlation"), found.values(), strict=True):
+        chapter.record(**{f"tsne_separation{name}{end}": neighbour_auroc(xy, noisy)})
+    return found
+
+
+def nearest_recipe(chapter: Chapter, names: list[str]) -> str:
+    """The recipe whose ratio of gains is nearest the paper's, 23 / 2.31, in proportion."""
+    found = {}
+    for name in names:
+        ratio = chapter.numbers[f"{name.replace('-', '_')}_gain_ratio"]
+        found[name] = abs(math.log(ratio / (23 / 2.31))) if ratio > 0 else math.inf
+    return min(found, key=found.__getitem__)
 
 
 def recipe_row(
@@ -123,6 +239,8 @@ def claims() -> list[Claim]:
             "AUROC of the loss gain", "auroc_gain", "separates", 0.9, None, ".3f",
             "the paper gives no number",
         ),
+        Claim("ratio, unbiased sampler", "gain_ratio_unbiased", "about 10", 5, 20, ".1f"),
+        Claim("AUROC of the loss gain, unbiased sampler", "auroc_gain_unbiased", digits=".3f"),
         Claim("AUROC of the loss", "auroc_loss", digits=".3f"),
         Claim("AUROC of the kernel's diagonal", "auroc_kernel_diagonal", digits=".3f"),
         Claim(
@@ -130,13 +248,21 @@ def claims() -> list[Claim]:
             "neighbour AUROC, defined above; where it is low and that of the correlation kernel "
             "high, the lengths of the vectors blur the picture",
         ),
+        Claim(
+            "the same, correlation kernel", "tsne_separation_correlation", "a distinct cluster",
+            0.9, None, ".3f", "the paper's picture may be this one: it does not say",
+        ),
     ]  # fmt: skip
 
 
 __all__ = [
     "accuracies",
     "claims",
+    "embed",
+    "nearest_recipe",
     "recipe_row",
     "record_detection",
+    "record_fit",
     "record_populations",
+    "sampler_rows",
 ]

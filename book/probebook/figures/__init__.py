@@ -24,6 +24,7 @@ from probebook.figures.loss_kernel import (
     permutation_picture,
     reliability_curves,
 )
+from probebook.figures.memorization import embeddings
 from probebook.figures.singular_fluctuation import (
     gibbs_levels,
     group_shares,
@@ -37,6 +38,7 @@ __all__ = [
     "chain_losses",
     "closed_forms",
     "data_maps",
+    "embeddings",
     "expansion_errors",
     "gibbs_levels",
     "group_shares",
