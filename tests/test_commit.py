@@ -381,7 +381,7 @@ def test_ten_million_chains_are_refused_at_once(tmp_path):
 
     edit(store / "zarr.json", declare)
     root = json.loads((store / "zarr.json").read_text())
-    for name in ("loss", "distance", "sampling_loss", "chain"):
+    for name in (*disk.layout.GROWING, "chain"):
         array = json.loads((store / name / "zarr.json").read_text())
         array["shape"][0] = 10**7
         if name == "chain":
