@@ -51,10 +51,8 @@ class Plan:
             "burn_in": require_whole("burn_in", self.burn_in, 0),
             "seed": require_whole("seed", self.seed, 0),
             "first_chain": require_whole("first_chain", self.first_chain, 0),
-            "loss_dtype": (
-                self.loss_dtype
-                if self.loss_dtype in ("auto", "float64")
-                else require_choice("loss_dtype", self.loss_dtype, "float32", "float16")
+            "loss_dtype": require_choice(
+                "loss_dtype", self.loss_dtype, "auto", "float64", "float32", "float16"
             ),
             "observe_dtype": require_choice(
                 "observe_dtype", self.observe_dtype, "float32", "bfloat16", "auto"
