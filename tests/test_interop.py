@@ -142,7 +142,7 @@ def test_the_recipes_for_arviz_and_pandas(trace):
     assert len(frame) == 3 * 120 * 40
     assert frame.index.names == ["chain", "draw", "sample"]
     gains = probelib.loss_gain(trace).to_dataframe()
-    assert list(gains.columns) == ["sample_id", "label", "mcse", "loss_gain"]
+    assert list(gains.columns) == ["sample_id", "label", "mcse", "step_bias", "loss_gain"]
     by_label = gains.groupby("label").loss_gain.mean()
     np.testing.assert_allclose(
         by_label, probelib.loss_gain(trace).groupby("label").mean(), rtol=1e-12
