@@ -322,11 +322,13 @@ def test_a_data_set_is_read_once_a_run_not_once_a_draw(monkeypatch):
     assert counted.reads < 5 * 60
     few = Counted(x, y)
     monkeypatch.setattr(probelib.chains, "_STAGED", 100)  # too large to keep
+    monkeypatch.setattr(probelib.data, "_SMALL", 100)
     np.testing.assert_array_equal(run(posterior(few), draws=30).loss, trace.loss)
     assert few.reads > 30 * 60
 
 
-def test_staged_samples_are_the_samples():
+def test_staged_samples_are_the_samples(monkeypatch):
+    monkeypatch.setattr(probelib.data, "_SMALL", 100)  # too large to keep from the beginning
     x, y = torch.randn(130, 3), torch.randint(0, 4, (130,))
     samples = Samples(Counted(x, y), torch.device("cpu"))
     staged = samples.staged(2**20)

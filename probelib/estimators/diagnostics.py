@@ -262,7 +262,8 @@ def _slope(trace: xr.Dataset) -> float:
 def _check_step(found: StepBias, relative: float, step_size: float) -> Finding:
     """The part of the LLC that the step size made."""
     good = relative <= _BIAS
-    sentence = f"step_size {step_size:g} makes {relative:.1%} of the LLC"
+    part = f"{relative:.1%}" if relative < 1 else "all"
+    sentence = f"step_size {step_size:g} makes {part} of the LLC"
     if not good:
         noisy = found.noise > found.gradient
         cause = "the noise of the minibatches" if noisy else "the curvature"
