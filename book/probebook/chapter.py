@@ -79,6 +79,8 @@ class Chapter:
             value = value.item() if hasattr(value, "item") else value
             if isinstance(value, float) and not math.isfinite(value):
                 raise ValueError(f"{key} is {value}; a result must be a finite number")
+            if key in self.numbers and self.numbers[key] == value:
+                continue  # a page takes each name once
             self.numbers[key] = value
             with contextlib.suppress(ImportError):  # outside the book there is nothing to glue to
                 from myst_nb import glue

@@ -162,7 +162,7 @@ def share(part: np.ndarray, total: np.ndarray, weights: Weights | None = None) -
 
     Args:
         part, total: series a and b, shape (chain, draw).
-        weights: of the draws, from :func:`probelib.estimators.weights_of`.
+        weights: of the draws, from :func:`probelib.estimators.weighted.weights_of`.
     """
     whole = mean(total, weights)
     ratio = mean(part, weights) / whole
