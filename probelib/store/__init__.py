@@ -3,7 +3,7 @@
 - :mod:`~probelib.store.layout`: arrays, attributes, sizes (what a trace looks like);
 - :mod:`~probelib.store.checkpoints`: where a group of chains goes on from, and how far it is;
 - :mod:`~probelib.store.integrity`: atomic writes and checksums;
-- :mod:`~probelib.store.paths`, :mod:`~probelib.store.copies`: what people call a path, and copies
+- ``paths`` and ``copies``: what people call a path, and copies
   that ``to_zarr`` made;
 - :mod:`~probelib.store.locks`: one writer a store;
 - :mod:`~probelib.store.matching`: never another trace;
