@@ -404,7 +404,7 @@ def network_rows(
                 "loss at w*": f"{look.loss_at_center:.3f}",
                 "along the chains": f"{look.loss_along_chains:.3f}",
                 "distance": f"{look.distance:.2f}",
-                "LLC": str(estimate),
+                "LLC": f"{estimate.value:.4g} ± {estimate.mcse:.2g}",
             }
         )
     return rows
@@ -461,7 +461,7 @@ class Setting:
             "2 / (ε γ)": f"{self.forgetting:.0f}",
             "largest R-hat": f"{self.look.rhat_max:.3f}",
             "least ESS": f"{self.look.ess_min:.0f}",
-            "LLC": str(self.llc),
+            "LLC": f"{self.llc.value:.4g} ± {self.llc.mcse:.2g}",
             "distance": f"{self.look.distance:.2f}",
             "verdict": self.verdict,
         }
