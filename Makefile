@@ -89,7 +89,7 @@ bench: env ## measure speed against the alternatives (hours; PARTS="mnist small"
 faults: tools ## kill, fill, damage and mislead a run, and count what is lost (PARTS="kills" for a part)
 	$(BIN)/python -W ignore benchmarks/faults.py $(PARTS)
 
-trust: env ## run probes of known truth, and count where the verdict is wrong (about ten minutes)
+trust: env ## run probes of known truth, and count where the verdict is wrong
 	OMP_WAIT_POLICY=passive $(BIN)/python -W ignore benchmarks/trust.py
 
 clean: ## remove what was built (the environment and the cache stay)

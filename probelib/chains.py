@@ -166,10 +166,18 @@ class Chains:
             self._require_unchanged_sampler()
         return record
 
+    @property
+    def preconditioned(self) -> bool:
+        """Whether the sampler's steps are longer for some weights than for others."""
+        return self._metric() is not None
+
+    def _metric(self) -> Tensor | None:
+        metric = getattr(self.sampler, "metric", lambda state, target: None)
+        return metric(dict(self.state), self.target)
+
     def _record(self, gradient: Tensor, loss: Tensor) -> dict[str, Tensor]:
         """What is recorded of a step from the present state, which used this gradient of L."""
-        metric = getattr(self.sampler, "metric", lambda state, target: None)
-        scale = metric(dict(self.state), self.target)
+        scale = self._metric()
         scaled = gradient if scale is None else scale * gradient
         square = torch.linalg.vecdot(scaled, gradient)
         if self._previous is None:

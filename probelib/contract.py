@@ -65,6 +65,7 @@ ATTRIBUTES = {
     "steps_done": "steps that every chain has made",
     "wall_time": "seconds of work, all chains together",
     "device": "where the chains ran",
+    "preconditioned": "whether steps are longer for some weights than for others",
     "guessing_loss": "of the observed samples, nats, were the model's output always the same",
     "fingerprint": "of weights, data, code and settings",
     "versions": "of the packages that made the trace",

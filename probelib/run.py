@@ -336,6 +336,7 @@ def _begin(
         "observe_batch_size": chains.observer.batch_size,
         "observe_together": chains.observer.together,
         "guessing_loss": guessing_loss(run.posterior, run.observed),
+        "preconditioned": chains.preconditioned,
         "wall_time": time.perf_counter() - started,
     }
     place.create(start, groups, attrs | ({"thinning": asdict(thinning)} if thinning else {}))

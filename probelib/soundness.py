@@ -288,4 +288,4 @@ def _advice(loss: Any, batch: int) -> str:
     return ": the first dimension is that of the samples"
 
 
-__all__ = ["check_model", "check_samples", "require_runnable", "written_weights"]
+__all__ = ["check_model", "check_samples", "require_runnable", "writes_batch", "written_weights"]

@@ -813,3 +813,11 @@ def test_the_verdict_on_weighted_draws_is_that_of_their_weights():
     cold = probelib.diagnostics(probelib.reweight(trace, 1000.0))
     assert cold.wrong
     assert "a few draws decide everything" in cold["weights"].sentence
+
+
+def test_a_slope_is_only_read_where_the_steps_begin_at_the_center():
+    kwargs = {"noise": 1.0, "shift": 0.05, "n_beta": 100.0, "sampler": probelib.SGLD(2e-3)}
+    trace = quadratic_trace(**kwargs)[0]
+    assert not probelib.diagnostics(trace)["minimum"].good
+    later = trace.isel(step=slice(50, None))  # these steps tell nothing of w*
+    assert probelib.diagnostics(later)["minimum"].good

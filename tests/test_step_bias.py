@@ -169,3 +169,14 @@ def test_an_estimate_prints_both_errors():
     assert str(estimate) == "7.223 ± 0.071, step bias +0.81"
     assert f"{estimate:.2f}" == "7.22 ± 0.07, step bias +0.81"
     assert f"{probelib.Estimate(1.0, 0.1, 9.0, 1.0):.1f}" == "1.0 ± 0.1"
+
+
+def test_a_preconditioned_virial_stands_for_no_llc():
+    posterior = quadratic()
+    sampler = probelib.RMSpropSGLD(step_size=4e-3)
+    some = posterior.data.batch(slice(0, 7))
+    trace = trace_of(posterior, sampler, draws=50, observe=some)
+    assert trace.attrs["preconditioned"]
+    assert math.isnan(step_bias(trace).virial)
+    assert math.isnan(probelib.local_learning_coefficient(trace).step_bias)
+    assert not trace_of(posterior, probelib.SGLD(1e-3), draws=5).attrs["preconditioned"]

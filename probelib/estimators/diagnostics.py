@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from probelib.contract import RunSettings, canonical, diverged, settings
+from probelib.contract import STEP_VARIABLES, RunSettings, canonical, diverged, settings
 from probelib.estimators import weighted
 from probelib.estimators.llc import local_learning_coefficient, mean_loss_change
 from probelib.estimators.series import Estimate, ess_and_rhat
@@ -120,7 +120,7 @@ def diagnostics(trace: xr.Dataset, n_samples: int = 500, seed: int = 0) -> Diagn
     :mod:`probelib.estimators.step_bias`), the basin, the digits of the losses; and at how many
     draws there are. R-hat and ESS (ArviZ) are of the mean loss and of randomly chosen samples'
     losses. Chains that diverged are named and left out. A single chain is cut into two halves, so
-    that R-hat can see a drift. What was measured of the verdict is on the book's page on trust.
+    that R-hat can see a drift. Where an error is infinite, only the number of draws is objected to.
 
     Args:
         trace: from :func:`probelib.sample` or :func:`probelib.open_trace`.
@@ -248,7 +248,9 @@ def _slope(trace: xr.Dataset) -> float:
     agree, in all chains.
     """
     run = settings(trace)
-    if not {"gradient_square", "gradient_repeat"} <= set(trace) or run.localization is None:
+    if not set(STEP_VARIABLES[1:]) <= set(trace) or run.localization is None:
+        return 0.0
+    if trace.sizes["step"] < 2 or trace.gradient_along[:, 0].values.any():  # not from w*
         return 0.0
     square = trace.gradient_square.values[:, :1].astype(np.float64)
     if run.batch_size not in (None, run.n_samples):

@@ -101,7 +101,7 @@ def singular_fluctuation(trace: xr.Dataset) -> Estimate:
     Returns:
         nu, dimensionless, with its standard error. Its step bias is an upper estimate: where the
         LLC is too large by a factor f, the variance of losses that are linear in w is so, too,
-        and that of quadratic ones by f squared, which is what is said.
+        and that of quadratic ones by f squared, which is what is said: all of nu at most.
 
     Raises:
         ValueError: fewer than two draws, losses that are not finite, or no n_beta.

@@ -36,7 +36,8 @@ class StepBias:
     Attributes:
         gradient: of the steps themselves; the full gradient would leave it.
         noise: of minibatches, at most.
-        virial: half of nb E[L'(w)'(w - w*)], the LLC itself where L is quadratic around w*.
+        virial: half of nb E[L'(w)'(w - w*)], the LLC itself where L is quadratic around w*; NaN of
+            a preconditioned sampler, which weighs the directions in another way.
         turning: by how much of itself the gradient changes in a step, about half of the step times
             the curvature; with minibatches it is their noise as well.
     """
@@ -78,7 +79,8 @@ def step_bias(trace: xr.Dataset) -> StepBias:
     gradient = eps / 8 * nb * (nb * of_mean + gamma * along.mean()) if order == 1 else 0.0
     noise = eps / 8 * nb**2 * (square.mean() - of_mean)
     turning = 1 - float(repeat.mean() / square.mean()) if square.any() else 0.0
-    return StepBias(float(gradient), float(noise), nb * float(along.mean()) / 2, turning)
+    virial = math.nan if trace.attrs.get("preconditioned") else nb * float(along.mean()) / 2
+    return StepBias(float(gradient), float(noise), virial, turning)
 
 
 def relative_step_bias(trace: xr.Dataset, llc: float) -> float:
