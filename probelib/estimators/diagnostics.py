@@ -231,9 +231,10 @@ def _check_minimum(trace: xr.Dataset, llc: Estimate, virial: float) -> Finding:
     if llc.value + 3 * llc.mcse < 0:
         sentence += f", below 0: w* is no minimum of L, and the chains find a lower loss{remedy}"
         return Finding("minimum", False, llc.value, 0.0, sentence)
-    slope = _slope(trace) / llc.value if llc.value > 0 else 0.0
+    size = max(abs(llc.value), 3 * llc.mcse)
+    slope = _slope(trace) / size if size else 0.0
     # On a quadratic the virial is above the LLC by what the slope at w* gives away.
-    good = not (slope > _BIAS and virial > (1 + _BIAS) * llc.value)
+    good = not (slope > _BIAS and virial > llc.value + _BIAS * size)
     if not good:
         sentence += (
             f", to which the slope at w* gives {slope:.1%} or less: w* is no minimum of L{remedy}"
