@@ -208,11 +208,11 @@ class _Visitor:
         return next(see for kind, see in _METHODS if isinstance(value, kind))(self, value)
 
     def _all(self, values: Iterable[Any]) -> list[bytes]:
-        return [self(value) for value in values]
+        return [self(value) for value in list(values)]  # another thread may add to them
 
     def _named(self, values: dict[Any, Any]) -> list[bytes]:
         """Of names and their values, in whatever order they were given."""
-        parts = []
+        parts, values = [], dict(values)
         for name in sorted(values, key=str):
             with self._at(str(name)):
                 parts += [self(name), self(values[name])]
@@ -443,7 +443,8 @@ class _Description(_Code):
                 how = ("_with_kwargs", "_always_called")
                 flags = (key in held.get(f"{name}{word}", {}) for word in how)
                 hooks.append(_hash(name, self(hook), *map(str, flags)))
-        hooks += [self(h) for name in _HOOKS for h in getattr(_modules, f"_global{name}").values()]
+        for name in _HOOKS:
+            hooks += self._all(getattr(_modules, f"_global{name}").values())
         held = {k: v for k, v in held.items() if k not in _ALL_HOOKS}
         parts = [_hash("mode", str(mode))] if mode != self._training else []
         return _hash("module", self._class_of(module), *parts, *hooks, *self._named(held))
@@ -469,7 +470,7 @@ class _Description(_Code):
     def _dict(self, value: dict) -> bytes:
         """In the order in which it is kept, which a loop over it follows."""
         parts = [self._class_of(value)]
-        for key, part in dict.items(value):
+        for key, part in list(dict.items(value)):
             with self._at(str(key)):
                 parts += [self(key), self(part)]
         more = dict(getattr(value, "__dict__", {}))

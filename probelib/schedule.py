@@ -42,15 +42,26 @@ class Pass:
     bytes: float
 
 
-class _Bytes(TorchDispatchMode):
-    """What the operands and the result of each operation take together."""
+class _Costs(TorchDispatchMode):
+    """Floating point operations, and what operands and result of each operation take together.
+
+    torch's own FlopCounterMode hooks into every module of the process, those of other threads too:
+    a fingerprint taken meanwhile would hold that hook.
+    """
 
     def __init__(self) -> None:
         super().__init__()
+        from torch.utils.flop_counter import flop_registry  # imports a compiler
+
+        self.formulas = flop_registry
         self.seen: list[int] = []
+        self.flops = 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        if formula := self.formulas.get(func._overloadpacket):
+            self.flops += formula(*args, **kwargs, out_val=out)
         if func is torch.ops.aten.clone.default:  # keeps data and weights from being written to
             return out
         tensors = {id(t): t for t in tree_leaves((args, kwargs, out)) if isinstance(t, Tensor)}
@@ -81,11 +92,9 @@ def _count(
     losses: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor
 ) -> tuple[int, np.ndarray]:
     """Floating point operations of a batch, and the bytes of each of its operations."""
-    from torch.utils.flop_counter import FlopCounterMode  # imports a compiler
-
-    with torch.no_grad(), _Bytes() as size, FlopCounterMode(display=False) as flops:
+    with torch.no_grad(), _Costs() as costs:
         losses(x, y)
-    return flops.get_total_flops(), np.array(size.seen)
+    return costs.flops, np.array(costs.seen)
 
 
 def observe_batch(size: float, device: torch.device, at_once: int = 1) -> int:

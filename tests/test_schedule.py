@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 import probelib
 from probelib import (
@@ -67,6 +68,25 @@ def test_cost_of_a_pass_counts_products_and_activations():
         raise RuntimeError("no")
 
     assert schedule.cost_of_pass(uncountable, x, y).flops == 0
+
+
+def test_operations_are_counted_as_torch_counts_them_and_nothing_global_is_hooked():
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 6), nn.Unflatten(1, (2, 3))
+    )
+    attention = nn.MultiheadAttention(3, 1, batch_first=True)
+    hooks = torch.nn.modules.module._global_forward_pre_hooks
+
+    def losses(a, b):
+        assert not hooks  # of all threads: a fingerprint taken in another one would see it
+        out = model(a)
+        return attention(out, out, out)[0].mean((1, 2)) - b
+
+    x, y = torch.randn(4, 3, 8, 8), torch.zeros(4)
+    with torch.no_grad(), FlopCounterMode(display=False) as counted:
+        out = model(x)
+        attention(out, out, out)
+    assert schedule.cost_of_pass(losses, x, y).flops == counted.get_total_flops() / 4 > 0
 
 
 def test_batches_follow_from_what_an_operation_takes():
