@@ -134,6 +134,7 @@ def neighbour_grid(
     correlation: np.ndarray,
     names: Sequence[str] | None = None,
     same: np.ndarray | None = None,
+    q_value: np.ndarray | None = None,
     blocks: int = 1,
     row_titles: Sequence[str] | None = None,
     cmap: str = "gray",
@@ -150,17 +151,20 @@ def neighbour_grid(
         correlation: R of each neighbour with its reference, shape (r, k).
         names: of the n images, or of their classes; default: their positions.
         same: whether a neighbour has the label of its reference, bool, shape (r, k).
+        q_value: of each neighbour, shape (r, k); one that is not below 0.05 may be chance, and is
+            pale.
         blocks: the references stand in so many blocks, side by side, filled from the left.
         row_titles: what stands under each reference; default: its name.
         cmap: of grey images.
 
     Raises:
-        ValueError: images of another shape, or ``neighbours``, ``same`` and ``correlation`` that
-            are not of one shape (r, k).
+        ValueError: images of another shape, or ``neighbours``, ``same``, ``q_value`` and
+            ``correlation`` that are not of one shape (r, k).
     """
     pictures = _pictures(images, "images")
     names = [str(i) for i in range(len(pictures))] if names is None else names
     given = {"neighbours": neighbours, "same": same, "correlation": correlation}
+    given["q_value"] = q_value
     rows, k = len(references), np.shape(neighbours)[-1]
     for name, values in given.items():
         if values is not None and np.shape(values) != (rows, k):
@@ -187,10 +191,12 @@ def neighbour_grid(
     ax.axis("off")
     ax.set(xlim=(0, width), ylim=(total, 0))
 
-    def tile(i: int, x: float, y: float, color: str, ls: object, lw: float) -> None:
+    def tile(
+        i: int, x: float, y: float, color: str, ls: object, lw: float, alpha: float = 1
+    ) -> None:
         ax.imshow(
             pictures[i], extent=(x, x + side, y + tall, y), aspect="auto", cmap=cmap,
-            interpolation="antialiased",
+            interpolation="antialiased", alpha=alpha,
         )  # fmt: skip
         out = 0.018  # the frame stands on white, so that its dashes show on any photograph
         frame = (x - out, y - out), side + 2 * out, tall + 2 * out
@@ -214,11 +220,13 @@ def neighbour_grid(
         for j in range(k):
             x = left + (j + 1) * cell + apart
             color, ls, sign = _NEIGHBOUR[None if same is None else bool(same[row, j])]
-            tile(neighbours[row, j], x, top, color, ls, 1.3)
+            chance = q_value is not None and q_value[row, j] >= 0.05
+            tile(neighbours[row, j], x, top, color, ls, 1.3, 0.3 if chance else 1)
             r = f"{round(float(correlation[row, j]), 2) + 0:.2f}".replace("-", "−")  # no −0.00
             words(f"{sign} {r}".lstrip(), x, below, 1, "bold", color)
             words(names[neighbours[row, j]], x, below + line, 2, "normal", "black")
-    _neighbour_key(ax, edge + 0.1, total - foot / 2, labeled=same is not None)
+    note = "numbers: correlation R" + ("" if q_value is None else "; pale: may be chance")
+    _neighbour_key(ax, edge + 0.1, total - foot / 2, note, labeled=same is not None)
     return fig
 
 
@@ -231,8 +239,8 @@ _NEIGHBOUR: dict[
 }
 
 
-def _neighbour_key(ax: Axes, x: float, y: float, labeled: bool) -> None:
-    """What frames and numbers mean, in one line from ``x``, inches."""
+def _neighbour_key(ax: Axes, x: float, y: float, note: str, labeled: bool) -> None:
+    """What frames mean, and a note, in one line from ``x``, inches."""
     keys: list[tuple[str, Any, float, str]] = [("black", "-", 2.2, "reference")]
     if labeled:
         keys.append((*_NEIGHBOUR[True][:2], 1.3, "=  same label"))
@@ -241,7 +249,7 @@ def _neighbour_key(ax: Axes, x: float, y: float, labeled: bool) -> None:
         ax.add_patch(plt.Rectangle((x, y - 0.06), 0.2, 0.12, fill=False, ec=color, ls=ls, lw=lw))
         ax.text(x + 0.27, y, text, fontsize=7, va="center", color=color)
         x += 0.27 + _text_width(text, 7) + 0.25
-    ax.text(x, y, "numbers: correlation R", fontsize=7, va="center")
+    ax.text(x, y, note, fontsize=7, va="center")
 
 
 def _text_width(text: str, size: float, weight: str = "normal") -> float:

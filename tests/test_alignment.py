@@ -18,6 +18,7 @@ from probebook.alignment import (
     noise_free_slope,
     off_diagonal,
     overlap,
+    q_values,
     spearman,
     spearman_of_pairs,
     top,
@@ -190,3 +191,29 @@ def test_noise_does_not_lower_the_correlation_of_kernels():
     assert noise_free_correlation(one, same) == pytest.approx(1, abs=0.05)
     assert noise_free_correlation(one, half) == pytest.approx(np.sqrt(0.5), abs=0.05)
     assert noise_free_correlation(one, (np.eye(n), np.eye(n))) == 0
+
+
+def noisy_half(rng, truth, of_image):
+    """An estimate of R with an error of which each image has its share."""
+    noise = rng.normal(size=truth.shape) * np.sqrt(np.outer(of_image, of_image))
+    return truth + np.triu(noise, 1) + np.triu(noise, 1).T
+
+
+def test_neighbours_of_noise_are_called_chance_and_planted_ones_are_not():
+    n, k, rng = 120, 5, np.random.default_rng(0)
+    of_image = np.repeat([0.02, 0.1], n // 2)  # half of the images are far noisier
+    group = np.arange(n) % 20
+    planted = 0.4 * (group[:, None] == group)
+    false, found, wrong = [], [], 0
+    for _ in range(40):
+        halves = [noisy_half(rng, np.zeros((n, n)), of_image) for _ in range(2)]
+        q = q_values(top(np.mean(halves, 0), k), *halves)
+        false.append((q < 0.05).any())
+        halves = [noisy_half(rng, planted, of_image) for _ in range(2)]
+        near = top(np.mean(halves, 0), k)
+        related, sure = group[near] == group[:, None], q_values(near, *halves) < 0.05
+        found.append(sure[related].mean())
+        wrong += (sure & ~related).sum() / max(sure.sum(), 1)
+    assert sum(false) <= 7  # of 40: at 5 %, more than 7 once in 600
+    assert np.mean(found) > 0.95
+    assert wrong / 40 < 0.05

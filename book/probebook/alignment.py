@@ -11,6 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.stats import spearmanr
+from scipy.stats import t as student_t
+
+from probelib.estimators.neighbours import benjamini_hochberg, of_found
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,6 +176,31 @@ def equivalent_draws(first: np.ndarray, second: np.ndarray) -> float:
     return float(1 / max(np.mean(np.square(error)), 1e-12))
 
 
+def q_values(index: np.ndarray, choosing: np.ndarray, testing: np.ndarray) -> np.ndarray:
+    """Which neighbours are more than chance, where R is known from two independent halves.
+
+    One half chooses four times as many candidates as there are neighbours; in the other each is
+    tested against R = 0, and Benjamini and Hochberg's procedure accounts for their number. The
+    error of R comes from the difference of the halves, pair by pair as the product of what its two
+    images have: some are far noisier than others.
+
+    Args:
+        index: neighbours of each image, shape (n, k).
+        choosing, testing: independent estimates of R, shape (n, n).
+
+    Returns:
+        q of each neighbour, shape (n, k); 1 for one that the first half did not choose.
+    """
+    tested = top(choosing, min(4 * index.shape[1], len(index) - 1))
+    difference = choosing - testing
+    np.fill_diagonal(difference, 0)
+    of_image = np.square(difference).sum(1) / (2 * (len(index) - 1))  # of one half
+    error = np.sqrt(of_image[:, None] * of_image[tested] / max(of_image.mean(), 1e-30))
+    z = np.take_along_axis(testing, tested, 1) / np.maximum(error, 1e-15)
+    p = student_t.sf(z, (len(index) - 1) / 2)  # the error is made of two that are estimated
+    return of_found(index, tested, benjamini_hochberg(p))
+
+
 def noise_free_slope(one: np.ndarray, first: np.ndarray, second: np.ndarray) -> float:
     """Whether ``one`` estimates the same R as two independent halves do: then it is 1.
 
@@ -234,6 +262,7 @@ __all__ = [
     "noise_free_slope",
     "off_diagonal",
     "overlap",
+    "q_values",
     "spearman",
     "spearman_of_pairs",
     "top",

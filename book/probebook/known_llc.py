@@ -544,9 +544,16 @@ def _first_order(law: Law, step_size: float, by: str) -> tuple[float, float, str
 
 
 def measure(
-    known: Known, *, chains: int, burn_in: float, length: float, draws: int, seed: int
+    known: Known,
+    *,
+    chains: int,
+    burn_in: float,
+    length: float,
+    draws: int,
+    seed: int,
+    method: type[probelib.SGLD] | type[probelib.LeimkuhlerMatthews] = probelib.SGLD,
 ) -> Estimate:
-    """The LLC of a known model from SGLD with the full gradient.
+    """The LLC of a known model from a sampler with the full gradient.
 
     Its standard error comes from the independent chains, which makes no assumption about what
     happens within them.
@@ -557,10 +564,11 @@ def measure(
         burn_in, length: of each, in relaxation times.
         draws: kept of each, evenly spaced.
         seed: of the chains.
+        method: the sampler.
     """
     thin = max(4, round(length * known.relaxation / draws))
     trace = probelib.sample(
-        known.posterior, sampler=probelib.SGLD(known.step_size), chains=chains, draws=draws,
+        known.posterior, sampler=method(known.step_size), chains=chains, draws=draws,
         thin=thin, burn_in=int(np.ceil(burn_in * known.relaxation)), seed=seed, progress=False,
     )  # fmt: skip
     estimate = probelib.local_learning_coefficient(trace)

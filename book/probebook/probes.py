@@ -59,11 +59,14 @@ def mnist_probe(
     step_size: float = 5e-3,
     batch_size: int = 64,
     seed: int = 0,
+    thin: int = 1,
+    method: type[probelib.SGLD] | type[probelib.LeimkuhlerMatthews] = probelib.SGLD,
     progress: bool = True,
 ) -> MnistProbe:
     """The probe of chapter 02 (the defaults: Table 1's first row).
 
-    Chapter 03's is that of ``noise=0.1, epochs=100, chains=1, burn_in=100``.
+    Chapter 03's is that of ``noise=0.1, epochs=100, chains=1, burn_in=100``. Both also ran
+    ``method=probelib.LeimkuhlerMatthews``, with ``thin=5`` and a fifth of the draws.
 
     Args:
         noise: share of wrong labels.
@@ -71,8 +74,10 @@ def mnist_probe(
         epochs: of training.
         chains, draws, burn_in: of :func:`probelib.sample`.
         n_beta, localization: of the posterior.
-        step_size, batch_size: of SGLD.
+        step_size, batch_size: of the sampler.
         seed: of the noise, the training and the chains.
+        thin: of :func:`probelib.sample`.
+        method: the sampler.
         progress: show bars.
     """
     mnist = load_mnist("train")
@@ -92,6 +97,8 @@ def mnist_probe(
         draws=draws,
         burn_in=burn_in,
         seed=seed,
+        thin=thin,
+        method=method,
         progress=progress,
     )
     inputs = prepare_pixels(images, recipe)

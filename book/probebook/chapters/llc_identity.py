@@ -3,10 +3,13 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import xarray as xr
 
+import probelib
 from probebook.chapter import Chapter, Claim
 from probebook.known_llc import Known, monomial_law
-from probebook.llc_parts import percent
+from probebook.llc_parts import Split, percent
+from probebook.samplers import estimate_cells
 from probebook.toys import exact_claim
 from probelib import Estimate
 
@@ -33,6 +36,80 @@ def share_rows(numbers: Mapping[str, float], prefixes: Mapping[str, str]) -> lis
         }
         for what, key in parts.items()
     ]
+
+
+def sampler_row(
+    chapter: Chapter, before: str, behind: str, described: str, trace: xr.Dataset, split: Split
+) -> dict[str, str]:
+    """Record the LLC and two shares of it under one sampler, and give a line of a table.
+
+    Args:
+        chapter: where to.
+        before, behind: what stands around the names of the numbers.
+        described: labels and sampler in words.
+        trace: the draws.
+        split: their LLC in parts.
+    """
+    llc = probelib.local_learning_coefficient(trace)
+    row = {"trace": described} | estimate_cells(chapter, f"{before}llc{behind}", "LLC", llc)
+    for title, name, found in (
+        ("share of the hardest 1 %", "share_hardest_1pct_held_out", split.hardest_held_out),
+        ("share of wrong labels", "share_wrong_labels", split.marked),
+    ):
+        row[title] = "–"
+        if found is not None:
+            key = f"{before}{name}{behind}"
+            chapter.record(**{key: found.value, f"{key}_mcse": found.mcse})
+            row[title] = percent(chapter.numbers, key)
+    return row
+
+
+def unbiased_row(
+    chapter: Chapter, model: Known, paper: Estimate, unbiased: Estimate
+) -> dict[str, str]:
+    """Record a known model's LLC by the unbiased sampler, and give a line of a table.
+
+    Args:
+        chapter: where to.
+        model: with its exact value under Eq. 1.
+        paper, unbiased: measured at one step size.
+    """
+    chapter.record(
+        **{
+            f"{model.key}_llc_unbiased": unbiased.value,
+            f"{model.key}_llc_unbiased_mcse": unbiased.mcse,
+        }
+    )
+
+    def off(estimate: Estimate) -> str:
+        return f"{estimate.value / model.law - 1:+.1%} ± {estimate.mcse / model.law:.1%}"
+
+    return {
+        "model": model.what,
+        "exact, Eq. 1": f"{model.law:.4f}",
+        "SGLD": f"{paper.value:.4f} ± {paper.mcse:.4f}",
+        "off by": off(paper),
+        "Leimkuhler-Matthews": f"{unbiased.value:.4f} ± {unbiased.mcse:.4f}",
+        "off by ": off(unbiased),
+    }
+
+
+def record_unbiased(
+    chapter: Chapter, models: Sequence[Known], paper: Sequence[Estimate], other: Sequence[Estimate]
+) -> None:
+    """Record how far from Eq. 1 the two samplers are over all known models, root mean square."""
+    law = np.array([model.law for model in models])
+    for end, found in (("", paper), ("_unbiased", other)):
+        off = np.array([estimate.value for estimate in found]) / law - 1
+        noise = np.array([estimate.mcse for estimate in found]) / law
+        z = np.abs(off / noise)
+        chapter.record(
+            **{
+                f"known_off_eq1{end}": float(np.sqrt(np.mean(np.square(off)))),
+                f"known_off_eq1{end}_by_chance": float(np.sqrt(np.mean(np.square(noise)))),
+                f"known_eq1_beyond_2_mcse{end}": int((z > 2).sum()),
+            }
+        )
 
 
 def known_claim(chapter: Chapter, model: Known, estimate: Estimate) -> Claim:
@@ -108,4 +185,13 @@ def identity_claims() -> list[Claim]:
     ]  # fmt: skip
 
 
-__all__ = ["approach_to_limit", "identity_claims", "known_claim", "share_rows", "total_error"]
+__all__ = [
+    "approach_to_limit",
+    "identity_claims",
+    "known_claim",
+    "record_unbiased",
+    "sampler_row",
+    "share_rows",
+    "total_error",
+    "unbiased_row",
+]

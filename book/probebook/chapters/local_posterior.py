@@ -9,6 +9,7 @@ from scipy.stats import chi2
 
 import probelib
 from probebook.chapter import Chapter, Claim
+from probebook.samplers import estimate_cells
 from probebook.toys import (
     LinearRegression,
     exact_claim,
@@ -164,6 +165,83 @@ def bias_rows(chapter: Chapter, claims: Sequence[Claim]) -> list[dict[str, str]]
                 "bias of the chain": f"{truth / zero - 1:+.1%}",
             }
         )
+    return rows
+
+
+def sampler_rows(
+    chapter: Chapter,
+    traces: Mapping[str, tuple[str, xr.Dataset]],
+    eq1: tuple[float, np.ndarray, float],
+) -> list[dict[str, str]]:
+    """Record what each sampler says of the regression, and give a line of a table each.
+
+    Args:
+        chapter: where to.
+        traces: ending of the recorded names -> (the sampler in words, its trace).
+        eq1: LLC, loss gains and tr K under Eq. 1.
+    """
+    exact_llc, exact_gain, exact_trace = eq1
+    rows = []
+    for end, (described, trace) in traces.items():
+        gain = float(probelib.loss_gain(trace).values.mean() / exact_gain.mean())
+        chapter.record(**{f"regression_gain_over_eq1{end}": gain})
+        of_llc = probelib.local_learning_coefficient(trace)
+        of_trace = probelib.empirical_variance(trace)
+        rows.append(
+            {"settings": described}
+            | estimate_cells(chapter, f"regression_llc{end}", "LLC", of_llc, ".4f")
+            | estimate_cells(chapter, f"regression_trace_k{end}", "tr K", of_trace, ".4f")
+            | {"mean gain over Eq. 1's": f"{gain:.3f}"}
+        )
+    exact = {"settings": "Eq. 1, exact", "LLC": f"{exact_llc:.4f}", "tr K": f"{exact_trace:.4f}"}
+    blank = dict.fromkeys(rows[0], "–")
+    return [*rows, blank | exact | {"mean gain over Eq. 1's": "1"}]
+
+
+def unbiased_claims(
+    chapter: Chapter, eq1: tuple[float, np.ndarray, float], traces: xr.Dataset
+) -> list[Claim]:
+    """That Leimkuhler and Matthews' sampler with the full gradient finds Eq. 1's own values.
+
+    Args:
+        chapter: where :func:`sampler_rows` recorded its numbers, under the ending ``_unbiased``.
+        eq1: LLC, loss gains and tr K under Eq. 1.
+        traces: its draws.
+    """
+    exact_llc, exact_gain, exact_trace = eq1
+    gain = probelib.loss_gain(traces)
+    chapter.record(
+        regression_gain_z_max_unbiased=np.abs((gain.values - exact_gain) / gain.mcse.values).max()
+    )
+    why = "Eq. 1 itself, at the step at which SGLD misses it"
+    return [
+        exact_claim(
+            chapter, f"regression, unbiased sampler: {what}", key, truth,
+            chapter.numbers[f"{key}_mcse"], why=why,
+        )
+        for what, key, truth in (
+            ("LLC", "regression_llc_unbiased", exact_llc),
+            ("tr K (nats²)", "regression_trace_k_unbiased", exact_trace),
+        )
+    ]  # fmt: skip
+
+
+def step_rows(
+    chapter: Chapter, runs: Mapping[str, Mapping[float, xr.Dataset]]
+) -> list[dict[str, str]]:
+    """Record the network's LLC by step size and sampler, and give a line of a table a step size.
+
+    Args:
+        chapter: where to.
+        runs: sampler in words -> step size -> trace; of two samplers, the paper's first.
+    """
+    rows = []
+    for step_size in next(iter(runs.values())):
+        row, key = {"ε": f"{step_size:g}"}, f"{step_size:g}".replace(".", "p").replace("-", "m")
+        for end, (sampler, by_step) in zip(("", "_unbiased"), runs.items(), strict=True):
+            found = probelib.local_learning_coefficient(by_step[step_size])
+            row |= estimate_cells(chapter, f"step_{key}_llc{end}", f"LLC, {sampler}", found, ".3g")
+        rows.append(row)
     return rows
 
 
@@ -385,8 +463,6 @@ def network_rows(
             **{
                 f"network_{key}_rhat_max": look.rhat_max,
                 f"network_{key}_ess_min": look.ess_min,
-                f"network_{key}_llc": estimate.value,
-                f"network_{key}_llc_mcse": estimate.mcse,
                 f"network_{key}_loss": look.loss_along_chains,
                 f"network_{key}_loss_at_center": look.loss_at_center,
                 f"network_{key}_autocorrelation_steps": look.autocorrelation_time * thin,
@@ -404,8 +480,8 @@ def network_rows(
                 "loss at w*": f"{look.loss_at_center:.3f}",
                 "along the chains": f"{look.loss_along_chains:.3f}",
                 "distance": f"{look.distance:.2f}",
-                "LLC": f"{estimate.value:.4g} ± {estimate.mcse:.2g}",
             }
+            | estimate_cells(chapter, f"network_{key}_llc", "LLC", estimate, ".3g")
         )
     return rows
 
@@ -436,13 +512,11 @@ class Setting:
             return "step too long"
         return "not mixed" if self.look.rhat_max > 1.1 else "sound"
 
-    def record(self, chapter: Chapter) -> None:
-        """Record everything under the name of knob and value."""
+    def row(self, chapter: Chapter) -> dict[str, str]:
+        """Record everything under the name of knob and value, and give a line of a table."""
         name = f"{self.knob.replace(' ', '_')}_{self.value:g}".replace(".", "p").replace("-", "m")
         chapter.record(
             **{
-                f"sweep_{name}_llc": self.llc.value,
-                f"sweep_{name}_llc_mcse": self.llc.mcse,
                 f"sweep_{name}_rhat_max": self.look.rhat_max,
                 f"sweep_{name}_ess_min": self.look.ess_min,
                 f"sweep_{name}_distance": self.look.distance,
@@ -451,9 +525,7 @@ class Setting:
                 f"sweep_{name}_verdict": self.verdict,
             }
         )
-
-    def row(self) -> dict[str, str]:
-        """A line of a table."""
+        cells = estimate_cells(chapter, f"sweep_{name}_llc", "LLC", self.llc, ".3g")
         return {
             "changed": _SYMBOLS[self.knob],
             "to": f"{self.value:g}",
@@ -461,7 +533,7 @@ class Setting:
             "2 / (ε γ)": f"{self.forgetting:.0f}",
             "largest R-hat": f"{self.look.rhat_max:.3f}",
             "least ESS": f"{self.look.ess_min:.0f}",
-            "LLC": f"{self.llc.value:.4g} ± {self.llc.mcse:.2g}",
+            **cells,
             "distance": f"{self.look.distance:.2f}",
             "verdict": self.verdict,
         }
@@ -492,8 +564,11 @@ __all__ = [
     "gain_claim",
     "localization_claims",
     "network_rows",
+    "sampler_rows",
     "short_chains",
     "squared_moves",
     "stationary_claims",
+    "step_rows",
     "sweep_panels",
+    "unbiased_claims",
 ]

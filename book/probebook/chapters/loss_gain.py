@@ -11,6 +11,7 @@ import probelib
 from probebook.cache import cache_dir
 from probebook.chapter import Chapter, Claim
 from probebook.mnist import Mnist
+from probebook.samplers import estimate_cells
 from probebook.training import TrainedNetwork, prepare_pixels
 
 Rows = list[dict[str, object]]
@@ -97,15 +98,7 @@ def sampler_row(chapter: Chapter, name: str, described: str, trace: xr.Dataset) 
         ("llc", "LLC", probelib.local_learning_coefficient(trace)),
         ("singular_fluctuation", "singular fluctuation", probelib.singular_fluctuation(trace)),
     ):
-        key, error, bias = f"{what}{name}", "not known", "–"
-        chapter.record(**{key: found.value})
-        if math.isfinite(found.mcse):
-            chapter.record(**{f"{key}_mcse": found.mcse})
-            error = f"{found.mcse:.2f}"
-        if math.isfinite(found.step_bias) and found.step_bias:
-            chapter.record(**{f"{key}_step_bias": found.step_bias})
-            bias = f"{found.step_bias:+.2f}"
-        row |= {title: f"{found.value:.2f} ± {error}", f"step bias of {title}": bias}
+        row |= estimate_cells(chapter, f"{what}{name}", title, found)
     khat = probelib.khat(trace) if "log_weight" in trace else math.nan
     if math.isfinite(khat):
         chapter.record(importance_khat=khat)

@@ -17,6 +17,7 @@ from probebook.memorization import (
     unfitted,
     unit_traces,
 )
+from probebook.samplers import estimate_cells
 from probebook.training import TrainedNetwork, evaluate, prepare_pixels
 from probelib import Diagnostics, Estimate
 
@@ -84,31 +85,27 @@ def sampler_rows(
     """
     rows = []
     for end, (described, trace) in traces.items():
-        gain, llc = probelib.loss_gain(trace).values, probelib.local_learning_coefficient(trace)
+        gain = probelib.loss_gain(trace).values
         clean, wrong = float(gain[~noisy].mean()), float(gain[noisy].mean())
-        numbers = {
-            f"gain_clean{end}": clean,
-            f"gain_noisy{end}": wrong,
-            f"gain_ratio{end}": wrong / clean,
-            f"auroc_gain{end}": detection(gain, noisy).auroc,
-            f"llc{end}": llc.value,
-            f"llc{end}_mcse": llc.mcse,
-            f"llc{end}_step_bias": llc.step_bias,
-        }
-        known = {key: value for key, value in numbers.items() if math.isfinite(value)}
-        chapter.record(**known)
-        error = f"{llc.mcse:.2f}" if math.isfinite(llc.mcse) else "not known"
+        auroc = detection(gain, noisy).auroc
+        chapter.record(
+            **{
+                f"gain_clean{end}": clean,
+                f"gain_noisy{end}": wrong,
+                f"gain_ratio{end}": wrong / clean,
+                f"auroc_gain{end}": auroc,
+            }
+        )
         rows.append(
             {
                 "settings": described,
                 "gain clean / mislabeled": f"{clean:.2f} / {wrong:.1f}",
                 "ratio": f"{wrong / clean:.2f}",
-                "AUROC": f"{numbers[f'auroc_gain{end}']:.3f}",
-                "LLC": f"{llc.value:.2f} ± {error}",
-                "step bias of LLC": f"{llc.step_bias:+.2f}"
-                if math.isfinite(llc.step_bias)
-                else "–",
+                "AUROC": f"{auroc:.3f}",
             }
+            | estimate_cells(
+                chapter, f"llc{end}", "LLC", probelib.local_learning_coefficient(trace)
+            )
         )
     return rows
 

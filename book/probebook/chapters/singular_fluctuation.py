@@ -3,13 +3,33 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import xarray as xr
 
+import probelib
 from probebook import gibbs
 from probebook.chapter import Chapter, Claim
+from probebook.samplers import estimate_cells
 from probebook.toys import exact_claim
 from probelib import Estimate
 
 Rows = list[dict[str, str]]
+
+
+def sampler_rows(chapter: Chapter, traces: Mapping[str, tuple[str, xr.Dataset]]) -> Rows:
+    """Record LLC and (beta/2) V on MNIST by each sampler, and give a line of a table each.
+
+    Args:
+        chapter: where to.
+        traces: ending of the recorded names -> (the sampler in words, its trace).
+    """
+    return [
+        {"settings": described}
+        | estimate_cells(
+            chapter, f"mnist_llc{end}", "LLC", probelib.local_learning_coefficient(trace)
+        )
+        | estimate_cells(chapter, f"mnist_nu{end}", "(β/2) V", probelib.singular_fluctuation(trace))
+        for end, (described, trace) in traces.items()
+    ]
 
 
 def record_classes(chapter: Chapter, shares: gibbs.Shares) -> None:
@@ -121,6 +141,7 @@ def sgld_claims(
     model: gibbs.Parametrisation,
     data: gibbs.DataSets,
     estimates: Sequence[tuple[Estimate, Estimate]],
+    unbiased: Sequence[tuple[Estimate, Estimate]],
     *,
     beta: float,
     localization: float,
@@ -132,7 +153,8 @@ def sgld_claims(
         chapter: where to.
         model: ``regular`` or ``square``.
         data: the data sets.
-        estimates: LLC and singular fluctuation of each of them.
+        estimates: LLC and singular fluctuation of each of them, by SGLD.
+        unbiased: the same by Leimkuhler and Matthews' sampler.
         beta, localization, step_size: of the chains.
     """
     name, count = model.name, len(data.mean)
@@ -149,8 +171,11 @@ def sgld_claims(
         value, error, ess = np.array([(e[k].value, e[k].mcse, e[k].ess) for e in estimates]).T
         key, (truth, limit) = f"sgld_{name}_{what}", known[what]
         spread = np.sqrt(np.sum(error**2)) / count
+        other, other_error = np.array([(e[k].value, e[k].mcse) for e in unbiased]).T
         chapter.record(
             **{
+                f"{key}_unbiased": other.mean(),
+                f"{key}_unbiased_mcse": np.sqrt(np.sum(other_error**2)) / count,
                 key: value.mean(),
                 f"{key}_mcse": spread,
                 f"{key}_eq1": limit.mean(),
@@ -172,6 +197,8 @@ def sgld_claims(
                 "SGLD": f"{value.mean():.4f} ± {spread:.4f}",
                 "exact, this chain": f"{truth.mean():.4f}",
                 "exact, Eq. 1": f"{limit.mean():.4f}",
+                "Leimkuhler-Matthews": f"{other.mean():.4f} ± "
+                f"{chapter.numbers[f'{key}_unbiased_mcse']:.4f}",
                 "largest distance (standard errors)": f"{chapter.numbers[f'{key}_z_max']:.1f}",
                 "error without pairing": f"{chapter.numbers[f'{key}_between']:.3f}",
             }
@@ -360,6 +387,7 @@ __all__ = [
     "product_rows",
     "record_classes",
     "record_deviations",
+    "sampler_rows",
     "sgld_claims",
     "slope_claims",
     "theory_claims",
