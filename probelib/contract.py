@@ -40,7 +40,7 @@ WEIGHT_VARIABLES: dict[str, tuple[str, ...]] = dict.fromkeys(
 )
 #: Variables that not every trace has, and that count wherever one does.
 OPTIONAL: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(STEP_VARIABLES[1:], ("chain", "step")),
+    **dict.fromkeys(STEP_VARIABLES, ("chain", "step")),
     **WEIGHT_VARIABLES,
 }
 #: What :func:`probelib.gradient_pairs` gives.

@@ -171,12 +171,70 @@ def test_an_estimate_prints_both_errors():
     assert f"{probelib.Estimate(1.0, 0.1, 9.0, 1.0):.1f}" == "1.0 ± 0.1"
 
 
-def test_a_preconditioned_virial_stands_for_no_llc():
-    posterior = quadratic()
-    sampler = probelib.RMSpropSGLD(step_size=4e-3)
+def test_where_the_virial_is_no_llc_the_losses_of_the_steps_tell_it():
+    """L = w⁴ / 2 + ..., whose virial is twice its LLC, and a preconditioned sampler's is none."""
+
+    def quartic(w, own):
+        return 2.0 * (w**4).sum(-1)
+
+    posterior = probelib.LocalPosterior(
+        Weights(), quartic, (torch.zeros(20, 1), torch.zeros(20)), n_beta=N_BETA, localization=GAMMA
+    )
     some = posterior.data.batch(slice(0, 7))
-    trace = trace_of(posterior, sampler, draws=50, observe=some)
-    assert trace.attrs["preconditioned"]
-    assert math.isnan(step_bias(trace).virial)
-    assert math.isnan(probelib.local_learning_coefficient(trace).step_bias)
+    plan = {"draws": 100, "burn_in": 40}
+    for sampler in (probelib.SGLD(8e-3), probelib.RMSpropSGLD(step_size=4e-3)):
+        whole = trace_of(posterior, sampler, **plan)
+        part = trace_of(posterior, sampler, observe=some, **plan)
+        of_whole, of_part = map(probelib.local_learning_coefficient, (whole, part))
+        expected = of_whole.step_bias / of_whole.value
+        assert of_part.step_bias / of_part.value == pytest.approx(expected, rel=0.2)
+        selected = probelib.local_learning_coefficient(whole.isel(sample=slice(0, 7)))
+        assert selected.step_bias / selected.value == pytest.approx(expected, rel=0.2)
+    assert part.attrs["preconditioned"]
+    assert math.isnan(step_bias(part).virial)
     assert not trace_of(posterior, probelib.SGLD(1e-3), draws=5).attrs["preconditioned"]
+
+
+def regression_with_noise(gamma, seed=0):
+    """Linear regression whose minibatches' noise has the shape of its Hessian: x and residuals."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(400, D)) * np.sqrt(CURVATURE.numpy() + 0.05)
+    y = rng.normal(size=400)
+    w = np.linalg.lstsq(x, y, rcond=None)[0]
+    model = nn.Linear(D, 1, bias=False, dtype=torch.float64)
+    with torch.no_grad():
+        model.weight.copy_(torch.from_numpy(w)[None])
+    data = torch.from_numpy(x), torch.from_numpy(y)[:, None]
+    posterior = probelib.LocalPosterior(
+        model, probelib.squared_error, data, n_beta=N_BETA, localization=gamma
+    )
+    return posterior, x, y - x @ w
+
+
+def bias_of_the_law(x, residuals, gamma, eps, batch):
+    """The LLC of Leimkuhler and Matthews' chain with minibatches less that of Eq. 1, exactly."""
+    n, one = len(x), np.eye(x.shape[1])
+    hessian = x.T @ x / n
+    precision = N_BETA * hessian + gamma * one
+    shrink = one - eps / 2 * precision
+    found = [np.linalg.inv(precision)]
+    for _ in range(int(20 / (eps * gamma))):
+        squares = np.einsum("ij,jk,ik->i", x, found[-1], x) + residuals**2
+        of_one = (x * squares[:, None]).T @ x / n - hessian @ found[-1] @ hessian
+        noise = of_one * (n - batch) / (n - 1) / batch
+        moved = shrink @ found[-1] @ shrink + eps / 2 * (one + shrink)
+        found = [found[0], moved + (eps * N_BETA / 2) ** 2 * noise]
+    return N_BETA / 2 * np.trace(hessian @ (found[1] - found[0]))
+
+
+@pytest.mark.parametrize("gamma", [2.0, 30.0, 300.0])
+def test_noise_shaped_like_the_hessian_is_off_by_what_it_says(gamma):
+    posterior, x, residuals = regression_with_noise(gamma)
+    eps, batch = 0.25 / (N_BETA * 5 + gamma), 4
+    truth = bias_of_the_law(x, residuals, gamma, eps, batch)
+    sampler, burn_in = probelib.LeimkuhlerMatthews(eps, batch), int(4 / (eps * gamma))
+    trace = trace_of(posterior, sampler, draws=800, chains=8, burn_in=burn_in)
+    found, bias = probelib.local_learning_coefficient(trace), step_bias(trace)
+    assert found.step_bias == pytest.approx(truth, rel=0.35)
+    if gamma == 300:  # where the localization holds most, the limit is far above the estimate
+        assert bias.noise_limit > 2.5 * truth

@@ -211,7 +211,7 @@ def _check_llc(trace: xr.Dataset, tau: float) -> list[Finding]:
         return []
     llc, found = local_learning_coefficient(trace), step_bias(trace)
     minimum = _check_minimum(trace, llc, found.virial)
-    relative = relative_step_bias(trace, llc.value)
+    relative = relative_step_bias(trace, llc.value, limit=True)
     if not minimum.good:
         return [minimum]
     if not math.isfinite(relative):
@@ -266,9 +266,10 @@ def _check_step(found: StepBias, relative: float, step_size: float) -> Finding:
     """The part of the LLC that the step size made."""
     good = relative <= _BIAS
     part = f"{relative:.1%}" if relative < 1 else "all"
-    sentence = f"step_size {step_size:g} makes {part} of the LLC"
+    most = "up to " if found.noise_limit > 0 and relative < 1 else ""
+    sentence = f"step_size {step_size:g} makes {most}{part} of the LLC"
     if not good:
-        noisy = found.noise > found.gradient
+        noisy = found.noise_limit > found.gradient
         cause = "the noise of the minibatches" if noisy else "the curvature"
         sentence += (
             f", more than {_BIAS:.0%}: it is too long for {cause}; try "

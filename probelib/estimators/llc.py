@@ -41,7 +41,10 @@ def local_learning_coefficient(trace: xr.Dataset) -> Estimate:
         trace: from :func:`probelib.sample` or :func:`probelib.open_trace`.
 
     Returns:
-        The LLC, dimensionless, with its Monte-Carlo error and the bias of the step size.
+        The LLC, dimensionless, with its Monte-Carlo error and the bias of the step size, to first
+        order. Of minibatches that is what noise in the shape of the Hessian does, which may be
+        too much or too little elsewhere; :func:`probelib.diagnostics` judges by the most that it
+        can be.
 
     Raises:
         ValueError: fewer than two draws, losses that are not finite, or no n_beta.

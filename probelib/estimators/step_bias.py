@@ -10,9 +10,19 @@ Euler steps of a Langevin equation sample another law than Eq. 1, off in proport
 
 the first term for samplers of order one with the full gradient (G is 1 for SGLD; the term is exact
 on quadratics, taken over the draws as they are), the second for the noise of minibatches, with
-covariance C, and any sampler. The second is an upper estimate: in a direction of curvature h it
-counts in full what counts by :math:`n\beta h / (n\beta h + \gamma)`. C is what the gradients of
-two steps that follow each other do not share.
+covariance C, and any sampler. In a direction of curvature h the second counts in full what counts
+by :math:`n\beta h / (n\beta h + \gamma)`, so it is a limit. Where C has the shape of the Hessian,
+as near a minimum of a log-likelihood, what counts of it is
+
+.. math::
+
+   \frac{n\beta \operatorname{E}[\nabla L^\top G \nabla L]}{n\beta \operatorname{E}[\nabla L^\top G
+   \nabla L] + \gamma \operatorname{E}[\nabla L^\top G (w - w^*)]},
+
+and that is the estimate. C is what the gradients of two steps that follow each other do not share.
+They share a little less than :math:`|\nabla L|^2`: what one step adds by its noise, the next one
+takes back. For such a C that part is twice the limit over the LLC (Cauchy-Schwarz), which is put
+right in the ratio.
 """
 
 from __future__ import annotations
@@ -24,6 +34,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from probelib.contract import STEP_VARIABLES, settings
+from probelib.estimators.series import NORMAL, mcse_of_mean
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -35,7 +46,8 @@ class StepBias:
 
     Attributes:
         gradient: of the steps themselves; the full gradient would leave it.
-        noise: of minibatches, at most.
+        noise: of minibatches whose gradients' covariance has the shape of the Hessian.
+        noise_limit: of any minibatches, at most.
         virial: half of nb E[L'(w)'(w - w*)], the LLC itself where L is quadratic around w*; NaN of
             a preconditioned sampler, which weighs the directions in another way.
         turning: by how much of itself the gradient changes in a step, about half of the step times
@@ -44,6 +56,7 @@ class StepBias:
 
     gradient: float = math.nan
     noise: float = math.nan
+    noise_limit: float = math.nan
     virial: float = math.nan
     turning: float = math.nan
 
@@ -51,6 +64,11 @@ class StepBias:
     def total(self) -> float:
         """Both parts together."""
         return self.gradient + self.noise
+
+    @property
+    def limit(self) -> float:
+        """Both parts together, at most."""
+        return self.gradient + self.noise_limit
 
 
 def step_bias(trace: xr.Dataset) -> StepBias:
@@ -78,18 +96,50 @@ def step_bias(trace: xr.Dataset) -> StepBias:
     of_mean = square.mean() if is_full else np.clip(repeat.mean(), 0, square.mean())
     gradient = eps / 8 * nb * (nb * of_mean + gamma * along.mean()) if order == 1 else 0.0
     noise = eps / 8 * nb**2 * (square.mean() - of_mean)
+    taken_back = 2 * noise / (nb * along.mean() / 2) if along.mean() > 0 else 1.0
+    by_data = nb * (of_mean + _uncertainty(repeat)) / max(1 - taken_back, 1e-9)
+    held = _held(min(by_data, nb * square.mean()), gamma * along.mean())
     turning = 1 - float(repeat.mean() / square.mean()) if square.any() else 0.0
     virial = math.nan if trace.attrs.get("preconditioned") else nb * float(along.mean()) / 2
-    return StepBias(float(gradient), float(noise), virial, turning)
+    return StepBias(float(gradient), float(noise * held), float(noise), virial, turning)
 
 
-def relative_step_bias(trace: xr.Dataset, llc: float) -> float:
+def _held(by_data: float, by_localization: float) -> float:
+    """The part of the curvature-weighted precision that is the data's; 1 where nothing is known."""
+    if not math.isfinite(by_data) or by_localization <= 0 or by_data <= 0:
+        return 1.0
+    return by_data / (by_data + by_localization)
+
+
+def _uncertainty(series: np.ndarray) -> float:
+    """How much larger the mean of a series (chain, step) may well be; infinite if unknown."""
+    return NORMAL * float(mcse_of_mean(series[..., None])[0])
+
+
+def _llc_of_steps(trace: xr.Dataset) -> float:
+    """The LLC of the sampling data by the losses of the steps; NaN where their noise hides it.
+
+    The first step begins at w*.
+    """
+    run, loss = settings(trace), trace.get("sampling_loss")
+    if loss is None or run.n_beta is None or trace.gradient_along[:, 0].values.any():
+        return math.nan
+    series = loss.values.astype(np.float64)
+    first, later = series[:, 0].mean(), series[:, max(1, run.burn_in or 0) :]
+    value = run.n_beta * (later.mean() - first)
+    is_full = run.batch_size is None or run.batch_size == run.n_samples
+    noise = 0.0 if is_full else run.n_beta * later.std() / math.sqrt(len(series))
+    return float(value) if value > 3 * noise else math.nan
+
+
+def relative_step_bias(trace: xr.Dataset, llc: float, limit: bool = False) -> float:
     """The step bias as a part of an LLC: that of the loss gains, on the average.
 
     Args:
         trace: as for :func:`step_bias`.
         llc: of the trace. Where it observes other samples than those that were sampled from, the
-            virial stands for it.
+            losses of the steps tell it, or the virial stands for it.
+        limit: count the noise of minibatches at its most.
 
     Returns:
         The part; NaN where the trace does not tell, or where there is no LLC to speak of.
@@ -99,8 +149,11 @@ def relative_step_bias(trace: xr.Dataset, llc: float) -> float:
     found, of = step_bias(trace), trace.attrs.get("fingerprint", {})
     same = "sampling_data" in of and of["sampling_data"] == of.get("observed_data")
     same &= trace.sizes["sample"] == settings(trace).n_samples  # else some were selected since
-    whole = llc if same else found.virial
-    return found.total / whole if whole > 0 else math.nan
+    whole = llc
+    if not same:
+        whole = _llc_of_steps(trace)
+        whole = found.virial if math.isnan(whole) else whole
+    return (found.limit if limit else found.total) / whole if whole > 0 else math.nan
 
 
 __all__ = ["StepBias", "relative_step_bias", "step_bias"]
