@@ -211,7 +211,7 @@ class Run:
             "n_samples": posterior.n_samples,
             "n_parameters": posterior.n_parameters,
             "sampler": name,
-            "order": getattr(self.sampler, "order", None),
+            "order": self.sampler.known_order(),
             "batch_size": self.gradient.batch_size,
             "gradient": type(self.gradient).__name__,
             "chains": self.plan.chains,

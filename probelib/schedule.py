@@ -17,12 +17,14 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from probelib.estimators import mcse_of_mean
+from probelib.estimators.series import batches, mcse_of_mean
 
 #: Samples that thin="auto" and until= look at, spread evenly over those observed.
 WATCHED = 256
 #: Steps of burn-in that thin="auto" needs to see an autocorrelation.
 BURN_IN = 100
+#: Batches of draws, all chains together, from which until= believes an error.
+_BATCHES = 16
 #: Draws per chain before until= first looks: fewer say little about their own error.
 FIRST_LOOK = 20
 
@@ -217,13 +219,15 @@ def looks(draws: int) -> Iterator[int]:
 def median_mcse(losses: np.ndarray) -> float:
     """Median Monte-Carlo standard error of the loss gains, nats; losses (chain, draw, sample).
 
-    That of :func:`probelib.loss_gain`: wider for few batches of draws, and infinite for one chain
-    of less than ten autocorrelation times. So a chance that makes it small too early is rare, and
-    a run that it ends has about the error that was asked for, or a smaller one. Chains that have
-    diverged, NaN from some draw on, count for nothing.
+    That of :func:`probelib.loss_gain`: wider for few batches of draws, and infinite where there are
+    fewer than 16 of them. An error that is looked at again and again is small by chance at one of
+    the looks, and where few directions move all losses their median does not help; from 16 batches
+    on that is rare. Chains that have diverged, NaN from some draw on, count for nothing.
     """
     losses = losses[~np.isnan(losses).any((1, 2))].astype(np.float64)
-    return float(np.median(mcse_of_mean(losses))) if len(losses) else float("inf")
+    if not len(losses) or np.median(batches(losses)) * len(losses) < _BATCHES:
+        return float("inf")
+    return float(np.median(mcse_of_mean(losses)))
 
 
 def good_enough(losses: np.ndarray, until: float, draws: int) -> int | None:

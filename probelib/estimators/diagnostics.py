@@ -423,9 +423,12 @@ def _check_basin(trace: xr.Dataset, at_center: float, along: float) -> list[Find
     sentence += f"LLC of {llc.value:.3g}; a regular model has {half:g}"
     if guess is not None:
         sentence += f", and guessing costs {guess:.3g} nats"
-    good = least <= 1.25 * half and not forgotten
+    # A loss that grows like |w| or slower has more: d / alpha, where alpha / 2 is virial over LLC.
+    slower = min(1.0, virial / llc.value) if virial > 0 and llc.value > 0 else 1.0
+    most = 1.25 * half / max(slower, 0.5)
+    good = least <= most and not forgotten
     remedy = "" if good else ": the chains have left w*'s basin; raise localization"
-    return [Finding("basin", good, llc.value, 1.25 * half, sentence + remedy)]
+    return [Finding("basin", good, llc.value, most, sentence + remedy)]
 
 
 def _check_digits(trace: xr.Dataset, mean: np.ndarray) -> Finding:

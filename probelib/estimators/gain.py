@@ -24,7 +24,8 @@ def loss_gain(trace: xr.Dataset) -> xr.DataArray:
 
     Returns:
         mu, shape (sample,), nats; its coordinate ``mcse`` is the Monte-Carlo standard error, half
-        of the 95 % interval over 1.96: Student's t is in it; ``step_bias`` is by how much the step
+        of the 95 % interval over 1.96: Student's t is in it, and infinite for a loss that has not
+        moved while others have; ``step_bias`` is by how much the step
         size has moved it, nats, where it moved each gain in the same proportion as their mean (NaN
         where the trace does not tell).
 
@@ -37,6 +38,8 @@ def loss_gain(trace: xr.Dataset) -> xr.DataArray:
     for block, change in blocks_of_changes(trace):
         gain[block] = mean(change, weights)
         error[block] = mcse(change, weights)
+    if error.any():  # a hinge may yet open: no draw tells how far
+        error[error == 0] = np.inf
     of_mean = relative_step_bias(trace, (settings(trace).n_beta or math.nan) * gain.mean())
     found = per_sample(sample_coords(trace), gain, error, "loss_gain")
     return found.assign_coords(step_bias=("sample", of_mean * gain))

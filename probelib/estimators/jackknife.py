@@ -116,6 +116,8 @@ def mcse_of_pairs(u: np.ndarray, v: np.ndarray, correlation: bool) -> np.ndarray
     Args:
         u, v: centred series, shapes (chain, draw, k) and (chain, draw, m).
         correlation: of R (inside [-1, 1]), not of the covariance.
+
+    Infinite for a series that has not moved: what it has in common with others is not known.
     """
     every = np.minimum.outer(batches(u), batches(v))
     error = np.full(every.shape, np.inf)
@@ -126,7 +128,7 @@ def mcse_of_pairs(u: np.ndarray, v: np.ndarray, correlation: bool) -> np.ndarray
             found = np.where(few, np.inf, _error_of_pairs(a, row, b, correlation))
             error[row] = np.where(every[row] == parts, found, error[row])
     still = np.logical_or.outer(is_still(u), is_still(v))
-    return np.where(still, 0, np.where(np.isnan(error), np.inf, error))
+    return np.where(still | np.isnan(error), np.inf, error)
 
 
 def _error_of_pairs(a: Batches, row: int, b: Batches, correlation: bool) -> np.ndarray:
@@ -166,8 +168,11 @@ def p_values_of_pairs(x: np.ndarray, parts: np.ndarray, i: np.ndarray, j: np.nda
             r = of.covariances(a, b) / np.sqrt(of.variance[:, a] * of.variance[:, b])
             z = np.arctanh(np.clip(r, -1 + 1e-12, 1 - 1e-12))
             t = NORMAL * widening(of.count) * z.mean(0) / half_width(z)
+            squares = np.square(z - z.mean(0))  # a few of them may make the error: Satterthwaite
+            freedom = 2 * np.square(squares.sum(0)) / np.square(squares).sum(0) - 1
         few = np.minimum(of.independent[a], of.independent[b]) < FEWEST
-        p[at] = np.where(few, np.nan, np.minimum(1, 2 * stdtr(of.count - 1, -t)))
+        freedom = np.clip(np.where(np.isnan(freedom), 1, freedom), 1, of.count - 1)
+        p[at] = np.where(few, np.nan, np.minimum(1, 2 * stdtr(freedom, -t)))
     still = is_still(x)
     p[still[i] | still[j]] = 1
     return p

@@ -223,6 +223,8 @@ class LossKernel(Kernel):
                 error[block] = mcse_of_variance(centred)
             else:
                 error[block] = mcse(np.square(centred), self._weights)
+        if error.any():  # what has not moved yet may do so: no draw tells how far
+            error[error == 0] = np.inf
         coords = sample_coords(self._trace)
         return per_sample(coords, np.square(self._scale), error, "loss_variance")
 

@@ -82,8 +82,7 @@ def empirical_variance(trace: xr.Dataset) -> Estimate:
     Returns:
         V, nats squared, with its jackknife error: tr K of :func:`probelib.loss_kernel` less the
         bias that autocorrelated draws give it, about -V / ESS; both are the same number for one
-        chain that is too short to know. Its step bias is an upper estimate: see
-        :func:`singular_fluctuation`.
+        chain that is too short to know. For its step bias see :func:`singular_fluctuation`.
 
     Raises:
         ValueError: fewer than two draws, or losses that are not finite.
@@ -102,9 +101,9 @@ def singular_fluctuation(trace: xr.Dataset) -> Estimate:
         trace: from :func:`probelib.sample` or :func:`probelib.open_trace`.
 
     Returns:
-        nu, dimensionless, with its standard error. Its step bias is an upper estimate: where the
-        LLC is too large by a factor f, the variance of losses that are linear in w is so, too,
-        and that of quadratic ones by f squared, which is what is said: all of nu at most.
+        nu, dimensionless, with its standard error. Its step bias is that of the LLC, in
+        proportion: right where single losses are linear in w, up to half of it where they are
+        quadratic.
 
     Raises:
         ValueError: fewer than two draws, losses that are not finite, or no n_beta.
@@ -120,8 +119,8 @@ def _with_step_bias(of_variance: Estimate, trace: xr.Dataset) -> Estimate:
     at_center = trace.get("init_loss")
     if n_beta is not None and at_center is not None and bool(np.isfinite(at_center).all()):
         relative = relative_step_bias(trace, n_beta * float(mean_loss_change(trace).mean()))
-    left = np.maximum(1 - relative, 0)  # beyond 1, the step has made all of it
-    return replace(of_variance, step_bias=float(of_variance.value * (1 - left**2)))
+    part = np.minimum(relative, 1)  # beyond 1, the step has made all of it
+    return replace(of_variance, step_bias=float(of_variance.value * part))
 
 
 def _variance(trace: xr.Dataset) -> Estimate:

@@ -39,8 +39,9 @@ class Estimate:
         ess: effective number of draws behind it (ArviZ, bulk).
         rhat: rank-normalised split R-hat of the series behind it (ArviZ).
         step_bias: by how much the sampler's step has moved it, to first order, in the same unit:
-            the value less this is the better estimate. NaN where the trace does not tell; 0 for
-            draws that no chain made.
+            the value less this is the better estimate; of minibatches whose noise hides the
+            gradient it is the most that it may be. NaN where the trace does not tell; 0 for draws
+            that no chain made.
     """
 
     value: float

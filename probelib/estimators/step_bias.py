@@ -20,9 +20,13 @@ as near a minimum of a log-likelihood, what counts of it is
    \nabla L] + \gamma \operatorname{E}[\nabla L^\top G (w - w^*)]},
 
 and that is the estimate. C is what the gradients of two steps that follow each other do not share.
-They share a little less than :math:`|\nabla L|^2`: what one step adds by its noise, the next one
-takes back. For such a C that part is twice the limit over the LLC (Cauchy-Schwarz), which is put
-right in the ratio.
+They share less than :math:`|\nabla L|^2`, by what the step itself changed, and by what the next
+step takes back of its noise; both are put right by their lower bounds (Cauchy-Schwarz).
+
+Where L is homogeneous of degree :math:`\alpha` around w* and the data hold the weights, the first
+term counts :math:`2/\alpha` times, which is the LLC over the virial: twice for an absolute value,
+half for a quartic. Where the localization holds them, it counts once. In between, the share of
+the curvature-weighted precision that is the data's (the ratio above) tells.
 """
 
 from __future__ import annotations
@@ -52,6 +56,7 @@ class StepBias:
             a preconditioned sampler, which weighs the directions in another way.
         turning: by how much of itself the gradient changes in a step, about half of the step times
             the curvature; with minibatches it is their noise as well.
+        held: the part of the curvature-weighted precision that is the data's, not gamma's.
     """
 
     gradient: float = math.nan
@@ -59,16 +64,20 @@ class StepBias:
     noise_limit: float = math.nan
     virial: float = math.nan
     turning: float = math.nan
+    held: float = math.nan
 
-    @property
-    def total(self) -> float:
-        """Both parts together."""
-        return self.gradient + self.noise
+    def total(self, llc: float) -> float:
+        """Both parts together, for an LLC of the sampling data that came out as ``llc``."""
+        return self.gradient * (1 + self.held * (self._shape(llc) - 1)) + self.noise
 
-    @property
-    def limit(self) -> float:
-        """Both parts together, at most."""
-        return self.gradient + self.noise_limit
+    def limit(self, llc: float) -> float:
+        """The same, at most: a verdict should not depend on the shape of L or of the noise."""
+        return self.gradient * max(1, self._shape(llc)) + min(self.noise_limit, 2 * self.noise)
+
+    def _shape(self, llc: float) -> float:
+        """2 / alpha; 1 where that is not known."""
+        known = self.virial > 0 and llc > 0
+        return float(np.clip(llc / self.virial, 0.25, 4)) if known else 1.0
 
 
 def step_bias(trace: xr.Dataset) -> StepBias:
@@ -92,8 +101,13 @@ def step_bias(trace: xr.Dataset) -> StepBias:
     if not square.size or not np.isfinite([square, along, repeat]).all():
         return unknown
     is_full = run.batch_size is None or run.batch_size == run.n_samples
-    # The square of the gradient without its noise, but for a sampling error.
-    of_mean = square.mean() if is_full else np.clip(repeat.mean(), 0, square.mean())
+    # The square of the gradient without its noise, but for a sampling error: without minibatches
+    # there is none.
+    of_mean = square.mean()
+    if not is_full:
+        changed = eps / (2 if order == 1 else 4)
+        slope = nb / along.mean() if along.mean() > 0 else 0.0
+        of_mean = _of_mean(repeat.mean(), of_mean, changed, slope, gamma)
     gradient = eps / 8 * nb * (nb * of_mean + gamma * along.mean()) if order == 1 else 0.0
     noise = eps / 8 * nb**2 * (square.mean() - of_mean)
     taken_back = 2 * noise / (nb * along.mean() / 2) if along.mean() > 0 else 1.0
@@ -101,14 +115,22 @@ def step_bias(trace: xr.Dataset) -> StepBias:
     held = _held(min(by_data, nb * square.mean()), gamma * along.mean())
     turning = 1 - float(repeat.mean() / square.mean()) if square.any() else 0.0
     virial = math.nan if trace.attrs.get("preconditioned") else nb * float(along.mean()) / 2
-    return StepBias(float(gradient), float(noise * held), float(noise), virial, turning)
+    return StepBias(float(gradient), float(noise * held), float(noise), virial, turning, held)
+
+
+def _of_mean(repeat: float, most: float, changed: float, slope: float, gamma: float) -> float:
+    """E |∇L|², of which a step changed at least ``changed`` (gamma + slope E |∇L|²) parts."""
+    found = least = float(np.clip(repeat, 0, most))
+    for _ in range(50):
+        found = min(least + changed * found * max(gamma + slope * found, 0), most)
+    return found
 
 
 def _held(by_data: float, by_localization: float) -> float:
     """The part of the curvature-weighted precision that is the data's; 1 where nothing is known."""
     if not math.isfinite(by_data) or by_localization <= 0 or by_data <= 0:
         return 1.0
-    return by_data / (by_data + by_localization)
+    return float(by_data / (by_data + by_localization))
 
 
 def _uncertainty(series: np.ndarray) -> float:
@@ -153,7 +175,7 @@ def relative_step_bias(trace: xr.Dataset, llc: float, limit: bool = False) -> fl
     if not same:
         whole = _llc_of_steps(trace)
         whole = found.virial if math.isnan(whole) else whole
-    return (found.limit if limit else found.total) / whole if whole > 0 else math.nan
+    return (found.limit if limit else found.total)(whole) / whole if whole > 0 else math.nan
 
 
 __all__ = ["StepBias", "relative_step_bias", "step_bias"]
