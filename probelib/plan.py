@@ -25,6 +25,13 @@ from probelib.samplers.base import Sampler, Target
 from probelib.store.layout import FORMAT
 
 
+def _order(sampler: type[Sampler]) -> int | None:
+    """The order of a sampler, where the class whose step it is, or one that has it, said so."""
+    owner = next(base for base in sampler.__mro__ if "step" in vars(base))
+    said = next(base for base in sampler.__mro__ if "order" in vars(base))
+    return sampler.order if issubclass(said, owner) else None
+
+
 @dataclass(frozen=True)
 class Plan:
     """How many chains take how many draws, and how they are kept: see :func:`probelib.sample`.
@@ -211,7 +218,7 @@ class Run:
             "n_samples": posterior.n_samples,
             "n_parameters": posterior.n_parameters,
             "sampler": name,
-            "order": self.sampler.known_order(),
+            "order": _order(type(self.sampler)),
             "batch_size": self.gradient.batch_size,
             "gradient": type(self.gradient).__name__,
             "chains": self.plan.chains,

@@ -112,7 +112,8 @@ def test_errors_of_series_that_never_move_are_zero_and_none_is_nan():
         kernel.correlation_mcse(all_of_it, all_of_it),
     ):
         assert not np.isnan(found).any()
-        assert (found[..., :2] == 0).all()
+        # A hinge may yet open: what has not moved is not sure while others move.
+        assert np.isinf(np.delete(found[..., :2], 0 if found.ndim > 1 else [], -1)).all()
     still = make_trace(np.full((3, 40, 2), 2.5))
     assert probelib.empirical_variance(still).mcse == 0
     assert probelib.local_learning_coefficient(still).mcse == 0

@@ -9,6 +9,7 @@ import xarray as xr
 from torch import nn
 
 import probelib
+from probelib import plan
 from probelib.estimators.step_bias import relative_step_bias, step_bias
 
 D, N_BETA, GAMMA = 6, 40.0, 2.0
@@ -238,3 +239,71 @@ def test_noise_shaped_like_the_hessian_is_off_by_what_it_says(gamma):
     assert found.step_bias == pytest.approx(truth, rel=0.35)
     if gamma == 300:  # where the localization holds most, the limit is far above the estimate
         assert bias.noise_limit > 2.5 * truth
+
+
+class AtAnotherTemperature:
+    """A step of its own, for whichever sampler it is mixed into."""
+
+    def step(self, state, gradient, noise, target):
+        return super().step(state, gradient, lambda: 2**0.5 * noise(), target)
+
+
+def test_the_order_of_a_step_is_not_that_of_another():
+    class Mixed(AtAnotherTemperature, probelib.SGLD):
+        pass
+
+    class Later(probelib.SGLD):
+        pass
+
+    class Same(probelib.SGLD):
+        pass
+
+    class Said(probelib.SGLD):
+        order = 2
+
+        def step(self, state, gradient, noise, target):
+            return super().step(state, gradient, noise, target)
+
+    Later.step = AtAnotherTemperature.step
+    orders = [plan._order(kind) for kind in (Mixed, Later, Same, Said)]
+    assert orders == [None, None, 1, 2]
+    trace = trace_of(quadratic(), Same(1e-3), draws=2, chains=1, burn_in=0)
+    assert trace.attrs["config"]["order"] == 1
+
+
+class Absolute(nn.Module):
+    """Weights whose losses are |w - y|, so that n_beta L is homogeneous of degree one."""
+
+    def __init__(self):
+        super().__init__()
+        self.w = nn.Parameter(torch.linspace(0, 4, 20))
+
+    def forward(self, x):
+        return x @ self.w
+
+
+@pytest.mark.parametrize(("eps", "approved"), [(2.8e-3, False), (5e-4, True)])
+def test_a_loss_with_a_kink_is_off_by_about_what_it_says(eps, approved):
+    d, n_beta, gamma = 20, 200.0, 100.0
+    posterior = probelib.LocalPosterior(
+        Absolute(), lambda out, y: (out - y).abs(), (torch.eye(d), torch.linspace(0, 4, d)),
+        n_beta=n_beta, localization=gamma,
+    )  # fmt: skip
+    w = np.linspace(-1, 1, 200_001)
+    law = np.exp(-n_beta / d * np.abs(w) - gamma / 2 * w**2)
+    truth = n_beta * float((np.abs(w) * law).sum() / law.sum())
+    sampler = probelib.SGLD(eps)
+    trace = trace_of(posterior, sampler, draws=150, chains=6, thin=int(0.04 / eps))
+    found = probelib.local_learning_coefficient(trace)
+    assert found.step_bias == pytest.approx(found.value - truth, abs=0.3 * found.step_bias + 0.2)
+    assert probelib.diagnostics(trace).good == approved
+
+
+def test_losses_of_the_data_that_a_long_step_moved_are_no_noise_of_minibatches():
+    """Hardly any noise and eps A = 2: what the chain itself moves is not taken for it."""
+    posterior = quadratic(0.01)
+    trace = trace_of(posterior, probelib.LeimkuhlerMatthews(2 / float(A.max()), 50), draws=300)
+    found = probelib.local_learning_coefficient(trace)
+    assert found.value == pytest.approx(LLC, abs=4 * found.mcse)
+    assert 0 <= found.step_bias < 0.06 * LLC
+    assert step_bias(trace).limit(found.value) < 0.08 * LLC

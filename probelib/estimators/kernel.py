@@ -262,7 +262,9 @@ class LossKernel(Kernel):
         scale = self._scale[_index(rows)][:, None] * self._scale[_index(cols)]
         if self._weights is not None:
             return scale * self._weighted_mcse(rows, cols, 0.0)
-        return self._chains * self._draws * scale * self._mcse(rows, cols, correlation=False)
+        error, count = self._mcse(rows, cols, correlation=False), self._chains * self._draws
+        unknown = np.isinf(error)  # also where the scale is 0
+        return np.where(unknown, np.inf, count * scale * np.where(unknown, 0, error))
 
     def _mcse(self, rows: Positions, cols: Positions, correlation: bool) -> np.ndarray:
         shape = (self._chains, self._draws, -1)

@@ -75,15 +75,8 @@ class Sampler(ABC):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if cls.known_order() is None:
+        if "step" in vars(cls) and "order" not in vars(cls):
             cls.order = None  # what holds for one step need not hold for another
-
-    @classmethod
-    def known_order(cls) -> int | None:
-        """``order``, if it was said by the class whose step this is."""
-        owner = next(base for base in cls.__mro__ if "step" in vars(base))
-        said = next((base for base in cls.__mro__ if "order" in vars(base)), owner)
-        return cls.order if issubclass(said, owner) else None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "step_size", require_positive("step_size", self.step_size))
