@@ -331,8 +331,6 @@ chapter.table(
 sgld_beta = 1.0
 y = rng.normal(size=(sgld_sets, sgld_size))
 data = gibbs.summarise(y)
-threads = torch.get_num_threads()
-torch.set_num_threads(1)  # these models are so small that a second thread only gets in the way
 
 
 def small_probe(name, method=probelib.SGLD):
@@ -354,6 +352,9 @@ def small_probe(name, method=probelib.SGLD):
     return parts, [tuple(estimate(part) for estimate in both) for part in parts]
 
 
+# %%
+threads = torch.get_num_threads()
+torch.set_num_threads(1)  # these models are so small that a second thread only gets in the way
 traces, sgld, by_other = {}, {}, {}
 for name in ("regular", "square"):
     traces[name], sgld[name] = small_probe(name)

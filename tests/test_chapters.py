@@ -55,7 +55,8 @@ def test_a_long_step_outweighs_bad_mixing(chapter):
     assert setting(0.5, 1.2).verdict == "not mixed"
     assert setting(1.5, 1.2).verdict == "step too long"
     assert {setting(s, 1.2).verdict for s in (0.5, 1.5)} < set(local_posterior.VERDICTS)
-    setting(0.5, 1.05).record(chapter)
+    row = setting(0.5, 1.05).row(chapter)
+    assert row["LLC"] == "5 ± 0.5"
     assert chapter.numbers["sweep_gamma_0p3_llc"] == 5.0
 
 

@@ -98,7 +98,7 @@ def test_intervals_of_the_learning_coefficient_and_of_v_cover(monkeypatch):
     assert_covers(v, v_error, 0.88)
 
 
-def test_errors_of_series_that_never_move_are_zero_and_none_is_nan():
+def test_what_has_not_moved_is_not_sure_while_others_move_and_no_error_is_nan():
     x = np.zeros((1, 5, 3))
     x[..., 1] = 7.3
     x[0, 2, 2] = 1.0
@@ -112,9 +112,10 @@ def test_errors_of_series_that_never_move_are_zero_and_none_is_nan():
         kernel.correlation_mcse(all_of_it, all_of_it),
     ):
         assert not np.isnan(found).any()
-        # A hinge may yet open: what has not moved is not sure while others move.
-        assert np.isinf(np.delete(found[..., :2], 0 if found.ndim > 1 else [], -1)).all()
+        off_diagonal = ~np.eye(3, dtype=bool)[: len(found)] if found.ndim > 1 else True
+        assert np.isinf(found[..., :2][np.broadcast_to(off_diagonal, found.shape)[..., :2]]).all()
     still = make_trace(np.full((3, 40, 2), 2.5))
+    assert (probelib.loss_gain(still).mcse == 0).all()
     assert probelib.empirical_variance(still).mcse == 0
     assert probelib.local_learning_coefficient(still).mcse == 0
 
@@ -145,10 +146,10 @@ def test_a_single_sudden_jump_is_no_small_error():
     assert np.isinf(mcse_of_mean(x)).all()
 
 
-@pytest.mark.parametrize(("count", "tau", "until"), [(1, 10, 0.25), (2, 3, 0.2), (4, 10, 0.2)])
+@pytest.mark.parametrize(("count", "tau", "until"), [(1, 10, 0.15), (2, 3, 0.2), (4, 10, 0.12)])
 def test_a_run_that_until_ends_has_the_error_that_was_asked_for(count, tau, until):
     # Root mean squares over 60 runs of 6 independent losses: known to 4 %.
-    rng, cap, off, stops = np.random.default_rng(11), 700, [], []
+    rng, cap, off, stops = np.random.default_rng(11), 2000, [], []
     for _ in range(60):
         losses = chains(rng, (count, cap, 6), tau)
         stops.append(schedule.good_enough(losses, until, cap) or cap)

@@ -89,7 +89,7 @@ class Split:
     marked_samples: float
 
     def numbers(self) -> dict[str, float]:
-        """Everything by name, errors as ``<name>_mcse``."""
+        """Everything by name, errors as ``<name>_mcse`` where one is known."""
         shares = {
             "share_hardest_1pct": self.hardest,
             "share_hardest_1pct_held_out": self.hardest_held_out,
@@ -102,7 +102,9 @@ class Split:
             shares["share_wrong_labels"] = self.marked
             out["samples_wrong_labels"] = self.marked_samples
         for name, estimate in shares.items():
-            out |= {name: estimate.value, f"{name}_mcse": estimate.mcse}
+            out[name] = estimate.value
+            if np.isfinite(estimate.mcse):  # a single chain may be too short to know
+                out[f"{name}_mcse"] = estimate.mcse
         return out
 
 
@@ -154,7 +156,8 @@ def percent(numbers: Mapping[str, float], name: str) -> str:
     """A recorded share with its error, in per cent; a dash where it was not recorded."""
     if name not in numbers:
         return "–"
-    return f"{numbers[name]:.2%} ± {numbers[name + '_mcse']:.2%}"
+    error = numbers.get(f"{name}_mcse")
+    return f"{numbers[name]:.2%} ± " + ("not known" if error is None else f"{error:.2%}")
 
 
 def fresh_mean_loss(model: nn.Module, inputs: Tensor, labels: Tensor, batch: int = 5000) -> float:

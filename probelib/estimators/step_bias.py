@@ -144,7 +144,8 @@ def _llc_of_steps(trace: xr.Dataset) -> float:
     The first step begins at w*.
     """
     run, loss = settings(trace), trace.get("sampling_loss")
-    if loss is None or run.n_beta is None or trace.gradient_along[:, 0].values.any():
+    along = trace.get("gradient_along")
+    if loss is None or along is None or run.n_beta is None or along[:, 0].values.any():
         return math.nan
     series = loss.values.astype(np.float64)
     first, later = series[:, 0].mean(), series[:, max(1, run.burn_in or 0) :]

@@ -59,7 +59,9 @@ def sampler_row(
         row[title] = "–"
         if found is not None:
             key = f"{before}{name}{behind}"
-            chapter.record(**{key: found.value, f"{key}_mcse": found.mcse})
+            chapter.record(**{key: found.value})
+            if np.isfinite(found.mcse):
+                chapter.record(**{f"{key}_mcse": found.mcse})
             row[title] = percent(chapter.numbers, key)
     return row
 

@@ -37,8 +37,9 @@ def llc_in_parts(
     for k, ((name, (samples, part, error)), (color, _, marker)) in enumerate(
         zip(parts.items(), styles, strict=False)
     ):
+        known = np.where(np.isfinite(error), 2 * error / samples, np.nan)  # else no bar
         right.errorbar(
-            at + 0.16 * (k - (len(parts) - 1) / 2), part / samples, 2 * error / samples,
+            at + 0.16 * (k - (len(parts) - 1) / 2), part / samples, known,
             fmt=marker, ms=5, capsize=2, lw=1, color=color, label=name,
         )  # fmt: skip
     right.set_xticks(at, groups)
