@@ -103,7 +103,7 @@ def test_what_has_not_moved_is_not_sure_while_others_move_and_no_error_is_nan():
     x[..., 1] = 7.3
     x[0, 2, 2] = 1.0
     np.testing.assert_array_equal(mcse_of_mean(x), [0, 0, np.inf])
-    trace = make_trace(np.concatenate([x, x]))
+    trace = make_trace(np.concatenate([x, 0.5 * x + 3.65 * (x == 7.3)]))
     kernel, all_of_it = probelib.loss_kernel(trace), np.arange(3)
     for found in (
         probelib.loss_gain(trace).mcse.values,

@@ -228,11 +228,12 @@ def test_until_stops_at_its_target_and_no_sooner(tmp_path):
 @pytest.mark.parametrize("stop", [25, 70, 110])
 def test_until_decides_alike_after_an_interruption(tmp_path, monkeypatch, stop):
     store, observe, seen = tmp_path / "a.zarr", Chains.observe, [0]
-    losses = run(draws=400).loss.values[..., schedule.watched(400)]
-    # Below every look that comes before 115 draws, most of which have too few batches to tell.
+    cap = {"draws": 600, "thin": 6}
+    losses = run(**cap).loss.values[..., schedule.watched(400)]
+    # Below every look that comes before 115 draws, some of which have too few batches to tell.
     errors = [schedule.median_mcse(losses[:, :at]) for at in schedule.looks(115)]
-    until = 0.99 * min(*errors, *map(schedule.median_mcse, (losses[:, :200], losses)))
-    whole = run(draws=600, until=until)
+    until = min(0.99 * min(errors), 1.05 * schedule.median_mcse(losses))
+    whole = run(**cap, until=until)
     assert whole.sizes["draw"] > stop
 
     def interrupted(self):
@@ -243,8 +244,8 @@ def test_until_decides_alike_after_an_interruption(tmp_path, monkeypatch, stop):
 
     monkeypatch.setattr(Chains, "observe", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        run(draws=600, until=until, store=store)
-    assert_same(run(draws=600, until=until, store=store), whole)
+        run(**cap, until=until, store=store)
+    assert_same(run(**cap, until=until, store=store), whole)
 
 
 def test_until_decides_by_what_is_kept_in_half_precision(tmp_path):
