@@ -281,7 +281,7 @@ def explorer_html(
             f".{key} {{ background-image: url({s}); }}" for key, s in sheets.items()
         ),
         "size": str(size),
-        "width": str(size + 14 if sheets else 128),
+        "width": str(max(size + 14, 96 if samples.names else 0) if sheets else 128),
         "sheet_width": str(_ACROSS * size),
         "rendering": "pixelated" if size > side else "auto",
     }
