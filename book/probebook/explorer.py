@@ -282,8 +282,8 @@ def explorer_html(
         ),
         "size": str(size),
         "width": str(max(size + 14, 96 if samples.names else 0) if sheets else 128),
-        "sheet_width": str(_ACROSS * size),
-        "rendering": "pixelated" if size > side else "auto",
+        "sheet": str(_ACROSS * size),
+        "scaled": "pixelated" if size > side else "auto",
     }
     return re.sub(r"\{\{(\w+)\}\}", lambda m: parts[m[1]], _PAGE.read_text(encoding="utf-8"))
 
