@@ -40,7 +40,7 @@ import probelib
 from probebook.cache import cache_dir
 from probebook.chapter import Chapter
 from probebook.chapters import loss_gain as helpers
-from probebook.explorer import Digits, explorer, gain_text
+from probebook.explorer import Samples, explorer, gain_text
 from probebook.mnist import load_mnist
 from probebook.probes import digit_probe
 from probebook.training import RECIPES, prepare_pixels, trained_network, trained_networks
@@ -443,11 +443,12 @@ chapter.say(
 # Browse the digits by loss gain and class; pick one to see the digits whose losses rise and fall
 # with its own under the posterior. Of many candidates the best look better than they are, so each
 # neighbour has a q-value that accounts for the choice: those that may be chance ($q \ge 0.05$) are
-# pale. In a running notebook this is a widget over all samples and all
-# neighbours; in the rendered book, the same view over the hardest, the easiest and a random few.
+# pale. Arrow keys move, Enter picks, and the address of the rendered page keeps the view. It has the
+# hardest, the easiest and a random few; in a running notebook, two boxes above the same view fetch any
+# other digits, and look among all of them for neighbours.
 
 # %%
-digits = Digits(images.numpy(), digit_of, digit_of, loss, gain.values)
+digits = Samples(digit_of, images.numpy(), loss=loss, gain=gain.values)
 explorer(digits, probelib.loss_kernel(trace), live=live, seed=seed, chapter=chapter)
 
 # %% [markdown]

@@ -39,7 +39,7 @@ from sklearn.metrics import silhouette_score
 import probelib
 from probebook.chapter import Chapter
 from probebook.chapters import memorization as helpers
-from probebook.explorer import Digits, explorer
+from probebook.explorer import Samples, explorer
 from probebook.figures import embeddings
 from probebook.memorization import detection, neighbour_auroc, unit_traces
 from probebook.mnist import corrupt_labels, load_mnist
@@ -358,7 +358,9 @@ chapter.say(
 # ($q \ge 0.05$, accounting for the choice of the best) are pale.
 
 # %%
-digits = Digits(images.numpy(), labels.numpy(), true_labels.numpy(), loss, gain.values)
+digits = Samples(
+    labels.numpy(), images.numpy(), true=true_labels.numpy(), loss=loss, gain=gain.values
+)
 explorer(digits, kernel, live=live, seed=seed, chapter=chapter)
 
 # %% [markdown]

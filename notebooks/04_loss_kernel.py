@@ -47,8 +47,8 @@ from probebook.chapter import Chapter
 from probebook.chapters import loss_kernel as helpers
 from probebook.classifiers import first_classifier
 from probebook.devices import available_devices, sample_over
+from probebook.explorer import Samples, explorer_html, neighbours_csv
 from probebook.imagenet import choose, decode, find_images
-from probebook.neighbours import NeighbourTable, neighbours_html
 from probebook.prerun import kept_pairs, kept_trace, long_step
 from probebook.wordnet import imagenet_classes, wu_palmer
 from probelib import plotting
@@ -730,28 +730,26 @@ chapter.compare(helpers.claims(kept_whole is not None, row))
 # chapter's results.
 
 # %% tags=["hide-input"]
-table = NeighbourTable(
-    names=[c.label for c in (classes[i] for i in labels)],
-    labels=labels,
-    index=near,
-    correlation=r[np.arange(len(r))[:, None], near],
-    files=[path.name for path in files.paths],
-    similarity=among[np.arange(len(r))[:, None], near],
-    q_value=q_near,
-)
-chapter.path.parent.mkdir(parents=True, exist_ok=True)
-short = replace(table, names=names).to_csv()  # one synonym a class
-write_atomically(chapter.path.with_name(f"{chapter.name}-neighbours.csv"), short)
 thumbnails = torch.nn.functional.interpolate(decoded.tensor().float(), size=64, mode="area")
-display(
-    HTML(
-        neighbours_html(
-            table,
-            thumbnails.round().to(torch.uint8).numpy(),
-            note=f"Whole network, γ = {localization:,.0f}; {chapter.numbers['made']}.",
-        )
-    )
+photographs = Samples(
+    labels,
+    thumbnails.round().to(torch.uint8).numpy(),
+    ids=[path.name for path in files.paths],
+    names={i: classes[i].label for i in np.unique(labels).tolist()},
+    loss=walk_start,
+    gain=walk_loss.mean((0, 1)) - walk_start,
 )
+every = np.arange(len(r))
+table = probelib.Neighbours(near, r[every[:, None], near], q_near, every)
+alike = among[every[:, None], near]
+chapter.path.parent.mkdir(parents=True, exist_ok=True)
+short = replace(photographs, names=dict(zip(labels.tolist(), names, strict=True)))
+write_atomically(
+    chapter.path.with_name(f"{chapter.name}-neighbours.csv"),
+    neighbours_csv(short, table, alike),  # one synonym a class
+)
+note = f"Whole network, γ = {localization:,.0f}; {chapter.numbers['made']}."
+HTML(explorer_html(photographs, table, wordnet=alike, note=note, name="neighbours"))
 
 # %% [markdown]
 # ## Summary

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -144,24 +145,29 @@ def test_the_search_finds_a_term(visitor: Visitor) -> None:
 def test_the_explorer_works_without_a_kernel(visitor: Visitor, stem: str) -> None:
     tab = visitor.open(visitor.book.html / "notebooks" / f"{stem}.html")
     explorer = tab.locator(".probe-explorer")
-    tiles = explorer.locator(".list .digit")
+    tiles, about = explorer.locator(".list .tile"), explorer.locator(".about")
     assert tiles.count() == 40
-    hardest = explorer.locator(".about").inner_text()
-    assert "rank 1 of 1500 from the hardest" in hardest
+    assert "rank 1 of 1500 from the hardest" in about.inner_text()
     tiles.nth(3).click()
-    assert "rank 4 of 1500" in explorer.locator(".about").inner_text()
-    near = explorer.locator(".near .cell").all_inner_texts()
-    r = [float(text.split()[1]) for text in near]
+    assert "rank 4 of 1500" in about.inner_text()
+    tab.keyboard.press("ArrowRight")  # in the explorer, not to the next chapter
+    tab.keyboard.press("Enter")
+    assert "rank 5 of 1500" in about.inner_text()
+    tab.go_back()
+    assert "rank 4 of 1500" in about.inner_text()
+    near = explorer.locator(".near .tile").all_inner_texts()[1:]
+    r = [float(re.search(r"R (\S+)", text)[1].replace("−", "-")) for text in near]
     assert len(r) == 10
     assert r == sorted(r, reverse=True)
-    explorer.locator("select.order").select_option(label="easiest first")
-    explorer.locator("select.given").select_option("7")
-    labels = explorer.locator(".list .cell").all_inner_texts()
+    assert all(re.search(r"\bq\b", text) for text in near)
+    explorer.locator("[name=order]").select_option(label="easiest first")
+    explorer.locator("[name=label]").fill("7")
+    labels = explorer.locator(".list .what").all_inner_texts()
     assert labels
-    assert {text.strip()[0] for text in labels} == {"7"}
+    assert {text[0] for text in labels} == {"7"}
     if stem == "03_memorization":
-        explorer.locator("select.noise").select_option("wrong only")
-        wrong = explorer.locator(".list .cell").all_inner_texts()
+        explorer.locator("[name=labels]").select_option("wrong only")
+        wrong = explorer.locator(".list .what").all_inner_texts()
         assert wrong
         assert all("(is " in text for text in wrong)
     tab.context.close()
