@@ -190,6 +190,17 @@ def test_of_a_null_kernel_at_most_five_per_cent_are_called(shape, tau, heavy):
     assert near.correlation[:, 0].mean() > 0.1  # and yet they look like neighbours
 
 
+@pytest.mark.parametrize("shape", [(4, 100), (30, 40)])
+def test_a_few_draws_in_which_all_losses_swing_call_no_neighbours(shape):
+    """All R are 0, but 2 % of the draws are thirty times as wide, for all samples at once."""
+    rng, any_called = np.random.default_rng(3), 0
+    for _ in range(10):
+        wide = np.where(rng.random((*shape, 1)) < 0.02, 30.0, 1.0)
+        kernel = probelib.loss_kernel(make_trace(rng.normal(size=(*shape, 300)) * wide))
+        any_called += (kernel.top_correlated(8, rows=np.arange(40)).q_value < 0.05).any()
+    assert any_called <= 5  # of 10; without these degrees of freedom 9
+
+
 @pytest.mark.parametrize(("shape", "tau"), [((1, 600), 1), ((4, 150), 3)])
 def test_planted_neighbours_are_found_and_few_others(shape, tau):
     trace = make_trace(groups_of(np.random.default_rng(8), shape, 400, 0.6, tau))

@@ -856,3 +856,22 @@ def test_the_bar_shows_rate_loss_and_time_to_go(capsys):
     shown = capsys.readouterr().err
     assert "3/3" in shown
     assert "draw/s" in shown
+
+
+class Halved(probelib.GradientEstimator):
+    """Half of the gradient of all samples, or of a batch."""
+
+    def __init__(self, batch_size=None):
+        self.batch_size = batch_size
+
+    def __call__(self, weights, batch, gradients):
+        gradient, loss = gradients.of_batch(weights, batch)
+        return gradient / 2, loss
+
+
+@pytest.mark.parametrize("of_all", [None, 60])
+def test_an_estimator_of_somebodys_is_asked_also_for_the_full_gradient(of_all):
+    sampler = SGLD(1e-2, gradient=Halved(of_all))
+    halved = run(posterior_of(mlp()), sampler=sampler)
+    weaker = run(posterior_of(mlp(), n_beta=5.0), sampler=SGLD(1e-2))
+    np.testing.assert_allclose(halved.loss, weaker.loss, rtol=1e-5)
