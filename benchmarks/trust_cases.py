@@ -90,7 +90,7 @@ class Case:
         problem = self.problem()
         options = self.plan | {"seed": seed} | options
         if self.how is None:
-            return probelib.importance_sample(problem.posterior, problem.observe, **options)
+            return probelib.importance_sample(problem.posterior, observe=problem.observe, **options)
         sampler = options.pop("sampler", None) or self.how.sampler(problem)
         return probelib.sample(
             problem.posterior, problem.observe, sampler=sampler, progress=False, **options

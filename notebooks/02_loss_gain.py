@@ -398,6 +398,8 @@ chapter.record(
 chapter.table(
     by_sampler, "The same posterior by three samplers; ± is chance, the step bias beside it."
 )
+
+# %%
 chapter.say(
     "The paper's sampler: **{llc:.2f}**; the unbiased one: **{llc_unbiased:.2f}**; weighted draws: "
     "**{llc_importance:.2f} ± {llc_importance_mcse:.2f}**, on digits where the unbiased sampler says "

@@ -27,9 +27,11 @@ from probelib.store.layout import FORMAT
 
 def _order(sampler: type[Sampler]) -> int | None:
     """The order of a sampler, where the class whose step it is, or one that has it, said so."""
-    owner = next(base for base in sampler.__mro__ if "step" in vars(base))
-    said = next(base for base in sampler.__mro__ if "order" in vars(base))
-    return sampler.order if issubclass(said, owner) else None
+    owner, said = (
+        next((base for base in sampler.__mro__ if name in vars(base)), None)
+        for name in ("step", "order")
+    )
+    return sampler.order if owner and said and issubclass(said, owner) else None
 
 
 @dataclass(frozen=True)

@@ -12,20 +12,33 @@ sys.path.insert(0, str(ROOT / "book"))
 import quote  # noqa: E402
 
 REQUIRED = {
-    "02_loss_gain": "n_samples chains draws pearson_loss_gain spearman_loss_gain llc llc_mcse "
-    "rhat_max ess_min",
+    "01_local_posterior": "regression_llc regression_llc_mcse regression_llc_step_bias "
+    "regression_llc_eq1 regression_llc_unbiased regression_llc_unbiased_mcse",
+    "02_loss_gain": "n_samples chains draws pearson_loss_gain spearman_loss_gain rhat_max ess_min "
+    "importance_khat pearson_test_overconfident spearman_test_overconfident "
+    + " ".join(
+        f"{name}{end}"
+        for name in ("llc", "singular_fluctuation")
+        for end in (
+            *("", "_mcse", "_step_bias", "_unbiased", "_unbiased_mcse"),
+            *("_importance", "_importance_mcse"),
+        )
+    ),
     "03_memorization": "clean_accuracy noisy_accuracy gain_clean gain_noisy gain_ratio auroc_gain "
-    "auroc_loss auroc_kernel_diagonal tsne_separation",
+    "auroc_loss auroc_kernel_diagonal tsne_separation gain_ratio_unbiased auroc_gain_unbiased "
+    "tsne_separation_correlation tsne_separation_nearest tsne_separation_correlation_nearest",
     "04_loss_kernel": "top1 top5 n_images draws effective_draws mean_loss_start mean_loss_chain "
     "split_half_reliability wordnet_top5_cross_label wordnet_chance wordnet_interval_low "
     "wordnet_interval_high spearman_wordnet feature_agreement stand_in",
-    "05_llc_identity": "identity_relative_error identity_n_factor "
+    "05_llc_identity": "identity_relative_error identity_n_factor llc llc_step_bias llc_unbiased "
+    "llc_unbiased_mcse noisy_share_wrong_labels_unbiased known_off_eq1 known_off_eq1_unbiased "
     + " ".join(
         f"{name}_{what}"
         for name in ("regular_8", "monomial_1_1", "monomial_2", "rrr_2_2_2_0", "rrr_4_2_3_1")
         for what in ("llc", "mcse", "truth")
     ),
-    "06_singular_fluctuation": "gibbs_slope_regular gibbs_slope_regular_se "
+    "06_singular_fluctuation": "mnist_nu mnist_nu_mcse mnist_nu_step_bias mnist_nu_unbiased "
+    "mnist_nu_unbiased_mcse gibbs_slope_regular gibbs_slope_regular_se "
     "gibbs_slope_regular_truth gibbs_slope_singular gibbs_slope_singular_se "
     "gibbs_slope_singular_truth",
     "07_influence_functions": "laplace_order_first laplace_order_second laplace_relative_error "
@@ -111,6 +124,19 @@ def test_table_1_was_run_at_full_size(committed):
     assert (noisy["n_samples"], noisy["chains"], noisy["draws"]) == (60_000, 1, 500)
     assert noisy["n_noisy"] == 6_000
     assert noisy["n_still_right"] == 0
+
+
+def test_weighted_draws_agree_with_the_unbiased_sampler(committed):
+    """At Table 1, on the same digits, where no step made them (k-hat below 0.7)."""
+    numbers = json.loads((committed / "laptop" / "02_loss_gain.json").read_text())
+    assert numbers["importance_khat"] < 0.7
+    for name in ("llc", "singular_fluctuation"):
+        weighted, unbiased = (numbers[f"{name}{end}"] for end in ("_importance", "_unbiased_part"))
+        errors = [numbers[f"{name}{end}_mcse"] for end in ("_importance", "_unbiased_part")]
+        assert abs(weighted - unbiased) < 2 * sum(e**2 for e in errors) ** 0.5
+    for name in ("llc", "singular_fluctuation"):  # and the step bias says most of what is left
+        bias, truth = numbers[f"{name}_step_bias"], numbers[name] - numbers[f"{name}_unbiased"]
+        assert 0.5 * truth < bias < 1.5 * truth
 
 
 def test_quotes_are_rewritten_from_their_file(tmp_path):
