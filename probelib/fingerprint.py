@@ -48,7 +48,7 @@ _NEVER = {
     "__getstate__", "__setstate__", "__reduce__", "__reduce_ex__", "__getnewargs__", "__copy__",
     "__getnewargs_ex__", "__deepcopy__", "__del__", "__sizeof__", "__dir__", "__annotate__",
     "__subclasshook__", "__type_params__", "__replace__", "__classcell__", "__annotate_func__",
-    "_abc_impl",
+    "_abc_impl", "__slotnames__",  # which Python notes when it copies or pickles
 }  # fmt: skip
 # What it does when it is made, which code that does not name the class cannot have it do.
 _MAKING = {"__init__", "__new__", "__post_init__", "__init_subclass__", "__set_name__"}

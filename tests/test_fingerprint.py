@@ -688,3 +688,18 @@ def test_a_fingerprint_of_a_data_sets_own_is_not_taken_for_ours():
     named = Molecules(y)
     named.probelib_fingerprint = "of 2026"
     assert Samples(named, device).fingerprint() == "of 2026 (2000 samples)"
+
+
+def test_what_python_notes_of_a_class_that_was_copied_changes_nothing():
+    class Scale:
+        def __init__(self):
+            self.by = 2.0
+
+        def __call__(self, x):
+            return self.by * x
+
+    scale = Scale()
+    before = describe(scale)
+    copy.deepcopy(scale)
+    assert "__slotnames__" in vars(Scale)
+    assert describe(scale) == before
