@@ -287,9 +287,10 @@ chapter.say(
 # On the training set Pearson's $r$ is positive at every network above, and the loss and the gain
 # share far more in rank. One place where it is near zero is the *test* set, close to an over-confident
 # network ($\gamma = 1000$). The mechanism: a few digits that the network gets wrong with great
-# confidence have the largest losses of all, and their softmax is saturated. Moving the weights makes
-# them no worse, or even better, so that their gain is small or negative. Those few points lie far
-# out to the right of the cloud and turn Pearson's line; ranks hardly notice them.
+# confidence have the largest losses of all, and their softmax is saturated. Moving the weights
+# lowers such a loss almost as often as it raises it, so that their gains scatter on both sides of 0.
+# Those few points lie far out to the right of the cloud and turn Pearson's line; ranks hardly notice
+# them.
 
 # %%
 test = load_mnist("test")
