@@ -54,7 +54,7 @@ class Samples:
         self._labels_are_known = False
         #: Whether it came as a data set, whose labels nobody has looked at yet.
         self.by_item = False
-        if isinstance(data, TensorDataset):
+        if type(data) is TensorDataset:  # one of its kind may give other items than it holds
             data = data.tensors
         if isinstance(data, tuple | list) and len(data) == 2 and all(map(_is_array, data)):
             inputs, targets = data

@@ -13,6 +13,7 @@ from torch.utils.data import Subset, TensorDataset
 
 import probelib
 from probelib import SGLD, ControlVariate, LocalPosterior, cross_entropy, influence, sample
+from probelib.data import Samples
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -141,6 +142,20 @@ def test_other_paths_see_the_targets_as_they_were():
     ):
         np.testing.assert_allclose(f(ours), f(right), rtol=1e-5, atol=1e-6)
         np.testing.assert_allclose(f(ours), f(right), rtol=1e-5, atol=1e-6)  # and once more
+
+
+class Scaled(TensorDataset):
+    """What it gives is not what it holds."""
+
+    def __getitem__(self, index):
+        x, y = super().__getitem__(index)
+        return (x - 0.5) / 0.1, y
+
+
+def test_items_of_a_data_set_are_what_it_gives():
+    x = torch.rand(12, 4)
+    data = Samples(Scaled(x, torch.arange(12) % 3), torch.device("cpu"))
+    torch.testing.assert_close(data.batch(np.arange(12))[0], (x - 0.5) / 0.1)
 
 
 @pytest.mark.parametrize("kind", ["tensors", "numpy", "TensorDataset", "Subset", "list"])
