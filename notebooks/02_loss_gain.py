@@ -403,8 +403,8 @@ chapter.table(
 # %%
 chapter.say(
     "The paper's sampler: **{llc:.2f}**; the unbiased one: **{llc_unbiased:.2f}**; weighted draws: "
-    "**{llc_importance:.2f} ± {llc_importance_mcse:.2f}**, on digits where the unbiased sampler says "
-    "{llc_unbiased_part:.2f} ± {llc_unbiased_part_mcse:.2f}. The paper's sampler's trace says of itself "
+    "**{llc_importance:.2f}**, on digits where the unbiased sampler says "
+    "{llc_unbiased_part:.2f}; their errors are in the table. The paper's sampler's trace says of itself "
     "{llc_step_bias:+.2f}; it is {llc_less_unbiased:+.2f} above the unbiased one. Gains "
     "under SGLD are {gain_ratio_samplers:.2f} times as large on average; the rank correlation "
     "of the gains between the two samplers is **{gain_rank_agreement:.4f}**."
