@@ -43,8 +43,8 @@ def local_learning_coefficient(trace: xr.Dataset) -> Estimate:
     Returns:
         The LLC, dimensionless, with its Monte-Carlo error and the bias of the step size, to first
         order. Of minibatches that is what noise in the shape of the Hessian does, which may be
-        too much or too little elsewhere; :func:`probelib.diagnostics` judges by the most that it
-        can be.
+        too much or too little elsewhere; :func:`probelib.diagnostics` judges by twice that, or by
+        the most that it can be where this is less.
 
     Raises:
         ValueError: fewer than two draws, losses that are not finite, or no n_beta.
