@@ -52,6 +52,7 @@ class Samples:
         self._y: Tensor
         self._labels: np.ndarray | None = None
         self._labels_are_known = False
+        self._kinds: tuple[str | None, ...] | None = None
         #: Whether it came as a data set, whose labels nobody has looked at yet.
         self.by_item = False
         if type(data) is TensorDataset:  # one of its kind may give other items than it holds
@@ -79,7 +80,9 @@ class Samples:
 
     def _take_tensors(self, inputs: Any, targets: Any, copied: bool) -> None:
         try:
-            x, y = (torch.as_tensor(a, device=_device(a)).detach() for a in (inputs, targets))
+            x, y = (
+                torch.as_tensor(_plain(a), device=_device(a)).detach() for a in (inputs, targets)
+            )
         except TypeError as error:
             raise ValueError(f"{self.name} cannot become tensors: {error}") from error
         if x.ndim == 0 or y.ndim == 0:
@@ -200,14 +203,39 @@ class Samples:
     def _read(self, index: np.ndarray) -> tuple[Tensor, Tensor]:
         """Items of the data set, collated and found finite; the caller's generators stay put."""
         with keep_host_random_state():
-            items = [self._dataset[int(i)] for i in index]
-        if not isinstance(items[0], tuple | list) or len(items[0]) != 2:
+            items = [self._item(int(i)) for i in index]
+        try:
+            x, y = default_collate(items)
+        except RuntimeError as error:
             raise ValueError(
-                f"{self.name} has a {type(items[0]).__name__} as sample {int(index[0])}; "
+                f"{self.name} has samples of several shapes ({error}); give all of them one"
+            ) from error
+        self._require_finite(x, y, index)
+        return x, y
+
+    def _item(self, i: int) -> tuple[Any, Any]:
+        """A sample, as numbers of the kind that the first sample has, and nobody else's."""
+        item = self._dataset[i]
+        if not isinstance(item, tuple | list) or len(item) != 2:
+            raise ValueError(
+                f"{self.name} has a {type(item).__name__} as sample {i}; "
                 "each must be a pair (input, target)"
             )
-        x, y = default_collate(items)
-        self._require_finite(x, y, index)
+        kinds = tuple(map(_kind, item))
+        if None in kinds:
+            at = kinds.index(None)
+            raise ValueError(
+                f"{self.name} has a {type(item[at]).__name__} as {('input', 'target')[at]} of "
+                f"sample {i}; each must be a tensor, an array or a number"
+            )
+        if self._kinds is None:
+            self._kinds = kinds
+        if kinds != self._kinds:  # collated, some would be rounded to what the others are
+            raise ValueError(
+                f"{self.name} has sample {i} as ({', '.join(map(str, kinds))}) and others as "
+                f"({', '.join(map(str, self._kinds))}); give all samples one type"
+            )
+        x, y = map(_owned, item)
         return x, y
 
     def _require_repeatable(self) -> None:
@@ -215,8 +243,8 @@ class Samples:
             return
         index = np.unique(np.linspace(0, self.n - 1, 8, dtype=int))
         with keep_host_random_state():
-            once = [self._dataset[int(i)] for i in index]
-            again = [self._dataset[int(i)] for i in index]
+            once = [self._item(i) for i in index.tolist()]
+            again = [self._item(i) for i in index.tolist()]
         for i, a, b in zip(index, once, again, strict=True):
             if not _same(a, b):
                 raise ValueError(
@@ -258,18 +286,35 @@ def _is_array(a: Any) -> bool:
     return isinstance(a, Tensor | np.ndarray)
 
 
-def _same(a: Any, b: Any) -> bool:
-    if isinstance(a, tuple | list) and isinstance(b, tuple | list):
-        return len(a) == len(b) and all(map(_same, a, b))
-    if isinstance(a, dict) and isinstance(b, dict):
-        return a.keys() == b.keys() and all(_same(a[k], b[k]) for k in a)
-    if _is_array(a) and _is_array(b):
-        a, b = (np.asarray(t.detach().cpu() if isinstance(t, Tensor) else t) for t in (a, b))
-        return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
-    try:
-        return bool(a == b) or (a != a and b != b)
-    except (TypeError, ValueError, RuntimeError):  # a type without a plain comparison
-        return True
+def _kind(a: Any) -> str | None:
+    """Of what type a number or an array of numbers is; None: it is neither."""
+    if isinstance(a, Tensor):
+        return str(a.dtype)
+    if isinstance(a, np.ndarray | np.generic):
+        return str(a.dtype.newbyteorder("=")) if a.dtype.kind in "biufc" else None
+    return type(a).__name__ if isinstance(a, bool | int | float) else None
+
+
+def _plain(a: Any) -> Any:
+    """An array as torch takes it: in this machine's byte order, and read forwards."""
+    if not isinstance(a, np.ndarray):
+        return a
+    return np.ascontiguousarray(a, a.dtype.newbyteorder("=")).reshape(a.shape)
+
+
+def _owned(a: Any) -> Any:
+    """A number, or an array that no later read writes into."""
+    if isinstance(a, Tensor):
+        return a.detach().clone()
+    return _plain(a).copy() if isinstance(a, np.ndarray) else a
+
+
+def _same(one: tuple[Any, Any], other: tuple[Any, Any]) -> bool:
+    """Whether two samples are the same; NaN is as good as NaN."""
+    for a, b in zip(map(torch.as_tensor, one), map(torch.as_tensor, other), strict=True):
+        if a.shape != b.shape or not bool(((a == b) | ((a != a) & (b != b))).all()):
+            return False
+    return True
 
 
 __all__ = ["Data", "Samples"]

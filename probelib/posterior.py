@@ -107,6 +107,7 @@ class LocalPosterior:
             if k not in trainable
         }
         self._buffers = {k for k, _ in self.model.named_buffers()}
+        self._places = _places(self.model)
         #: w*, the trained weights, flattened: shape (n_parameters,).
         self.center: Tensor = torch.cat([p.reshape(-1) for p in trainable.values()])
         if not self.center.isfinite().all():
@@ -189,8 +190,10 @@ class LocalPosterior:
         moving = {k: w.reshape(s) for k, w, s in zip(self._names, parts, self._shapes, strict=True)}
         # A model may write to its buffers, as batch normalisation does: give it its own.
         fixed = {k: t.clone() if k in self._buffers else t for k, t in self._constants.items()}
+        tensors = moving | fixed
+        every = {place: t for name, t in tensors.items() for place in self._places[name]}
         try:
-            return functional_call(self.model, (moving, fixed), x)
+            return functional_call(self.model, every, x, tie_weights=False)
         finally:
             if self._restored is not None:
                 self._restored(self.model)
@@ -239,12 +242,30 @@ class LocalPosterior:
         }
 
 
+def _places(model: nn.Module) -> dict[str, list[str]]:
+    """By the name of each parameter and buffer, every place that it is kept at.
+
+    Several, where weights are tied. A module that is reached by several names counts once: torch
+    would set its weights twice, and then take the set ones for its own.
+    """
+    found: dict[int, list[str]] = {}
+    for at, module in model.named_modules():
+        for name, tensor in (*module._parameters.items(), *module._buffers.items()):
+            if tensor is not None:
+                found.setdefault(id(tensor), []).append(f"{at}.{name}" if at else name)
+    return {places[0]: places for places in found.values()}
+
+
 def _own(loss: PerSampleLoss) -> PerSampleLoss:
-    """A loss that nobody else can change: a copy, where it is an object that can be copied."""
+    """A loss that nobody else can change: a copy, where it is an object that can be copied.
+
+    Weights of its own, such as a temperature, belong to it as they are.
+    """
     try:
-        return copy_of(loss)
+        own = copy_of(loss)
     except Exception:  # it holds what cannot be copied, such as a file or a lock
         return loss
+    return own.requires_grad_(False) if isinstance(own, nn.Module) else own
 
 
 __all__ = [

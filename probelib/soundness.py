@@ -170,7 +170,9 @@ class _Probe:
         for grad in (False, False, True):
             with torch.set_grad_enabled(grad), _same_chance(self.posterior):
                 moving = weights.clone().requires_grad_(grad)
-                found.append(self.posterior.losses(moving, self.x, self.y).detach())
+                losses = self.posterior.losses(moving, self.x, self.y)
+                _require_no_other_weights(losses, moving)
+                found.append(losses.detach())
         first, again, stepped = found
         _require_one_a_sample(first, len(self.index))
         if weights is self.posterior.center:
@@ -220,6 +222,25 @@ class _Probe:
             ) from error
         _require_one_a_sample(loss, half)
         return loss, f"in one of {half}"
+
+
+def _require_no_other_weights(losses: Tensor, own: Tensor) -> None:
+    """Refuse losses whose derivative asks for other tensors than the weights (ValueError)."""
+    left, seen = [losses.grad_fn], set()
+    while left:
+        node = left.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        left += [before for before, _ in node.next_functions]
+        leaf = getattr(node, "variable", own)
+        if leaf is not own:
+            raise ValueError(
+                f"model or per_sample_loss computes with a tensor of shape {tuple(leaf.shape)} "
+                "that asks for a gradient and is no parameter of the model, so that it would stand "
+                "still where the chain moves; make its module a part of the model, or give it "
+                "requires_grad_(False); a penalty on the weights belongs to localization"
+            )
 
 
 def _probes(center: Tensor) -> tuple[Tensor, Tensor]:

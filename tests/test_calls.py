@@ -644,6 +644,88 @@ def test_a_layer_made_in_the_forward_is_refused():
 # --- masked logits --------------------------------------------------------------------------------
 
 
+class Shared(nn.Module):
+    """One block, reached by two names."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first = nn.Linear(4, 4)
+        self.again = self.first
+        self.norm = self.also = nn.BatchNorm1d(4)
+        self.blocks = nn.ModuleList([self.first, nn.Linear(4, 3), self.first])
+
+    def forward(self, x):
+        x = self.also(self.norm(self.again(self.first(x))))
+        return self.blocks[1](self.blocks[2](x))
+
+
+@pytest.mark.parametrize("train_mode", [False, True])
+def test_a_module_under_two_names_has_one_set_of_weights(train_mode):
+    of, model = posterior(Shared(), train_mode=train_mode), Shared().train(train_mode)
+    assert of.n_parameters == sum(p.numel() for p in model.parameters()) == 43
+    moved = of.center + 0.1
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.1)
+    x, y = of.data.batch(slice(8))
+    expected = cross_entropy(model(x), y).detach()
+    for _ in range(2):  # and the next call finds the model as it was
+        torch.testing.assert_close(of.losses(moved, x, y), expected)
+    assert np.isfinite(draw(of).loss).all()
+
+
+class Tempered(nn.Module):
+    """A loss with a weight of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.temperature = nn.Parameter(torch.tensor(2.0))
+
+    def forward(self, output, target):
+        return cross_entropy(output / self.temperature, target)
+
+
+def test_a_losss_own_weights_stand_still():
+    loss = Tempered()
+    trace = draw(posterior(loss=loss))
+    same(trace, draw(posterior(loss=lambda o, t: cross_entropy(o / 2, t))))
+    assert loss.temperature.requires_grad
+
+
+def reads_the_callers(model):
+    def decayed(output, target):
+        return cross_entropy(output, target) + sum(p.square().sum() for p in model.parameters())
+
+    return model, decayed
+
+
+def reads_a_list(model):
+    model.weights = list(model.parameters())
+    model.register_forward_hook(lambda m, _, out: out * m.weights[0].square().mean())
+    return model, cross_entropy
+
+
+def reads_a_global(model):
+    return nn.Sequential(model, Calls(nn.Linear(3, 3))), cross_entropy
+
+
+class Calls(nn.Module):
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = [layer]  # so that it is no part of the model
+
+    def forward(self, x):
+        return self.layer[0](x)
+
+
+@pytest.mark.parametrize("reads", [reads_the_callers, reads_a_list, reads_a_global])
+def test_weights_that_no_chain_would_move_are_refused(reads):
+    model, loss = reads(net())
+    with pytest.raises(ValueError, match=r"would stand still .* requires_grad_"):
+        posterior(model, loss)
+
+
 class Masked(nn.Module):
     def __init__(self, fill):
         super().__init__()

@@ -460,6 +460,73 @@ class Counting(nn.Module):
         return self.inner(x) * (1 + self.calls)
 
 
+class Made:
+    """A data set whose samples a function makes."""
+
+    def __init__(self, make, n=100):
+        self.make, self.n = make, n
+
+    def __len__(self):
+        return self.n
+
+    def __getitem__(self, i):
+        return self.make(i)
+
+
+@pytest.mark.parametrize("n", [10, 100])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda i: (torch.ones(3), 1 if i < 8 else 2.5),
+        lambda i: (torch.ones(3), np.int64(1) if i < 8 else np.float32(2.5)),
+        lambda i: (torch.ones(3, dtype=torch.int32 if i < 9 else torch.float32), 1),
+        lambda i: (np.ones(3, np.float32 if i < 9 else np.float64), 1),
+    ],
+)
+def test_samples_of_several_types_are_not_rounded_to_the_first(make, n):
+    with pytest.raises(ValueError, match=r"data has sample \d+ as .* one type"):
+        Samples(Made(make, n), CPU)
+
+
+@pytest.mark.parametrize("library", [torch, np])
+def test_samples_that_share_a_buffer_are_each_their_own(library):
+    buffer = library.zeros(3, dtype=library.float32)
+
+    def make(i):
+        buffer[:] = i
+        return buffer, i
+
+    x, y = Samples(Made(make), CPU).batch(slice(100))
+    assert x[:, 0].tolist() == y.tolist() == list(range(100))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda i: ({"pixels": torch.ones(3)}, 1), "a dict as input of sample 0"),
+        (lambda i: ((torch.ones(3), torch.ones(3)), 1), "a tuple as input of sample 0"),
+        (lambda i: (torch.ones(3), "cat"), "a str as target of sample 0"),
+        (lambda i: (torch.ones(3 + i % 2), 1), "several shapes .* give all of them one"),
+        (lambda i: torch.ones(3), "a Tensor as sample 0; each must be a pair"),
+    ],
+)
+def test_items_that_are_no_numbers(make, message):
+    with pytest.raises(ValueError, match=message):
+        build(Made(make))
+
+
+@pytest.mark.parametrize("change", [lambda a: a[::-1], lambda a: a.astype(a.dtype.newbyteorder())])
+def test_arrays_in_another_order(data, change):
+    x, y = data[0].numpy(), data[1].numpy()
+    expected = Samples(tuple(np.ascontiguousarray(a[::-1]) for a in (x, y)), CPU)
+    if change(x).strides[0] > 0:
+        expected = Samples((x, y), CPU)
+    taken = Samples((change(x), change(y)), CPU)
+    of_items = Samples(Made(lambda i: (change(x)[i, ::-1], change(y)[i])), CPU)
+    assert taken.fingerprint() == expected.fingerprint()
+    torch.testing.assert_close(of_items.batch(slice(100))[0], expected.batch(slice(100))[0].flip(1))
+
+
 def test_a_model_that_writes_to_its_buffers_leaves_the_posterior_alone(data):
     posterior = build(data, Counting())
     before = posterior.fingerprint()
