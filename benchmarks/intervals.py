@@ -1,14 +1,15 @@
 """Do the errors of probelib cover? Simulations with a known truth, each a function of repeats.
 
-``python benchmarks/coverage.py`` prints all of them. Weights are stationary Gaussian chains of a
+``python benchmarks/intervals.py`` prints all of them. Weights are stationary Gaussian chains of a
 given integrated autocorrelation time (draws); losses are linear in eight of them, or those of a
 linear regression (DESIGN, section 2), so that gains and kernel are known exactly.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import xarray as xr
@@ -135,40 +136,47 @@ def stopping(
     repeats: int = 200,
     counts: Iterable[int] = (1, 2, 4),
     taus: Iterable[float] = TAUS,
-    until: Iterable[float] = (0.5, 0.2, 0.1),
+    until: Sequence[float] = (0.5, 0.2, 0.1),
+    weights: Iterable[int] = (_WEIGHTS, 1),
     cap: int = 20_000,
     seed: int = 0,
 ) -> list[dict]:
     """The true error of the gains where ``until`` stopped, over the error asked for.
+
+    Args:
+        weights: how many weights the losses depend on. With one, all samples are off together, and
+            so is what their chains say of it: nothing averages out.
 
     Returns:
         Rows with ``ratio``, the median over samples of the root mean square error over repeats,
         over ``until`` (a share of the losses' standard deviation); the median ``draws`` at the
         stop, and how many would have been ``needed``.
     """
-    rng, rows, problem = np.random.default_rng(seed), [], Problem("linear")
-    for count in counts:
-        for tau in taus:
-            off = {target: [] for target in until}
-            stop = {target: [] for target in until}
-            for _ in range(repeats):
-                losses = problem.losses((count, cap), tau, rng) / np.sqrt(np.diag(problem.kernel))
-                for target in until:
-                    at = schedule.good_enough(losses, target, cap) or cap
-                    off[target].append(losses[:, :at].mean((0, 1)))
-                    stop[target].append(at)
+    rng, rows = np.random.default_rng(seed), []
+    for of, count, tau in itertools.product(weights, counts, taus):
+        design = Problem("linear").design[4:, :of]  # none of them is zero along the first weight
+        design = design / np.linalg.norm(design, axis=1, keepdims=True)
+        off = {target: [] for target in until}
+        stop = {target: [] for target in until}
+        for _ in range(repeats):
+            losses = chains((count, cap, of), tau, rng) @ design.T
             for target in until:
-                ratio = np.median(np.sqrt(np.mean(np.square(off[target]), 0))) / target
-                rows.append(
-                    {
-                        "chains": count,
-                        "tau": tau,
-                        "until": target,
-                        "ratio": float(ratio),
-                        "draws": float(np.median(stop[target])),
-                        "needed": float(np.ceil(tau / count / target**2)),
-                    }
-                )
+                at = schedule.good_enough(losses, target, cap) or cap
+                off[target].append(losses[:, :at].mean((0, 1)))
+                stop[target].append(at)
+        for target in until:
+            ratio = np.median(np.sqrt(np.mean(np.square(off[target]), 0))) / target
+            rows.append(
+                {
+                    "weights": of,
+                    "chains": count,
+                    "tau": tau,
+                    "until": target,
+                    "ratio": float(ratio),
+                    "draws": float(np.median(stop[target])),
+                    "needed": float(np.ceil(tau / count / target**2)),
+                }
+            )
     return rows
 
 

@@ -90,7 +90,9 @@ class Case:
         problem = self.problem()
         options = self.plan | {"seed": seed} | options
         if self.how is None:
-            return probelib.importance_sample(problem.posterior, observe=problem.observe, **options)
+            return probelib.importance_sample(
+                problem.posterior, observe=problem.observe, progress=False, **options
+            )
         sampler = options.pop("sampler", None) or self.how.sampler(problem)
         return probelib.sample(
             problem.posterior, problem.observe, sampler=sampler, progress=False, **options
@@ -189,7 +191,8 @@ def _sound() -> list[Case]:
     add_other("breast cancer, batches", partial(of.cancer, 20.0, 30.0), SGLD(8e-4, 400),
               **plan(8, 60, 300, 60))  # fmt: skip
     if hasattr(probelib, "importance_sample"):
-        add("weighted draws", "Gaussian", gauss, None, draws=2000)
+        broad = partial(gauss, n_beta=10.0, gamma=10.0)
+        add("weighted draws", "Gaussian", broad, None, draws=2000)
         add("weighted draws", "w to the fourth", partial(of.quartic, 10.0, 1.0), None, draws=2000)
         add("weighted draws", "rare positives", of.rare, None, draws=1000)
     return cases
@@ -288,6 +291,7 @@ def _wrong() -> list[Case]:
     add("diverged", "all chains", gauss, SGLD(4.3), **plan(draws=300))
     if hasattr(probelib, "importance_sample"):
         weights = partial(add, "weights")
+        weights("Gaussian, hardly pinned", gauss, None, draws=2000)
         weights("a narrow Gaussian", partial(gauss, n_beta=500.0, gamma=1.0), None, draws=1000)
         weights("100 weights", partial(gauss, 100, 300, n_beta=50.0), None, draws=1000)
         weights("six draws", partial(gauss, n_beta=10.0), None, draws=6)

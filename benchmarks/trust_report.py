@@ -20,32 +20,61 @@ def write_report(found: dict[str, Any], into: Path) -> None:
     """Write the page's blocks, between marks that ``book/trust.md`` cuts at."""
     cases = found["cases"]
     blocks = {"kinds": kinds(cases), "mistaken": mistaken(cases), "cases": all_cases(cases)}
-    blocks |= {name: numbers(found[name]) for name in SECTIONS if found.get(name)}
+    tables = {"coverage": coverage, "stopping": stopping, "neighbours": neighbours}
+    blocks |= {name: table_of(found[name]) for name, table_of in tables.items() if found.get(name)}
     marked = [f"<!-- {name} -->\n\n{text}\n\n<!-- /{name} -->" for name, text in blocks.items()]
     into.write_text("\n\n".join(marked) + "\n")
 
 
-#: What ``benchmarks/intervals.py`` measures: a list of rows, or a dict of them by name.
-SECTIONS = ("coverage", "stopping", "neighbours")
+def coverage(rows: list[dict[str, Any]]) -> str:
+    """Share of intervals that hold the truth, per cent: the mean over all simulations of a size,
+    the least, and how many errors are infinite.
+    """
+    names = list(dict.fromkeys(row["estimator"].partition(" near")[0] for row in rows))
+    body = []
+    for size in dict.fromkeys((row["chains"], row["draws"]) for row in rows):
+        line = ["{} x {:,}".format(*size)]
+        for name in names:
+            of = [
+                row
+                for row in rows
+                if (row["chains"], row["draws"]) == size
+                and row["estimator"].partition(" near")[0] == name
+            ]
+            held, lost = ([100 * row[key] for row in of] for key in ("coverage", "infinite"))
+            infinite = f"; {sum(lost) / len(lost):.0f}" if sum(lost) else ""
+            line.append(f"{sum(held) / len(held):.1f} ({min(held):.0f}{infinite})")
+        body.append(line)
+    return table(["chains x draws", *(name.replace("_", " ") for name in names)], body)
 
 
-def numbers(rows: Any) -> str:
-    """Rows as a table; a dict's keys are its first column."""
-    if isinstance(rows, dict):
-        rows = [
-            {"": key, **(value if isinstance(value, dict) else {"value": value})}
-            for key, value in rows.items()
-        ]
-    head = list(dict.fromkeys(key for row in rows for key in row))
-    body = [[_shown(row.get(key)) for key in head] for row in rows]
-    return table([str(key).replace("_", " ") for key in head], body)
+def stopping(rows: list[dict[str, Any]]) -> str:
+    """The true error over the one asked for, and the draws that it took over those needed."""
+    targets = list(dict.fromkeys(row["until"] for row in rows))
+    body = []
+    for key in dict.fromkeys((row["weights"], row["chains"], row["tau"]) for row in rows):
+        of = {r["until"]: r for r in rows if (r["weights"], r["chains"], r["tau"]) == key}
+        cells = [f"{of[u]['ratio']:.2f} ({of[u]['draws'] / of[u]['needed']:.1f})" for u in targets]
+        body.append([*map(str, key), *cells])
+    head = ["weights", "chains", "autocorrelation time", *(f"until {until:g}" for until in targets)]
+    return table(head, body)
 
 
-def _shown(value: Any) -> str:
-    if value is None:
-        return ""
-    text = f"{value:.3g}" if isinstance(value, float) else str(value)
-    return text.replace("_", " ")
+def neighbours(rows: list[dict[str, Any]]) -> str:
+    """Neighbours called in a null kernel; the false among those called, and the power, else."""
+    planted = list(dict.fromkeys(row["planted"] for row in rows))
+    body = []
+    for key in dict.fromkeys((r["tails"], r["chains"], r["draws"], r["tau"]) for r in rows):
+        tails, chains, draws, tau = key
+        of = {
+            r["planted"]: r for r in rows if (r["tails"], r["chains"], r["draws"], r["tau"]) == key
+        }
+        cells = [f"{of[r]['called']:.2%}" if not r else f"{of[r]['power']:.0%}" for r in planted]
+        worst = max((of[r]["false"] for r in planted if r), default=0.0)
+        body.append([tails, f"{chains} x {draws:,}", str(tau), *cells, f"{worst:.1%}"])
+    found = [f"found, R = {r:g}" if r else "called, nothing planted" for r in planted]
+    head = ["tails", "chains x draws", "autocorrelation time", *found, "false, at most"]
+    return table(head, body)
 
 
 def kinds(cases: list[dict[str, Any]]) -> str:

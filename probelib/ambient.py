@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 from typing import ParamSpec, TypeVar
 
 import torch
+from torch.nn.utils import parametrize
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -19,7 +20,8 @@ _here = threading.local()
 def undisturbed(function: Callable[P, R]) -> Callable[P, R]:
     """Evaluate as if nothing around the outermost of these had been set.
 
-    No autocast and no inference mode, which would change the precision or leave no gradient; and
+    No autocast, no inference mode and no shortened products of matrices, which would change the
+    precision or leave no gradient; no parametrised weights that were kept from before; and
     attention takes the one path that has gradients, as without them its fast path treats padding
     in another way. All is put back at the end.
     """
@@ -44,6 +46,8 @@ def _nothing_set() -> Iterator[None]:
             if torch.is_autocast_enabled(kind):
                 stack.enter_context(torch.autocast(kind, enabled=False))
         stack.enter_context(_one_attention())
+        stack.enter_context(_full_products())
+        stack.enter_context(_no_kept_weights())
         _here.entered = True
         stack.callback(setattr, _here, "entered", False)
         yield
@@ -65,6 +69,34 @@ def _one_attention() -> Iterator[None]:
             _inside -= 1
             if _inside == 0:
                 torch.backends.mha.set_fastpath_enabled(_fast_path)
+
+
+@contextmanager
+def _full_products() -> Iterator[None]:
+    """Products of float32 matrices in float32: shortened, they would be other losses."""
+    precision = torch.get_float32_matmul_precision()
+    if precision == "highest":
+        yield
+        return
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(precision)
+
+
+@contextmanager
+def _no_kept_weights() -> Iterator[None]:
+    """Inside ``parametrize.cached()`` weights would be those of the first call for all others."""
+    kept = parametrize._cache_enabled, parametrize._cache
+    if not kept[0]:
+        yield
+        return
+    parametrize._cache_enabled, parametrize._cache = 0, {}
+    try:
+        yield
+    finally:
+        parametrize._cache_enabled, parametrize._cache = kept
 
 
 __all__ = ["undisturbed"]

@@ -24,7 +24,7 @@ from probelib.contract import STEP_VARIABLES
 from probelib.copies import version
 from probelib.data import Samples
 from probelib.fingerprint import attributes, describe
-from probelib.gradients import Batch, ControlVariate, FullGradient, Minibatch
+from probelib.gradients import Batch, ControlVariate, FullGradient, Minibatch, gradient_of
 from probelib.observe import Observer
 from probelib.plan import Run
 from probelib.randomness import (
@@ -69,10 +69,11 @@ class Chains:
         # Of their own: what a sampler of somebody's keeps on itself stays with these chains.
         self.sampler = copy.deepcopy(run.sampler)
         self._settings = describe(attributes(self.sampler))
-        self._full_batch = run.gradient.batch_size in (None, run.posterior.n_samples)
+        gradient = gradient_of(self.sampler)
+        self._full_batch = gradient.batch_size in (None, run.posterior.n_samples)
         # Ours need no more than the full gradient then; what others do is theirs to say.
-        ours = type(run.gradient) in (FullGradient, Minibatch, ControlVariate)
-        self.estimator = FullGradient() if self._full_batch and ours else run.gradient
+        ours = type(gradient) in (FullGradient, Minibatch, ControlVariate)
+        self.estimator = FullGradient() if self._full_batch and ours else gradient
         self.step = 0
         self.state = check_state(
             self.sampler.init(self._at_center(count)), count, self._at_center(count)

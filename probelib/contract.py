@@ -337,19 +337,46 @@ def _same(all_of_it: xr.Variable, first: xr.Variable) -> bool:
 
 
 def _check_chains(data: xr.Dataset, argument: str) -> None:
-    """No chain may be there twice: it would count as two."""
-    if "loss" not in data or not data.sizes["draw"]:
+    """No chain may be there twice, whatever its number, and no weighted draw: both would count."""
+    if "loss" not in data or data.sizes["draw"] * data.sizes["chain"] < 2:
+        return
+    samples = np.unique(np.linspace(0, data.sizes["sample"] - 1, 4, dtype=int))
+    loss = data["loss"][:, :, samples].values
+    if "log_weight" in data:
+        weight = data["log_weight"].values.reshape(-1, 1)
+        every = np.concatenate([loss.reshape(len(weight), -1), weight], 1, dtype=np.float64)
+        if (found := _twice(every, np.ones(len(every), bool))) is not None:
+            raise ValueError(
+                f"{argument} has weighted draws twice, those at {found[0]} and {found[1]} for "
+                "instance; leave the copies out"
+            )
         return
     number = data["chain"].values
-    for chain in np.unique(number):
-        at = np.flatnonzero(number == chain)
-        if len(at) > 1:
-            series = data["loss"][at, :, 0].values
-            if len(np.unique(series, axis=0)) < len(at):
-                raise ValueError(
-                    f"{argument} has chain {chain} twice, with the same draws; leave one out: "
-                    f"{argument}.isel(chain=[...])"
-                )
+    again = np.isin(number, number[np.setdiff1d(np.arange(len(number)), _firsts(number))])
+    # Of another number, only what chance does not repeat: many draws, that differ.
+    moves = (np.ptp(loss, axis=1) > 0).any(-1) & (loss.shape[1] >= _MANY)
+    if (found := _twice(loss.reshape(len(loss), -1), again | moves)) is not None:
+        first, other = number[list(found)]
+        raise ValueError(
+            f"{argument} has chain {first} twice, with the same draws (as chain {other}); leave "
+            f"one out: {argument}.isel(chain=[...])"
+        )
+
+
+_MANY = 8  # draws
+
+
+def _firsts(values: np.ndarray) -> np.ndarray:
+    return np.unique(values, return_index=True)[1]
+
+
+def _twice(rows: np.ndarray, which: np.ndarray) -> tuple[int, int] | None:
+    """Positions of two equal rows among some of them, all of whose values are numbers."""
+    at = np.flatnonzero(which & np.isfinite(rows).all(1))
+    _, first, back = np.unique(rows[at], axis=0, return_index=True, return_inverse=True)
+    original = first[back.ravel()]
+    copies = np.flatnonzero(original != np.arange(len(at)))
+    return (int(at[original[copies[0]]]), int(at[copies[0]])) if len(copies) else None
 
 
 def log_weights(trace: xr.Dataset) -> np.ndarray | None:

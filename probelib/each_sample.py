@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.func import grad, grad_and_value, jacrev, vmap
 from torch.utils._pytree import tree_map
 
-from probelib.randomness import host_random_state, keep_host_random_state, keep_random_state
+from probelib.randomness import keep_host_random_state, keep_random_state, no_draws
 
 if TYPE_CHECKING:
     from probelib.posterior import LocalPosterior
@@ -83,13 +83,8 @@ def _one_by_one(
             "posterior is in train mode, where a loss may depend on its batch and on chance; "
             f"gradients of single samples need train_mode=False ({why})"
         ) from why
-    before = torch.get_rng_state(), host_random_state()
-    found = [function(weights, *sample) for sample in zip(x, y, strict=True)]
-    if not torch.equal(torch.get_rng_state(), before[0]) or host_random_state() != before[1]:
-        raise ValueError(
-            "model draws at random in eval mode, so that a sample has no gradient of its own; "
-            "switch that off, as dropout is in eval mode"
-        )
+    with no_draws(posterior.device, "derivative of a sample"):
+        found = [function(weights, *sample) for sample in zip(x, y, strict=True)]
     return tree_map(lambda *parts: torch.stack(parts), *found)
 
 

@@ -17,6 +17,7 @@ n_parameters squared: it is for small models.
 
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 
 import numpy as np
 import torch
@@ -32,6 +33,7 @@ from probelib.data import Data, Samples
 from probelib.each_sample import curvature, each_sample, gradient_and_value
 from probelib.estimators import MatrixKernel
 from probelib.posterior import LocalPosterior
+from probelib.randomness import no_draws
 
 _LARGEST = 10_000  # a Hessian of this width takes 0.8 GB
 _LARGEST_TENSOR = 64  # third derivatives grow with the cube of the width
@@ -118,14 +120,16 @@ def hessian(posterior: LocalPosterior, batch_size: int = 1000) -> np.ndarray:
         Shape (n_parameters, n_parameters), symmetric, float64, nats per squared unit of weight.
 
     Raises:
-        ValueError: more than 10,000 parameters; :func:`hessian_operator` never builds the matrix.
+        ValueError: more than 10,000 parameters (:func:`hessian_operator` never builds the matrix),
+            or a posterior in train mode.
     """
     require_whole("batch_size", batch_size)
     _require_small(posterior, _LARGEST, "hessian", "use hessian_operator")
     total = torch.zeros(2 * [posterior.n_parameters], dtype=torch.float64, device=posterior.device)
-    for x, y in posterior.data.batches(batch_size):
-        total += curvature(_summed(posterior, x, y))(posterior.center).detach()
-        _require_finite(total, "Hessian", posterior.data.name)
+    with _one_function(posterior):
+        for x, y in posterior.data.batches(batch_size):
+            total += curvature(_summed(posterior, x, y))(posterior.center).detach()
+            _require_finite(total, "Hessian", posterior.data.name)
     total /= posterior.n_samples
     return ((total + total.T) / 2).cpu().numpy()
 
@@ -179,7 +183,7 @@ def hessian_operator(posterior: LocalPosterior, batch_size: int = 1000) -> Linea
         A symmetric operator of shape (n_parameters, n_parameters), float64.
 
     Raises:
-        ValueError: ``batch_size`` is not positive.
+        ValueError: ``batch_size`` is not positive, or the posterior is in train mode.
     """
     require_whole("batch_size", batch_size)
     center, d = posterior.center, posterior.n_parameters
@@ -188,8 +192,9 @@ def hessian_operator(posterior: LocalPosterior, batch_size: int = 1000) -> Linea
     def times(vector: np.ndarray) -> np.ndarray:
         along = torch.as_tensor(np.ravel(vector)).to(center)
         total = torch.zeros(d, dtype=torch.float64, device=center.device)
-        for x, y in posterior.data.batches(batch_size):
-            total += _derivative_along(grad(_summed(posterior, x, y)), center, along)
+        with _one_function(posterior):
+            for x, y in posterior.data.batches(batch_size):
+                total += _derivative_along(grad(_summed(posterior, x, y)), center, along)
         _require_finite(total, "Hessian", posterior.data.name)
         return (total / posterior.n_samples).cpu().numpy()
 
@@ -412,6 +417,16 @@ def _single(posterior: LocalPosterior) -> Callable[[Tensor, Tensor, Tensor], Ten
 
 def _summed(posterior: LocalPosterior, x: Tensor, y: Tensor) -> Callable[[Tensor], Tensor]:
     return lambda w: posterior.losses(w, x, y).sum()
+
+
+def _one_function(posterior: LocalPosterior) -> AbstractContextManager[None]:
+    """Refuse a mean loss that depends on chance, or on how samples are batched (ValueError)."""
+    if posterior.train_mode:
+        raise ValueError(
+            "posterior is in train mode, where a loss may depend on its batch and on chance; a "
+            "Hessian needs train_mode=False"
+        )
+    return no_draws(posterior.device, "Hessian")
 
 
 def _gradient(posterior: LocalPosterior, samples: Samples, at: slice) -> Tensor:

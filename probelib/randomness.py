@@ -142,6 +142,19 @@ def keep_host_random_state() -> Iterator[None]:
         np.random.set_state(numpys)  # noqa: NPY002
 
 
+@contextmanager
+def no_draws(device: torch.device, what: str) -> Iterator[None]:
+    """Refuse a model that draws at random inside (ValueError); no generator is left changed."""
+    with keep_host_random_state(), keep_random_state(device):
+        before = torch.get_rng_state(), host_random_state()
+        yield
+        if not torch.equal(torch.get_rng_state(), before[0]) or host_random_state() != before[1]:
+            raise ValueError(
+                f"model draws at random in eval mode, so that it has no {what}; switch that off, "
+                "as dropout is in eval mode"
+            )
+
+
 __all__ = [
     "ONE_THREAD",
     "Draws",
@@ -149,5 +162,6 @@ __all__ = [
     "host_random_state",
     "keep_host_random_state",
     "keep_random_state",
+    "no_draws",
     "own_stream",
 ]

@@ -118,10 +118,13 @@ def check_samples(posterior: LocalPosterior, samples: Samples) -> torch.dtype:
             output = posterior.outputs(posterior.center, x)
             if labels is not None and _takes_classes(posterior.per_sample_loss):
                 classes = output.shape[-1 if posterior.per_sample_loss is cross_entropy else 1]
-                if labels.min() < 0 or labels.max() >= classes:
+                # Left out on purpose, with a loss of 0.
+                counted = labels[labels != getattr(posterior.per_sample_loss, "ignore_index", None)]
+                if len(counted) and (counted.min() < 0 or counted.max() >= classes):
                     raise ValueError(
-                        f"{samples.name} has labels from {labels.min()} to {labels.max()}, but "
-                        f"the model has {classes} outputs; labels must lie in [0, {classes - 1}]"
+                        f"{samples.name} has labels from {counted.min()} to {counted.max()}, "
+                        f"but the model has {classes} outputs; labels must lie in "
+                        f"[0, {classes - 1}]"
                     )
             loss = posterior.loss_of(output, y)
         _require_one_a_sample(loss, len(index))

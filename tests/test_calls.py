@@ -3,6 +3,7 @@
 import copy
 import random
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -12,7 +13,15 @@ from torch import nn
 from torch.utils.data import Subset, TensorDataset
 
 import probelib
-from probelib import SGLD, ControlVariate, LocalPosterior, cross_entropy, influence, sample
+from probelib import (
+    SGLD,
+    ControlVariate,
+    GradientEstimator,
+    LocalPosterior,
+    cross_entropy,
+    influence,
+    sample,
+)
 from probelib.data import Samples
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -264,6 +273,29 @@ def test_parametrised_weights_are_a_function_of_theirs(wrap, train_mode):
 # --- what surrounds a call ------------------------------------------------------------------------
 
 
+@contextmanager
+def shortened(precision):
+    """As torch is told on a machine whose units take bfloat16 for float32."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(precision)
+    yield
+    assert torch.get_float32_matmul_precision() == precision
+    torch.set_float32_matmul_precision(before)
+
+
+@pytest.mark.parametrize("precision", ["medium", "high"])
+def test_products_are_not_shortened(precision):
+    seen = []
+
+    def loss(output, target):
+        seen.append(torch.get_float32_matmul_precision())
+        return cross_entropy(output, target)
+
+    with shortened(precision):
+        draw(posterior(loss=loss))
+    assert set(seen) == {"highest"}
+
+
 @pytest.mark.parametrize(
     "around",
     [
@@ -272,13 +304,17 @@ def test_parametrised_weights_are_a_function_of_theirs(wrap, train_mode):
         torch.no_grad,
         lambda: torch.set_grad_enabled(False),
         lambda: torch.device("meta"),
+        nn.utils.parametrize.cached,
+        lambda: shortened("medium"),
     ],
 )
 @pytest.mark.parametrize("chains", [1, 2])
 def test_what_surrounds_a_call_changes_no_number(around, chains):
     x, y = data()
     given = x.numpy(), y.numpy()
-    right, model = posterior(given=given), net()
+    model = net()
+    nn.utils.parametrize.register_parametrization(model[0], "weight", nn.Tanh())
+    right = posterior(model, given=given)
     wanted = draw(right, chains)
     gradients = influence.per_sample_gradients(right)
     curvature = influence.hessian(right)
@@ -770,3 +806,41 @@ def test_a_loss_whose_derivatives_are_no_numbers_is_refused():
     for f in (influence.per_sample_gradients, influence.hessian, influence.gradient_gram):
         with pytest.raises(ValueError, match=r"per_sample_loss has a .* at w\* that is not finite"):
             f(ours)
+
+
+class Counting(GradientEstimator):
+    """A mean gradient that keeps a number on itself."""
+
+    def __init__(self):
+        self.batch_size, self.calls = 8, 0
+
+    def __call__(self, weights, batch, gradients):
+        self.calls += 1
+        gradient, loss = gradients.of_batch(weights, batch)
+        return gradient * self.calls, loss
+
+
+def test_an_estimator_that_keeps_a_state_of_its_own_is_refused():
+    with pytest.raises(ValueError, match="changes an attribute of its own"):
+        draw(posterior(), sampler=SGLD(1e-3, gradient=Counting()))
+
+
+def test_a_hessian_of_a_random_loss_is_refused():
+    of = posterior(net(nn.Dropout(0.5)), train_mode=True)
+    generator = torch.get_rng_state()
+    for curvature in (influence.hessian, lambda p: influence.hessian_operator(p) @ np.ones(51)):
+        with pytest.raises(ValueError, match="a Hessian needs train_mode=False"):
+            curvature(of)
+        with pytest.raises(ValueError, match=r"draws at random .* no Hessian"):
+            curvature(posterior(Noise(lambda: float(torch.randn(())))))
+    assert torch.equal(torch.get_rng_state(), generator)
+
+
+def test_targets_that_a_loss_leaves_out():
+    x, y = data()
+    given = x, torch.where(torch.arange(N) % 5 == 0, -100, y)
+    trace = draw(posterior(loss=nn.CrossEntropyLoss(reduction="none"), given=given))
+    assert (trace.loss[..., ::5] == 0).all()
+    assert (trace.loss[..., 1:5] > 0).all()
+    with pytest.raises(ValueError, match="labels from -100 to 2"):
+        posterior(given=given)

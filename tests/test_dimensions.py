@@ -228,7 +228,13 @@ REFUSED = {
     ),
     "the same chain twice": (
         lambda t: xr.concat([t, t.isel(chain=[1])], "chain", data_vars="minimal"),
-        "trace has chain 1 twice, with the same draws; leave one out",
+        r"trace has chain 1 twice, with the same draws \(as chain 1\); leave one out",
+    ),
+    "one run twice": (
+        lambda t: xr.concat(
+            [t, t.assign_coords(chain=t.chain.values + 10)], "chain", data_vars="minimal"
+        ),
+        r"trace has chain 0 twice, with the same draws \(as chain 10\)",
     ),
     "repeated chains": (lambda t: t.isel(chain=[0, 0, 1]), "trace has chain 0 twice"),
     "text": (lambda t: t.assign(loss=t.loss.astype(str)), "give real numbers"),

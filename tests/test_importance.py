@@ -133,6 +133,8 @@ def test_weights_that_are_lost_or_foreign_are_refused(exact, trace):
         (few.assign(log_weight=few.log_weight + np.inf), "without a weight"),
         (few.assign(log_weight=few.loss), "differs along sample"),
         (concat([few, probelib.reweight(few, 3.0)], "draw"), "but weights of another"),
+        (concat([few, few], "draw"), "weighted draws twice, those at 0 and 100"),
+        (concat([few, few.assign_coords(chain=[1])], "chain"), "weighted draws twice"),
     ):
         for estimator in (
             probelib.loss_gain,
