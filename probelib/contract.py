@@ -52,8 +52,14 @@ PAIRS = {
     "cross": ("chain", "pair", "side", "sample"),
     "log_weight": ("chain", "draw"),
 }
-#: Coordinates and their dimensions. ``label`` exists where the observed data has labels.
-COORDINATES = {"chain": ("chain",), "sample_id": ("sample",), "label": ("sample",)}
+#: Coordinates and their dimensions. ``label`` exists where the observed data has labels, and
+#: ``init_loss_mcse`` (nats) where the model draws at random, so that l_i(w*) has an error.
+COORDINATES = {
+    "chain": ("chain",),
+    "sample_id": ("sample",),
+    "label": ("sample",),
+    "init_loss_mcse": ("sample",),
+}
 #: Root attributes that a reader may use. Dicts are JSON text in what is read from netCDF; what
 #: ``config`` does not say may stand beside it, as ``trace.attrs["n_beta"]``.
 ATTRIBUTES = {
@@ -340,39 +346,47 @@ def _check_chains(data: xr.Dataset, argument: str) -> None:
     """No chain may be there twice, whatever its number, and no weighted draw: both would count."""
     if "loss" not in data or data.sizes["draw"] * data.sizes["chain"] < 2:
         return
-    samples = np.unique(np.linspace(0, data.sizes["sample"] - 1, 4, dtype=int))
-    loss = data["loss"][:, :, samples].values
     if "log_weight" in data:
-        weight = data["log_weight"].values.reshape(-1, 1)
-        every = np.concatenate([loss.reshape(len(weight), -1), weight], 1, dtype=np.float64)
-        if (found := _twice(every, np.ones(len(every), bool))) is not None:
+        weight = data["log_weight"].values[..., np.newaxis]
+        draws = np.concatenate([_losses(data), weight], -1, dtype=np.float64)
+        draws = draws.reshape(-1, draws.shape[-1])
+        if (draws != draws[:1]).any() and (found := _twice(draws)) is not None:
             raise ValueError(
                 f"{argument} has weighted draws twice, those at {found[0]} and {found[1]} for "
                 "instance; leave the copies out"
             )
         return
-    number = data["chain"].values
-    again = np.isin(number, number[np.setdiff1d(np.arange(len(number)), _firsts(number))])
-    # Of another number, only what chance does not repeat: many draws, that differ.
-    moves = (np.ptp(loss, axis=1) > 0).any(-1) & (loss.shape[1] >= _MANY)
-    if (found := _twice(loss.reshape(len(loss), -1), again | moves)) is not None:
-        first, other = number[list(found)]
-        raise ValueError(
-            f"{argument} has chain {first} twice, with the same draws (as chain {other}); leave "
-            f"one out: {argument}.isel(chain=[...])"
-        )
+    begin, whole = _losses(data, _BEGIN), None
+    moves = (begin != begin[:, :1]).any((1, 2))  # chains that stay are alike without being copies
+    if _twice(begin[moves]) is not None:  # only then are they read to the end
+        whole = _losses(data)[moves]
+    if whole is not None and (found := _twice(whole)) is not None:
+        first, other = data["chain"].values[moves][list(found)]
+        if first == other or data.sizes["draw"] >= _BEGIN:  # a few may be the same by chance
+            raise ValueError(
+                f"{argument} has chain {first} twice, with the same draws (as chain {other}); "
+                f"leave one out: {argument}.isel(chain=[...])"
+            )
 
 
-_MANY = 8  # draws
+_BEGIN = 8  # draws
 
 
-def _firsts(values: np.ndarray) -> np.ndarray:
-    return np.unique(values, return_index=True)[1]
+def _losses(data: xr.Dataset, draws: int | None = None) -> np.ndarray:
+    """Of the first four samples (chain, draw, sample); NaN where they cannot be read."""
+    first = data["loss"][:, :draws, :4]
+    try:
+        return first.values
+    except (OSError, RuntimeError, ValueError):  # an estimator will meet it, and say so
+        return np.full(first.shape, np.nan)
 
 
-def _twice(rows: np.ndarray, which: np.ndarray) -> tuple[int, int] | None:
-    """Positions of two equal rows among some of them, all of whose values are numbers."""
-    at = np.flatnonzero(which & np.isfinite(rows).all(1))
+def _twice(rows: np.ndarray) -> tuple[int, int] | None:
+    """Positions of two equal rows, of those that are all numbers."""
+    if len(rows) < 2:
+        return None
+    rows = rows.reshape(len(rows), -1)
+    at = np.flatnonzero(np.isfinite(rows).all(1))
     _, first, back = np.unique(rows[at], axis=0, return_index=True, return_inverse=True)
     original = first[back.ravel()]
     copies = np.flatnonzero(original != np.arange(len(at)))
@@ -424,6 +438,20 @@ def draw_weights(trace: xr.Dataset) -> np.ndarray | None:
     return weight / weight.sum()
 
 
+def init_mcse(trace: xr.Dataset) -> tuple[np.ndarray, float]:
+    """Standard errors of l_i(w*), shape (sample,), and of their mean, nats; 0 but for chance.
+
+    The latter is what the run kept in its attributes, for the samples that it observed; of others
+    the most that it can be.
+    """
+    n = trace.sizes["sample"]
+    if "init_loss_mcse" not in trace.coords:
+        return np.zeros(n), 0.0
+    error = trace["init_loss_mcse"].values.astype(np.float64)
+    observed, of_mean = trace.attrs.get("init_loss_mcse_of_mean", (0, 0.0))
+    return error, float(of_mean) if observed == n else float(error.mean())
+
+
 def require_unweighted(trace: xr.Dataset, what: str) -> None:
     """Refuse a trace whose draws carry weights (ValueError), where ``what`` cannot heed them."""
     if log_weights(trace) is not None:
@@ -452,6 +480,7 @@ __all__ = [
     "canonical",
     "diverged",
     "draw_weights",
+    "init_mcse",
     "log_weights",
     "require_unweighted",
     "required",

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Collection
+from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy.special import stdtrit
 from torch import Tensor
 from torch.func import vmap
 
@@ -13,6 +17,32 @@ from probelib.ambient import undisturbed
 from probelib.data import Samples
 from probelib.plan import Run
 from probelib.randomness import chain_seeds, own_stream
+
+# Passes at w* that a model which draws at random is averaged over.
+_PASSES = 16
+
+
+def _streams(passes: int) -> range:
+    """Numbers of passes at w*, in place of a step: those after the first are of no step."""
+    return range(0, passes * _NO_STEP, _NO_STEP)
+
+
+_NO_STEP = 2**40
+
+
+@dataclass(frozen=True)
+class AtCenter:
+    """l_i(w*) of the observed samples.
+
+    Attributes:
+        loss: shape (sample,), nats.
+        mcse: its standard error, shape (sample,), where the model draws at random; else None.
+        mcse_of_mean: that of the mean over samples.
+    """
+
+    loss: np.ndarray
+    mcse: np.ndarray | None
+    mcse_of_mean: float
 
 
 class Observer:
@@ -67,9 +97,27 @@ class Observer:
                     raise
                 self.batch_size //= 2  # the largest batch that fits, found
 
-    def at_center(self) -> np.ndarray:
-        """l_i(w*) of all observed samples."""
-        return self.losses(self.posterior.center.unsqueeze(0))[0].cpu().numpy()
+    def at_center(self) -> AtCenter:
+        """l_i(w*) of all observed samples: the mean of 16 passes if the model draws at random."""
+        center = self.posterior.center.unsqueeze(0)
+        passes = _PASSES if self._by_chance else 1
+        found = torch.stack([self.losses(center, at)[0] for at in _streams(passes)]).cpu().numpy()
+        if passes == 1:
+            return AtCenter(found[0], None, 0.0)
+        # Half of a 95 % interval over 1.96, as all errors are.
+        scale = float(stdtrit(passes - 1, 0.975)) / 1.96 / math.sqrt(passes)
+        error, of_mean = (scale * a.std(0, ddof=1) for a in (found, found.mean(1)))
+        return AtCenter(found.mean(0), error, float(of_mean))
+
+    @functools.cached_property
+    def _by_chance(self) -> bool:
+        """Whether two passes over the first batch at w* differ."""
+        if not self._draws_at_random:
+            return False
+        center = self.posterior.center.unsqueeze(0)
+        batch = self.samples.batch(slice(0, min(self.batch_size, len(self.samples))))
+        first, other = (self._batch(center, batch, at, 0, ()) for at in _streams(2))
+        return not torch.equal(first, other)
 
     @undisturbed
     def some_at_center(self, batches: int = 4, samples: int = 64) -> tuple[np.ndarray, np.ndarray]:
@@ -84,8 +132,9 @@ class Observer:
         for start in starts:
             stop = min(start + self.batch_size, len(self.samples))
             batch = self.samples.batch(slice(start, stop))
-            found = self._batch(self.posterior.center.unsqueeze(0), batch, 0, int(start), ())
-            losses.append(found[0].to(self._kept).cpu().numpy())
+            center, passes = self.posterior.center.unsqueeze(0), _PASSES if self._by_chance else 1
+            found = [self._batch(center, batch, at, int(start), ())[0] for at in _streams(passes)]
+            losses.append(torch.stack(found).to(self._kept).mean(0).cpu().numpy())
             index.append(np.arange(start, stop))
         return np.concatenate(index), np.concatenate(losses)
 

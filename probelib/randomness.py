@@ -142,13 +142,21 @@ def keep_host_random_state() -> Iterator[None]:
         np.random.set_state(numpys)  # noqa: NPY002
 
 
+def _generators(device: torch.device) -> list[bytes]:
+    """States of torch's global generators, to be compared."""
+    states = [torch.get_rng_state()]
+    if device.type != "cpu":
+        states.append(torch.get_device_module(device).get_rng_state(device))
+    return [state.cpu().numpy().tobytes() for state in states]
+
+
 @contextmanager
 def no_draws(device: torch.device, what: str) -> Iterator[None]:
     """Refuse a model that draws at random inside (ValueError); no generator is left changed."""
     with keep_host_random_state(), keep_random_state(device):
-        before = torch.get_rng_state(), host_random_state()
+        before = _generators(device), host_random_state()
         yield
-        if not torch.equal(torch.get_rng_state(), before[0]) or host_random_state() != before[1]:
+        if _generators(device) != before[0] or host_random_state() != before[1]:
             raise ValueError(
                 f"model draws at random in eval mode, so that it has no {what}; switch that off, "
                 "as dropout is in eval mode"

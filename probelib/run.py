@@ -307,9 +307,9 @@ def _begin(
     started = time.perf_counter()
     chains, plan = Chains(run), run.plan
     chains.stage()
-    init_loss = chains.observer.at_center()
-    _check_init_loss(init_loss, plan.loss_dtype)
-    _warn_of_rounding(init_loss, plan.loss_dtype, run.posterior.n_beta)
+    center = chains.observer.at_center()
+    _check_init_loss(center.loss, plan.loss_dtype)
+    _warn_of_rounding(center.loss, plan.loss_dtype, run.posterior.n_beta)
     thinning = rehearse(run, chains.data, chains.cost) if plan.thin == "auto" else None
     if thinning:
         if progress:
@@ -319,7 +319,8 @@ def _begin(
     groups = [min(together, plan.chains - first) for first in range(0, plan.chains, together)]
     start = Start(
         sizes=Sizes(plan.chains, plan.draws, plan.steps, len(run.observed)),
-        init_loss=init_loss,
+        init_loss=center.loss,
+        init_loss_mcse=center.mcse,
         labels=run.observed.labels(),
         loss_dtype=plan.loss_dtype,
         first_chain=plan.first_chain,
@@ -339,6 +340,8 @@ def _begin(
         "preconditioned": chains.preconditioned,
         "wall_time": time.perf_counter() - started,
     }
+    if center.mcse is not None:
+        attrs["init_loss_mcse_of_mean"] = [len(center.loss), center.mcse_of_mean]
     place.create(start, groups, attrs | ({"thinning": asdict(thinning)} if thinning else {}))
     return run, chains
 

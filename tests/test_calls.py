@@ -424,6 +424,29 @@ def test_no_generator_of_the_callers_moves(normal, gradient):
     assert traces[0].sampling_loss.values.std() > 0
 
 
+@pytest.mark.parametrize("part", [slice(None), slice(6)])
+def test_losses_at_the_centre_of_a_random_model_have_an_error(part, tmp_path):
+    of = posterior(net(nn.Dropout(0.5)), train_mode=True)
+    run = {"chains": 8, "draws": 100, "sampler": SGLD(1e-14, 8), "seed": 3}  # it stays at w*
+    whole = draw(of, **run, store=tmp_path / "a.zarr")
+    trace = whole.isel(sample=part)
+    gain, llc = probelib.loss_gain(trace), probelib.local_learning_coefficient(trace)
+    z = gain.values / gain.mcse.values  # all gains are 0, but for chance
+    assert 0.4 < np.sqrt(np.mean(np.square(z))) < 1.4
+    assert abs(llc.value) < 2 * llc.mcse
+    without = trace.drop_vars("init_loss_mcse")
+    too_small = gain.values / probelib.loss_gain(without).mcse.values
+    assert np.sqrt(np.mean(np.square(too_small))) > 2
+    again = draw(of, **run, store=tmp_path / "a.zarr")
+    np.testing.assert_array_equal(again.init_loss_mcse, whole.init_loss_mcse)
+
+
+def test_losses_at_the_centre_are_exact_else():
+    batch_norm = posterior(net(nn.BatchNorm1d(6)), train_mode=True)
+    for of in (posterior(), batch_norm):
+        assert "init_loss_mcse" not in draw(of).coords
+
+
 def test_a_control_variates_anchor_has_the_masks_of_its_step():
     torch.manual_seed(0)
     ours = posterior(net(nn.Dropout(0.5)), train_mode=True)

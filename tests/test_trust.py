@@ -95,9 +95,38 @@ def test_the_page_is_made_of_what_was_measured(tmp_path):
     assert trust.doubtful([c | {"bias_error": 0.0} for c in cases]) == [
         "Gaussians, not so wrong: -0.040 ± 0.000"
     ]
-    coverage = [{"of": "gain", "chains": 2, "covered": 0.947}]
+    size = {"chains": 2, "draws": 100}
+    coverage = [
+        size | {"estimator": name, "tau": tau, "coverage": share, "infinite": lost}
+        for name, tau, share, lost in (
+            ("gain", 1, 0.95, 0.0),
+            ("gain", 3, 0.93, 0.0),
+            ("R_ij near 1", 1, 0.96, 0.25),
+            ("R_ij near 0", 1, 0.90, 0.0),
+        )
+    ]
+    stopping = [
+        {"weights": 1, "chains": 2, "tau": 3, "until": until, "ratio": 0.97} | draws
+        for until, draws in (
+            (0.5, {"draws": 24.0, "needed": 6.0}),
+            (0.1, {"draws": 9.0, "needed": 10.0}),
+        )
+    ]
+    neighbours = [
+        size | {"tails": "heavy", "tau": 5, "planted": r, "called": c, "false": f, "power": power}
+        for r, c, f, power in ((0.0, 0.001, 1.0, None), (0.5, 0.2, 0.021, 0.75))
+    ]
     write_report(
-        trust.plain({**totals, "cases": cases, "coverage": coverage}), tmp_path / "trust.md"
+        trust.plain(
+            {
+                **totals,
+                "cases": cases,
+                "coverage": coverage,
+                "stopping": stopping,
+                "neighbours": neighbours,
+            }
+        ),
+        tmp_path / "trust.md",
     )
     page = (tmp_path / "trust.md").read_text()
     assert "| Gaussians | 3 | 1 | 1 | 2 |" in page
@@ -106,7 +135,9 @@ def test_the_page_is_made_of_what_was_measured(tmp_path):
     assert "right" in mistaken
     assert "missed" in mistaken
     assert "long step" not in mistaken
-    assert "| gain | 2 | 0.947 |" in page
+    assert "| 2 x 100 | 94.0 (93) | 93.0 (90; 12) |" in page
+    assert "| 1 | 2 | 3 | 0.97 (4.0) | 0.97 (0.9) |" in page
+    assert "| heavy | 2 x 100 | 5 | 0.10% | 75% | 2.1% |" in page
 
 
 def test_what_is_committed_is_of_these_cases():

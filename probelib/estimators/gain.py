@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from probelib.contract import canonical, settings
+from probelib.contract import canonical, init_mcse, settings
 from probelib.estimators.blocks import blocks_of_changes, per_sample, sample_coords
 from probelib.estimators.step_bias import relative_step_bias
 from probelib.estimators.weighted import mcse, mean, weights_of
@@ -40,6 +40,7 @@ def loss_gain(trace: xr.Dataset) -> xr.DataArray:
         error[block] = mcse(change, weights)
     if error.any():  # a hinge may yet open: no draw tells how far
         error[error == 0] = np.inf
+    error = np.hypot(error, init_mcse(trace)[0])
     of_mean = relative_step_bias(trace, (settings(trace).n_beta or math.nan) * gain.mean())
     found = per_sample(sample_coords(trace), gain, error, "loss_gain")
     return found.assign_coords(step_bias=("sample", of_mean * gain))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from probelib.contract import canonical, required, settings
+from probelib.contract import canonical, init_mcse, required, settings
 from probelib.estimators.blocks import blocks_of_changes, blocks_of_deviations
 from probelib.estimators.jackknife import FEWEST, error_of_variance, without_each
 from probelib.estimators.series import (
@@ -50,8 +50,12 @@ def local_learning_coefficient(trace: xr.Dataset) -> Estimate:
         ValueError: fewer than two draws, losses that are not finite, or no n_beta.
     """
     trace = canonical(trace, "loss", "init_loss")
-    found = estimate(required(trace, "n_beta") * mean_loss_change(trace), weights_of(trace))
-    return replace(found, step_bias=found.value * relative_step_bias(trace, found.value))
+    n_beta = required(trace, "n_beta")
+    found = estimate(n_beta * mean_loss_change(trace), weights_of(trace))
+    error = math.hypot(found.mcse, n_beta * init_mcse(trace)[1])
+    return replace(
+        found, mcse=error, step_bias=found.value * relative_step_bias(trace, found.value)
+    )
 
 
 def mean_loss_change(trace: xr.Dataset) -> np.ndarray:

@@ -37,7 +37,7 @@ _DRAW_CHUNK, _STEP_CHUNK, _SAMPLE_CHUNK = 50, 8192, 8192
 _DTYPES = {"bool", *(f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64))}
 _DTYPES |= {"float16", "float32", "float64"}
 _CODECS = {"bytes", "crc32c", "zstd", "gzip", "blosc"}
-_WRITTEN_ONCE = ("init_loss", "chain", "sample_id", "label")
+_WRITTEN_ONCE = ("init_loss", "chain", "sample_id", "label", "init_loss_mcse")
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,7 @@ class Start:
         labels: shape (sample,), or None.
         loss_dtype: "float64", "float32" or "float16".
         first_chain: number of the first chain.
+        init_loss_mcse: of l_i(w*), shape (sample,), where the model draws at random.
     """
 
     sizes: Sizes
@@ -71,6 +72,14 @@ class Start:
     labels: np.ndarray | None
     loss_dtype: str
     first_chain: int = 0
+    init_loss_mcse: np.ndarray | None = None
+
+    def coordinates(self) -> dict[str, np.ndarray]:
+        """Those of the trace."""
+        number = np.arange(self.first_chain, self.first_chain + self.sizes.chain)
+        found = {"chain": number, "sample_id": np.arange(self.sizes.sample)}
+        some = {"label": self.labels, "init_loss_mcse": self.init_loss_mcse}
+        return found | {name: values for name, values in some.items() if values is not None}
 
 
 def create_arrays(group: zarr.Group, start: Start) -> None:
@@ -82,10 +91,7 @@ def create_arrays(group: zarr.Group, start: Start) -> None:
         "step": min(sizes.step, _STEP_CHUNK),
         "sample": min(sizes.sample, _SAMPLE_CHUNK),
     }
-    number = np.arange(start.first_chain, start.first_chain + sizes.chain)
-    values = {"init_loss": start.init_loss, "chain": number, "sample_id": np.arange(sizes.sample)}
-    if start.labels is not None:
-        values["label"] = start.labels
+    values = {"init_loss": start.init_loss} | start.coordinates()
     grown = dict.fromkeys(GROWING, "float32") | {"loss": start.loss_dtype}
     if start.loss_dtype == "float64":
         grown["sampling_loss"] = "float64"
@@ -113,10 +119,9 @@ def create_arrays(group: zarr.Group, start: Start) -> None:
 
 def first_attributes(start: Start, groups: list[int], attrs: dict[str, Any]) -> dict[str, Any]:
     """The root attributes of a trace that has no draws yet."""
-    coordinates = ["chain", "sample_id", *(["label"] if start.labels is not None else [])]
     return {
         "probelib_format": FORMAT,
-        "coordinates": " ".join(coordinates),
+        "coordinates": " ".join(start.coordinates()),
         **attrs,
         "groups": groups,
         "draws_done": 0,
