@@ -68,6 +68,8 @@ def read(code: CodeType) -> Code:
             stored.add(step.argval)
         elif step.opname in _ATTRIBUTE or step.opname == "IMPORT_FROM":
             attributes.add(step.argval)
+        elif step.opname == "MATCH_CLASS":  # it takes attributes that the class names
+            attributes.add("getattr")
         elif step.opname == "IMPORT_NAME":
             imports[steps[at - 2].argval, step.argval] = None
     for entry in _exception_table(code):

@@ -13,6 +13,7 @@ import io
 import logging
 import operator
 import os
+import pkgutil
 import re
 import struct
 import sys
@@ -21,6 +22,7 @@ import typing
 import warnings
 import weakref
 import zipfile
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from importlib.util import resolve_name
@@ -43,7 +45,7 @@ _CALLED = {"forward", "init", "step", "identity", "batch_size", "evaluations", "
 # What a class says of its text, or does when its objects are copied, pickled or removed.
 _NEVER = {
     "__dict__", "__weakref__", "__doc__", "__module__", "__annotations__", "__qualname__",
-    "__dataclass_fields__", "__dataclass_params__", "__match_args__", "__abstractmethods__",
+    "__dataclass_fields__", "__dataclass_params__", "__abstractmethods__",
     "__parameters__", "__orig_bases__", "__firstlineno__", "__static_attributes__",
     "__getstate__", "__setstate__", "__reduce__", "__reduce_ex__", "__getnewargs__", "__copy__",
     "__getnewargs_ex__", "__deepcopy__", "__del__", "__sizeof__", "__dir__", "__annotate__",
@@ -55,14 +57,19 @@ _MAKING = {"__init__", "__new__", "__post_init__", "__init_subclass__", "__set_n
 # With these, code takes any attribute.
 _ANY_ATTRIBUTE = {"getattr", "vars", "dir", "getmembers", "attrgetter", "methodcaller"}
 _ANY_ATTRIBUTE |= {"__dict__", "__getattribute__"}
+_TAKING_ANY = (getattr, vars, dir, inspect.getmembers, operator.attrgetter, operator.methodcaller)
 # Names of attributes, and functions, through which code reaches what it does not name.
 _UNSEEN_ATTRIBUTES = {"__globals__", "__subclasses__", "f_globals", "f_locals", "f_back"}
-_READING = {"read_text", "read_bytes"}
+_READING = {
+    "read_text", "read_bytes", "open", "memmap", "safe_open", "load_file", "from_file", "read_csv",
+    "read_parquet", "read_json", "read_pickle", "read_excel", "read_table", "loadmat", "imread",
+}  # fmt: skip
 _UNSEEN_CODE = {
     "exec": exec, "eval": eval, "compile": compile, "globals": globals, "__import__": __import__,
     "importlib.import_module": importlib.import_module, "importlib.reload": importlib.reload,
     "sys.modules": sys.modules, "sys._getframe": sys._getframe, "inspect.stack": inspect.stack,
     "inspect.currentframe": inspect.currentframe, "torch.hub.load": torch.hub.load,
+    "pkgutil.resolve_name": pkgutil.resolve_name,
 }  # fmt: skip
 _UNSEEN_VALUES = {
     "open": open, "input": input, "os.environ": os.environ, "os.getenv": os.getenv,
@@ -198,6 +205,7 @@ class _Visitor:
             return _hash("above", str(len(self._open) - self._open[key]))
         if key in _UNSEEN:
             return self._refuse(_UNSEEN[key])
+        self._any_name |= any(value is taking for taking in _TAKING_ANY)
         self._open[key] = len(self._open)
         found = self._contents(value)
         del self._open[key]
@@ -282,9 +290,9 @@ class _Code(_Visitor):
         """What a function does, and the values of the names that it looks up."""
         code, space = read(function.__code__), function.__globals__
         self._names |= code.attributes
-        for name in sorted(code.attributes & (_UNSEEN_ATTRIBUTES | _READING)):
-            self._refuse(name)
         used = code.attributes | {name for path in code.names for name in path}
+        for name in sorted(code.attributes & _UNSEEN_ATTRIBUTES | used & _READING):
+            self._refuse(name)
         self._any_name |= not used.isdisjoint(_ANY_ATTRIBUTE)
         parts = [code.digest]
         for name, *path in sorted(code.names):
@@ -356,7 +364,7 @@ class _Code(_Visitor):
                     yield name, member
             elif (
                 name in self._names
-                or (hidden and is_class)
+                or (hidden and (is_class or name == "__getattr__"))
                 or name in overridden
                 or (not hidden and (id(space) in self._whole or not self._is_sure))
             ):
@@ -415,6 +423,8 @@ class _Description(_Code):
         if id(value) in self._left_out:
             return _hash("tensor", *header)
         header += self._named(vars(value)) if getattr(value, "__dict__", None) else []
+        if value.is_quantized:  # its bytes say nothing of the scale
+            header.append(self(value.dequantize()))
         try:
             if value.layout == torch.sparse_coo:
                 whole = value.detach().coalesce()
@@ -425,6 +435,8 @@ class _Description(_Code):
 
     def _array(self, value: np.ndarray) -> bytes:
         header: list[bytes | str] = [self._class_of(value), str(value.dtype), str(value.shape)]
+        if not isinstance(value, np.memmap):  # which says only where it lies
+            header += self._named(attributes(value))  # such as a mask
         if value.dtype.hasobject:
             return _hash("array", *header, *self._all(value.ravel().tolist()))
         return _hash("array", *header, np.ascontiguousarray(value).tobytes())
@@ -465,15 +477,16 @@ class _Description(_Code):
 
     def _partial(self, value: functools.partial) -> bytes:
         parts = self(value.func), self(value.args), *self._named(value.keywords)
-        return _hash("partial", self._class_of(value), *parts, *self._named(vars(value)))
+        return _hash("partial", self._class_of(value), *parts, *self._named(attributes(value)))
 
     def _dict(self, value: dict) -> bytes:
         """In the order in which it is kept, which a loop over it follows."""
         parts = [self._class_of(value)]
-        for key, part in list(dict.items(value)):
+        items = OrderedDict.items if isinstance(value, OrderedDict) else dict.items
+        for key, part in list(items(value)):
             with self._at(str(key)):
                 parts += [self(key), self(part)]
-        more = dict(getattr(value, "__dict__", {}))
+        more = attributes(value)
         if hasattr(value, "default_factory"):
             more["default_factory"] = value.default_factory
         return _hash("dict", *parts, *self._named(more))
@@ -481,17 +494,18 @@ class _Description(_Code):
     def _sequence(self, value: Any) -> bytes:
         kind = tuple if isinstance(value, tuple) else list
         parts = self._all(kind.__iter__(value))
-        more = getattr(value, "__dict__", {})
-        return _hash("sequence", self._class_of(value), *parts, *self._named(more))
+        return _hash("sequence", self._class_of(value), *parts, *self._named(attributes(value)))
 
     def _set(self, value: Any) -> bytes:
         kind = set if isinstance(value, set) else frozenset
         parts = sorted(self._all(kind.__iter__(value)))
-        more = getattr(value, "__dict__", {})
-        return _hash("set", self._class_of(value), *parts, *self._named(more))
+        return _hash("set", self._class_of(value), *parts, *self._named(attributes(value)))
 
     def _enum(self, value: enum.Enum) -> bytes:
-        return _hash("enum", self._class_of(value), str(value.name), self(value.value))
+        known = {"_name_", "_value_", "__objclass__", "_sort_order_"}
+        more = {name: part for name, part in vars(value).items() if name not in known}
+        parts = self(value.value), *self._named(more)
+        return _hash("enum", self._class_of(value), str(value.name), *parts)
 
     def _object(self, value: Any) -> bytes:
         """Anything else: its attributes, and its state where a class in C keeps it."""

@@ -287,6 +287,51 @@ CHANGES = {
             def forward(self, x): return x * VALUE
         loss = nn.Linear(2, 2)
         parametrize.register_parametrization(loss, "weight", Scale())""",
+    "a slot of a dict": """
+        class Settings(dict): __slots__ = ("cap",)
+        settings = Settings(); settings.cap = VALUE
+        def loss(o, t): return o.clamp(max=settings.cap)""",
+    "a slot of a partial": """
+        class Capped(functools.partial): __slots__ = ("cap",)
+        loss = Capped(lambda o, t: o)
+        loss.cap = VALUE""",
+    "a mask": """
+        cap = np.ma.array([1., 2.], mask=[VALUE == 1, False])
+        def loss(o, t): return o * float(cap.sum())""",
+    "an attribute of a member": """
+        class Cap(enum.Enum):
+            LOW = 1
+        Cap.LOW.value_of_it = VALUE
+        def loss(o, t): return o * Cap.LOW.value_of_it""",
+    "an order": """
+        caps = collections.OrderedDict(a=1, b=2)
+        caps.move_to_end("a" if VALUE == 1 else "b")
+        def loss(o, t): return o * next(iter(caps.values()))""",
+    "a scale": """
+        cap = torch.quantize_per_tensor(torch.full((2,), float(VALUE)), float(VALUE), 0, torch.qint8)
+        def loss(o, t): return o * cap.dequantize()""",
+    "a pattern of a class": """
+        class Cap:
+            __match_args__ = ("cap",)
+            @property
+            def cap(self): return VALUE
+        cap = Cap()
+        def loss(o, t):
+            match cap:
+                case Cap(c): return o * c""",
+    "an attribute by a partial": """
+        class Cap:
+            @property
+            def cap(self): return VALUE
+        cap, get = Cap(), functools.partial(getattr, Cap())
+        def loss(o, t): return o * get("cap")""",
+    "an attribute by a name of one's own": """
+        from operator import attrgetter as taken
+        class Cap:
+            @property
+            def cap(self): return VALUE
+        cap = Cap()
+        def loss(o, t): return o * taken("cap")(cap)""",
     "a setting of a layer that is not in its text": """
         loss = nn.MultiheadAttention(4, 2)
         loss.dropout = VALUE / 10""",
@@ -399,6 +444,10 @@ UNSEEN = {
     "the environment": "def loss(o, t): return o * float(os.environ['CAP'])",
     "getenv": "from os import getenv\ndef loss(o, t): return o * float(getenv('CAP'))",
     "an array on disk": "def loss(o, t): return o * np.load('cap.npy')",
+    "an array that is mapped": "def loss(o, t): return o * np.memmap('cap.bin')",
+    "a file of another library": "from safetensors.torch import load_file\ndef loss(o, t): return load_file('c')",  # noqa: E501
+    "a path that is opened": "def loss(o, t): return o * float(pathlib.Path('c').open().read())",
+    "a name that is resolved": "import pkgutil\ndef loss(o, t): return pkgutil.resolve_name('c:c')",
     "a generator": "caps = (i for i in range(9))\ndef loss(o, t): return o * next(caps)",
     "an open file": "file = open(os.devnull)\ndef loss(o, t): return o * len(file.read())",
     "a function of numpy's": "cap = np.frompyfunc(lambda x: x, 1, 1)\ndef loss(o, t): return cap(o)",  # noqa: E501
