@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import logging
 import random
+import threading
 from collections import deque
 from collections.abc import Callable, Mapping
 from types import FunctionType, MethodType, ModuleType
@@ -15,6 +17,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 Kind = TypeVar("Kind")
+_WITHOUT_STATE = ModuleType, type(threading.Lock()), type(threading.RLock()), logging.Logger
 # What torch itself keeps on a module, its tensors and its parts, which a call is given anew.
 _OF_TORCH = ("_parameters", "_buffers", "_modules")
 
@@ -31,14 +34,26 @@ class _Detached(TorchFunctionMode):
 
 
 def copy_of(value: Kind) -> Kind:
-    """A deep copy, of modules that keep activations of theirs too."""
+    """A deep copy, of modules that keep activations of theirs too.
+
+    Raises:
+        TypeError: it holds what nobody can copy, such as an open file.
+    """
     with _Detached():
-        return copy.deepcopy(value)
+        return copy.deepcopy(value, _shared(value))
 
 
 def sharing_tensors(value: Kind, model: nn.Module) -> Kind:
     """A deep copy but for the parameters and buffers of ``model``: these it shares."""
-    return copy.deepcopy(value, {id(t): t for t in (*model.parameters(), *model.buffers())})
+    tensors = {id(t): t for t in (*model.parameters(), *model.buffers())}
+    return copy.deepcopy(value, _shared(model) | tensors)
+
+
+def _shared(value: Any) -> dict[int, Any]:
+    """What modules hold that has no state to copy: Python's modules, locks, loggers."""
+    modules = value.modules() if isinstance(value, nn.Module) else [value]
+    held = [part for module in modules for part in getattr(module, "__dict__", {}).values()]
+    return {id(part): part for part in held if isinstance(part, _WITHOUT_STATE)}
 
 
 def version(tensor: Tensor) -> int:

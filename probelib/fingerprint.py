@@ -482,8 +482,8 @@ class _Description(_Code):
     def _dict(self, value: dict) -> bytes:
         """In the order in which it is kept, which a loop over it follows."""
         parts = [self._class_of(value)]
-        items = OrderedDict.items if isinstance(value, OrderedDict) else dict.items
-        for key, part in list(items(value)):
+        kind: Any = OrderedDict if isinstance(value, OrderedDict) else dict  # with its own order
+        for key, part in list(kind.items(value)):
             with self._at(str(key)):
                 parts += [self(key), self(part)]
         more = attributes(value)

@@ -12,6 +12,7 @@ import torch
 from scipy.special import stdtrit
 from torch import Tensor
 from torch.func import vmap
+from torch.utils._pytree import tree_map_only
 
 from probelib.ambient import undisturbed
 from probelib.data import Samples
@@ -184,7 +185,11 @@ class Observer:
             return self.posterior.losses(weights, x, y)
         with torch.autocast(weights.device.type, dtype=torch.bfloat16):
             output = self.posterior.outputs(weights, x)
-        return self.posterior.loss_of(output.to(weights.dtype), y)
+        return self.posterior.loss_of(tree_map_only(Tensor, _in_full, output), y)
+
+
+def _in_full(output: Tensor) -> Tensor:
+    return output.float() if output.dtype in (torch.bfloat16, torch.float16) else output
 
 
 __all__ = ["Observer"]

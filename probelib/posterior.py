@@ -72,7 +72,7 @@ class LocalPosterior:
         self.train_mode = train_mode
         soundness.require_runnable(model)
         #: The copy that is run, in the mode it runs in.
-        self.model: nn.Module = copy_of(model).train(train_mode)
+        self.model: nn.Module = _copied(model).train(train_mode)
         self._restored: Restored | None = None
         # Whether model or loss write into a batch, which is then copied for each of them.
         self._writes = True
@@ -96,8 +96,7 @@ class LocalPosterior:
         (self.dtype,), (self.device,) = dtypes, devices
         # As it was given, its tensors shared: what a forward writes on the copy that is run, such
         # as its last activations, is no setting.
-        shared = {id(t): t for t in (*self.model.parameters(), *self.model.buffers())}
-        self._as_given = copy.deepcopy(self.model, shared)
+        self._as_given = sharing_tensors(self.model, self.model)
         self._names = list(trainable)
         self._shapes = [p.shape for p in trainable.values()]
         self._sizes = [p.numel() for p in trainable.values()]
@@ -254,6 +253,16 @@ def _places(model: nn.Module) -> dict[str, list[str]]:
             if tensor is not None:
                 found.setdefault(id(tensor), []).append(f"{at}.{name}" if at else name)
     return {places[0]: places for places in found.values()}
+
+
+def _copied(model: nn.Module) -> nn.Module:
+    try:
+        return copy_of(model)
+    except TypeError as error:
+        raise TypeError(
+            f"model cannot be copied ({error}); take out what it holds beside weights and "
+            "settings, such as an open file or a connection"
+        ) from error
 
 
 def _own(loss: PerSampleLoss) -> PerSampleLoss:

@@ -1,7 +1,9 @@
 """What is computed belongs to the call: the caller's things stay, what surrounds it has no say."""
 
 import copy
+import logging
 import random
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
@@ -391,6 +393,65 @@ class Restless(nn.Module):
 def test_a_model_that_changes_from_call_to_call_is_refused():
     with pytest.raises(ValueError, match="at the next call; steps and observations must see one"):
         posterior(Restless())
+
+
+class Drifts:
+    """A loss that moves by little from call to call."""
+
+    def __init__(self, by):
+        self.by, self.scale = by, 1.0
+
+    def __call__(self, output, target):
+        self.scale *= 1 + self.by
+        return self.scale * cross_entropy(output, target)
+
+
+@pytest.mark.parametrize("double", [False, True])
+def test_a_loss_that_drifts_is_refused(double):
+    model, (x, y) = net(), data()
+    given = (x.double(), y) if double else (x, y)
+    with pytest.raises(ValueError, match="at the next call; steps and observations must see one"):
+        posterior(model.double() if double else model, Drifts(1e-9 if double else 1e-4), given)
+    posterior(model, Drifts(0.0), given)
+
+
+class Holding(nn.Module):
+    """Holds what no copy can be made of."""
+
+    def __init__(self, part):
+        super().__init__()
+        self.inner, self.part = net(), part
+
+    def forward(self, x):
+        return self.inner(x)
+
+
+def test_models_that_hold_locks_and_modules():
+    wanted = draw(posterior())
+    for part in (np, threading.Lock(), threading.RLock(), logging.getLogger("probe")):
+        same(draw(posterior(Holding(part))), wanted, rtol=0)
+    with open(__file__) as file:  # noqa: SIM117
+        with pytest.raises(TypeError, match=r"model cannot be copied .*open file"):
+            posterior(Holding(file))
+
+
+class Pair(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = net()
+
+    def forward(self, x):
+        return self.inner(x), {"length": x.square().sum(1), "n": torch.arange(len(x))}
+
+
+def test_outputs_of_several_parts_are_observed_in_bfloat16():
+    def loss(output, target):
+        assert output[0].dtype == output[1]["length"].dtype == torch.float32
+        return cross_entropy(output[0], target) + output[1]["length"] + 0 * output[1]["n"]
+
+    half = draw(posterior(Pair(), loss), observe_dtype="bfloat16")
+    assert half.attrs["observe_dtype"] == "bfloat16"
+    same(half, draw(posterior(Pair(), loss)), rtol=0.02)
 
 
 class Noise(nn.Module):
@@ -861,9 +922,10 @@ def test_a_hessian_of_a_random_loss_is_refused():
 
 def test_targets_that_a_loss_leaves_out():
     x, y = data()
-    given = x, torch.where(torch.arange(N) % 5 == 0, -100, y)
-    trace = draw(posterior(loss=nn.CrossEntropyLoss(reduction="none"), given=given))
+    given = x, torch.where(torch.arange(N) % 5 == 0, 255, y)
+    loss = nn.CrossEntropyLoss(reduction="none", ignore_index=255)
+    trace = draw(posterior(loss=loss, given=given))
     assert (trace.loss[..., ::5] == 0).all()
     assert (trace.loss[..., 1:5] > 0).all()
-    with pytest.raises(ValueError, match="labels from -100 to 2"):
+    with pytest.raises(ValueError, match="labels from 0 to 255"):
         posterior(given=given)

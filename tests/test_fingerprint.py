@@ -308,7 +308,8 @@ CHANGES = {
         caps.move_to_end("a" if VALUE == 1 else "b")
         def loss(o, t): return o * next(iter(caps.values()))""",
     "a scale": """
-        cap = torch.quantize_per_tensor(torch.full((2,), float(VALUE)), float(VALUE), 0, torch.qint8)
+        scale = float(VALUE)
+        cap = torch.quantize_per_tensor(torch.full((2,), scale), scale, 0, torch.qint8)
         def loss(o, t): return o * cap.dequantize()""",
     "a pattern of a class": """
         class Cap:
