@@ -238,6 +238,49 @@ one.
 """
 
 
+def fold(nb: NotebookNode) -> None:
+    """Fold what a reader may want to look up: what the chapter is about, and its parameters."""
+    about, parameters = tagged(nb, "about"), tagged(nb, "parameters")
+    if about is not None:
+        cell = nb.cells[about]
+        cell.source = (
+            ":::{admonition} The paper, the profiles, the cost\n:class: note dropdown\n\n"
+            f"{cell.source}\n:::"
+        )
+    if parameters is not None:
+        cell = nb.cells[parameters]
+        cell.metadata["tags"] = sorted({*tags(cell), "hide-input"})
+        cell.metadata["mystnb"] = {"code_prompt_show": "Show the parameters"}
+
+
+def first_screen(nb: NotebookNode) -> list[NotebookNode]:
+    """Take out of an executed chapter what its page begins with: its answer, its key figure.
+
+    Both are made at the end of a run, or in the middle; a reader wants them first. The cell that
+    draws the figure stays where it is, with a reference in place of its output.
+    """
+    opening = []
+    answer, figure = tagged(nb, "answer"), tagged(nb, "key-figure")
+    for position in (answer, figure):
+        if position is None:
+            continue
+        cell = nb.cells[position]
+        moved = nbformat.v4.new_code_cell(outputs=cell.outputs)
+        moved.metadata["tags"] = sorted({*tags(cell), "remove-input"})
+        moved.metadata["mystnb"] = cell.metadata.pop("mystnb", {})
+        name = moved.metadata["mystnb"].get("figure", {}).get("name")
+        text = (
+            f"{{numref}}`{name}`, at the top of this page, is what this cell draws." if name else ""
+        )
+        cell.outputs = [
+            nbformat.v4.new_output("display_data", {"text/markdown": text, "text/plain": text})
+        ]
+        opening.append(moved)
+    if answer is not None:
+        del nb.cells[answer]
+    return opening
+
+
 def executed_copy(
     executed: NotebookNode, provenance: Provenance, shown: dict[str, Any]
 ) -> NotebookNode:
@@ -269,10 +312,13 @@ def executed_copy(
     card.metadata["tags"] = ["run-card"]
     after = max((i for i in (position, injected) if i is not None), default=0)
     nb.cells.insert(after + 1, card)
+    fold(nb)
+    opening = first_screen(nb)
     if provenance.profile in NOT_A_RESULT:
         note = nbformat.v4.new_markdown_cell(SMOKE_NOTE)
         note.metadata["tags"] = ["not-a-result"]
-        nb.cells.insert(1, note)
+        opening = [note, *(cell for cell in opening if "answer" not in tags(cell))]
+    nb.cells[1:1] = opening
     nb.metadata[PROVENANCE] = asdict(provenance)
     return stable_ids(nb)
 

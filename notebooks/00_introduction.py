@@ -45,7 +45,9 @@ from probebook.toys import (
     two_classes,
 )
 
-torch.set_num_threads(1)  # the models are so small that a second thread only gets in the way
+torch.set_num_threads(
+    1
+)  # the models are so small that a second thread only gets in the way
 
 # %% tags=["parameters"]
 profile: str = "laptop"  # smoke, laptop or paper
@@ -62,7 +64,9 @@ burn_in: int = 300  # b, steps before the first draw
 thin: int = 4  # steps per draw
 
 # %%
-chapter = Chapter("00_introduction", profile=profile, results_dir=results_dir)
+chapter = Chapter(
+    "00_introduction", profile=profile, results_dir=results_dir
+)
 chapter.record(chains=chains, draws=draws)
 
 # %% [markdown]
@@ -138,7 +142,13 @@ kernel = probelib.loss_kernel(trace)  # K and R
 change = (trace.loss - trace.init_loss).values.reshape(chains * draws, -1)
 changes = {name: change[:, i] for name, i in toy.named.items()}
 # The same chains once more, for the weights: a trace keeps the losses.
-weights = path(posterior, sampler, chains=chains, steps=burn_in + draws * thin, seed=seed)
+weights = path(
+    posterior,
+    sampler,
+    chains=chains,
+    steps=burn_in + draws * thin,
+    seed=seed,
+)
 cloud = weights[:, burn_in:][:, thin - 1 :: thin].reshape(-1, 2)
 shuffled = np.random.default_rng(seed).permutation(len(cloud))
 figures.probe_picture(
@@ -155,8 +165,14 @@ figures.probe_picture(
 # %%
 chapter.record(
     **{f"gain_{name}": float(gain[i]) for name, i in toy.named.items()},
-    **{f"gain_{name}_mcse": float(gain.mcse[i]) for name, i in toy.named.items()},
-    **{f"loss_{name}": float(trace.init_loss[i]) for name, i in toy.named.items()},
+    **{
+        f"gain_{name}_mcse": float(gain.mcse[i])
+        for name, i in toy.named.items()
+    },
+    **{
+        f"loss_{name}": float(trace.init_loss[i])
+        for name, i in toy.named.items()
+    },
 )
 chapter.say(
     "Loss gain of *easy*: **{gain_easy:.4f} ± {gain_easy_mcse:.4f}** nats. Of *hard*: "

@@ -40,24 +40,32 @@ from probebook import figures, toys
 from probebook.chapter import Chapter
 from probebook.chapters import local_posterior as helpers
 
-torch.set_num_threads(1)  # the models are so small that a second thread only gets in the way
+torch.set_num_threads(
+    1
+)  # the models are so small that a second thread only gets in the way
 
 # %% tags=["parameters"]
 profile: str = "laptop"  # smoke, laptop or paper
 seed: int = 0  # of the chains; the data sets have their own
 results_dir: str = "../results/live"  # where this chapter's numbers go
-live: bool = True  # False when the driver runs it; nothing here depends on it
+live: bool = (
+    True  # False when the driver runs it; nothing here depends on it
+)
 chains: int = 64  # independent chains of the exact experiments
 steps: int = 1000  # steps kept of each
 burn_in: int = 200  # steps before them; twice as many for erratum 2
-short_chains: int = 256  # chains of erratum 6, each an experiment of its own
+short_chains: int = (
+    256  # chains of erratum 6, each an experiment of its own
+)
 network_chains: int = 4  # chains on the small network
 network_training: int = 2000  # steps of training of the small network
 network_steps: int = 1000  # steps kept of each
 network_burn_in: int = 200  # steps before them
 
 # %%
-chapter = Chapter("01_local_posterior", profile=profile, results_dir=results_dir)
+chapter = Chapter(
+    "01_local_posterior", profile=profile, results_dir=results_dir
+)
 chapter.record(chains=chains, steps=steps)
 
 # %% [markdown]
@@ -113,7 +121,9 @@ Markdown(toys.source(probelib.SGLD.step))
 # gradient noise is the same everywhere, at several batch sizes. {numref}`fig-stationary` has both.
 
 # %%
-regression = toys.linear_regression(n=40, scales=(2.0, 1.2, 0.8), noise=0.5, seed=0)
+regression = toys.linear_regression(
+    n=40, scales=(2.0, 1.2, 0.8), noise=0.5, seed=0
+)
 n_beta, localization = 40.0, 10.0
 curvature, directions = np.linalg.eigh(regression.hessian)
 precision = n_beta * curvature + localization
@@ -128,10 +138,16 @@ posterior = probelib.LocalPosterior(
 
 # %%
 kept = {"chains": chains, "steps": steps, "burn_in": burn_in, "seed": seed}
-relative_steps = np.array([0.3, 0.6, 1.2, 2.2, 3.2])  # epsilon times the largest precision
-scaled = np.empty((len(relative_steps), 2, 3))  # variance times A, and its standard error
+relative_steps = np.array(
+    [0.3, 0.6, 1.2, 2.2, 3.2]
+)  # epsilon times the largest precision
+scaled = np.empty(
+    (len(relative_steps), 2, 3)
+)  # variance times A, and its standard error
 for row, relative in zip(scaled, relative_steps, strict=True):
-    squares = helpers.squared_moves(posterior, relative / precision[-1], basis=directions, **kept)
+    squares = helpers.squared_moves(
+        posterior, relative / precision[-1], basis=directions, **kept
+    )
     row[:] = toys.mean_and_error(squares * precision)
 step_in_precisions = relative_steps[:, None] * precision / precision[-1]
 z_steps = (scaled[:, 0] - 1 / (1 - step_in_precisions / 4)) / scaled[:, 1]
@@ -140,13 +156,21 @@ z_steps = (scaled[:, 0] - 1 / (1 - step_in_precisions / 4)) / scaled[:, 1]
 n, width, nb, gamma, step_size = 32, 8, 32.0, 4.0, 0.02
 x, y = toys.constant_data(n, width, seed=0)  # every target has variance 1
 constant = probelib.LocalPosterior(
-    toys.Constant(y.mean(0)), probelib.squared_error, (x, y), n_beta=nb, localization=gamma
+    toys.Constant(y.mean(0)),
+    probelib.squared_error,
+    (x, y),
+    n_beta=nb,
+    localization=gamma,
 )
 batches = np.array([1, 2, 4, 8, 16, 32])
 fewer = kept | {"steps": steps // 4}
 by_batch = np.array(
     [
-        toys.mean_and_error(helpers.squared_moves(constant, step_size, int(m), **fewer).mean(-1))
+        toys.mean_and_error(
+            helpers.squared_moves(
+                constant, step_size, int(m), **fewer
+            ).mean(-1)
+        )
         for m in batches
     ]
 )
@@ -154,7 +178,10 @@ of_full_batch = 1 / ((nb + gamma) * (1 - step_size * (nb + gamma) / 4))
 m = np.geomspace(1, n, 60)
 noise = step_size * nb**2 / 4 / m  # s² without the finite-population factor
 theory = {
-    "theory, without replacement": (m, of_full_batch * (1 + noise * (n - m) / (n - 1))),
+    "theory, without replacement": (
+        m,
+        of_full_batch * (1 + noise * (n - m) / (n - 1)),
+    ),
     "with replacement it would be": (m, of_full_batch * (1 + noise)),
 }
 predicted = np.interp(batches, *theory["theory, without replacement"])
@@ -163,7 +190,10 @@ z_batches = (by_batch[:, 0] - predicted) / by_batch[:, 1]
 # %% mystnb={"figure": {"caption": "Stationary variance of the chain, measured (points, bars of two standard errors) and in theory (black line). Left: full gradient. Variance in units of Eq. 1's against the step size in units of the precision; three directions of one regression fall on one curve. Right: minibatches. Look at the largest batches: only the curve with the finite-population factor (black) meets the points.", "name": "fig-stationary"}, "image": {"alt": "Left: variance times precision against epsilon times A; a curve that rises from one near zero to five at epsilon A of 3.2, with measured points of three directions on it, above the dotted line of Eq. 1. Right: variance against batch size on log axes, falling from batch size 1 to 32; measured points follow the black theory curve, and a dashed curve without the finite-population factor lies above them at large batches."}}
 axis = np.linspace(0, 3.4, 200)
 figures.stationary_variance(
-    [(step_in_precisions[:, k], scaled[:, 0, k], scaled[:, 1, k]) for k in (2, 1, 0)],
+    [
+        (step_in_precisions[:, k], scaled[:, 0, k], scaled[:, 1, k])
+        for k in (2, 1, 0)
+    ],
     (axis, 1 / (1 - axis / 4)),
     (batches, by_batch[:, 0], by_batch[:, 1]),
     theory,
@@ -238,7 +268,10 @@ llc_minibatch = probelib.local_learning_coefficient(noisy)
 limit = regression.covariance(n_beta, localization)
 of_chain = regression.covariance(n_beta, localization, epsilon)
 of_noisy_chain = regression.covariance(n_beta, localization, epsilon, batch)
-exact_gain, exact_kernel = regression.gain(of_chain), regression.kernel(of_chain)
+exact_gain, exact_kernel = (
+    regression.gain(of_chain),
+    regression.kernel(of_chain),
+)
 
 # %% mystnb={"figure": {"caption": "Linear regression, measured against exact. Left: loss gain of each sample over its exact value; the filled points, over the exact law of the discretised chain, must lie on the line within their bars of two standard errors; the open ones, over the law of Eq. 1, show the bias of the step size. Bars are long where a large residual makes a loss swing widely about a small mean. Right: every entry of the loss kernel against its exact value.", "name": "fig-regression"}, "image": {"alt": "Left: ratio of measured to exact loss gain for forty samples; filled blue points scatter around one, open orange diamonds lie five to thirty-five per cent above. Right: measured kernel entries against exact ones, all close to the diagonal."}}
 figures.closed_forms(
@@ -251,10 +284,13 @@ measured = helpers.Regression(
     regression, n_beta, gain, kernel, llc, variance, llc_minibatch, batch,
     limit, of_chain, of_noisy_chain,
 )  # fmt: skip
-closed = measured.claims(chapter)  # each exact value is recorded as exact_<key>
+closed = measured.claims(
+    chapter
+)  # each exact value is recorded as exact_<key>
 rows = helpers.bias_rows(chapter, closed)
 chapter.table(
-    rows, "Linear regression: the measurement against the exact law of the chain, and of Eq. 1."
+    rows,
+    "Linear regression: the measurement against the exact law of the chain, and of Eq. 1.",
 )
 
 # %% [markdown]
@@ -272,24 +308,41 @@ chapter.table(
 # gradients that were recorded on the way, to first order in $\epsilon$.
 
 # %%
-by_sampler = {"": ("SGLD", trace), "_minibatch": (f"SGLD, minibatches of {batch}", noisy)}
-for name, described, m in (("", "", None), ("_minibatch", f", minibatches of {batch}", batch)):
+by_sampler = {
+    "": ("SGLD", trace),
+    "_minibatch": (f"SGLD, minibatches of {batch}", noisy),
+}
+for name, described, m in (
+    ("", "", None),
+    ("_minibatch", f", minibatches of {batch}", batch),
+):
     drawn = probelib.sample(
         posterior,
-        sampler=probelib.LeimkuhlerMatthews(step_size=epsilon, batch_size=m),
+        sampler=probelib.LeimkuhlerMatthews(
+            step_size=epsilon, batch_size=m
+        ),
         chains=chains,
         draws=steps,
         burn_in=burn_in,
         seed=seed,
         progress=False,
     )
-    by_sampler[f"{name}_unbiased"] = f"Leimkuhler-Matthews{described}", drawn
-eq1 = regression.llc(n_beta, limit), regression.gain(limit), np.trace(regression.kernel(limit))
+    by_sampler[f"{name}_unbiased"] = (
+        f"Leimkuhler-Matthews{described}",
+        drawn,
+    )
+eq1 = (
+    regression.llc(n_beta, limit),
+    regression.gain(limit),
+    np.trace(regression.kernel(limit)),
+)
 chapter.table(
     helpers.sampler_rows(chapter, by_sampler, eq1),
     "The same regression by both samplers at one step size; ± is chance, the step bias beside it.",
 )
-unbiased_claims = helpers.unbiased_claims(chapter, eq1, by_sampler["_unbiased"][1])
+unbiased_claims = helpers.unbiased_claims(
+    chapter, eq1, by_sampler["_unbiased"][1]
+)
 
 # %%
 chapter.say(
@@ -337,15 +390,25 @@ gammas = np.array([1.0, 5.0, 30.0, 1000.0])
 spread = []
 for g in gammas:
     free = probelib.LocalPosterior(
-        toys.Constant(y.mean(0)), probelib.squared_error, (x, y), n_beta=1e-9, localization=g
+        toys.Constant(y.mean(0)),
+        probelib.squared_error,
+        (x, y),
+        n_beta=1e-9,
+        localization=g,
     )
-    spread.append(toys.mean_and_error(helpers.squared_moves(free, 0.2 / g, **fewer).mean(-1)))
+    spread.append(
+        toys.mean_and_error(
+            helpers.squared_moves(free, 0.2 / g, **fewer).mean(-1)
+        )
+    )
 spread = np.array(spread)
 chapter.record(
     erratum1_gamma=gammas[2],
     erratum1_variance=spread[2, 0],
     erratum1_variance_times_gamma=(spread[:, 0] * gammas)[2],
-    erratum1_z_max=np.abs((spread[:, 0] * gammas - 1 / 0.95) / (spread[:, 1] * gammas)).max(),
+    erratum1_z_max=np.abs(
+        (spread[:, 0] * gammas - 1 / 0.95) / (spread[:, 1] * gammas)
+    ).max(),
 )
 chapter.say(
     "At γ = {erratum1_gamma:g} the measured variance of a weight is "
@@ -399,12 +462,18 @@ many = probelib.sample(
     seed=seed + 2,
     progress=False,
 ).load()
-truth = np.trace(regression.kernel(regression.covariance(n_beta, localization, erratum6_eps)))
+truth = np.trace(
+    regression.kernel(
+        regression.covariance(n_beta, localization, erratum6_eps)
+    )
+)
 
 
 def theory(draws):
     """Expected ratio and effective draws of one chain."""
-    return regression.expected_trace_ratio(n_beta, localization, erratum6_eps, draws)
+    return regression.expected_trace_ratio(
+        n_beta, localization, erratum6_eps, draws
+    )
 
 
 # %%
@@ -420,17 +489,27 @@ chapter.say(
 
 # %% mystnb={"figure": {"caption": "What is printed (dashed, red) against what is measured (points) and exact (black). Erratum 1: the variance of a weight under the localization alone falls with gamma. Erratum 2: the variance of the printed update (squares) does not answer to n beta, and agrees with Eq. 1 only where beta is 1, at the dotted line. Erratum 6: the mean estimate of the kernel's trace from single short chains lies below the truth, the more so the fewer independent draws per chain is worth.", "name": "fig-errata"}, "image": {"alt": "Three panels. Top left: variance against gamma on log axes; measured points lie on the falling line one over gamma, not on the rising line gamma. Top right: total variance against n beta; round points follow a falling curve, squares lie on a flat line that crosses it at n beta of 40. Bottom: ratio of the mean estimated to the exact trace of K against effective draws; points rise from well below one towards one along the exact curve."}}
 finer = np.geomspace(2, 200, 40)
-printed_law = np.trace(regression.covariance(40.0, localization, updates.step_size[1]))
+printed_law = np.trace(
+    regression.covariance(40.0, localization, updates.step_size[1])
+)
 figures.three_errata(
     (gammas, spread[:, 0], spread[:, 1]),
     (
         finer,
         {
-            "Eq. 1": np.array([np.trace(regression.covariance(t, localization)) for t in finer]),
+            "Eq. 1": np.array(
+                [
+                    np.trace(regression.covariance(t, localization))
+                    for t in finer
+                ]
+            ),
             "printed update, exact": np.full(len(finer), printed_law),
         },
         temperatures,
-        {"ours, measured": updates.ours, "printed, measured": updates.printed},
+        {
+            "ours, measured": updates.ours,
+            "printed, measured": updates.printed,
+        },
         40.0,
     ),
     (short.ess, short.ratio, short.error, smooth[1], smooth[0]),
@@ -457,7 +536,9 @@ figures.three_errata(
 model, data = toys.moons_network(steps=network_training, seed=0)
 table1 = {"epsilon": 5e-3, "n beta": 10.0, "gamma": 30.0}
 h_max = toys.largest_curvature(
-    probelib.LocalPosterior(model, probelib.cross_entropy, data, n_beta=10.0, localization=30.0)
+    probelib.LocalPosterior(
+        model, probelib.cross_entropy, data, n_beta=10.0, localization=30.0
+    )
 )
 thin = 5
 
@@ -480,7 +561,9 @@ def probe(method=probelib.SGLD, **changed):
 def stiffness(**changed):
     """epsilon A_max of these settings."""
     settings = table1 | changed
-    return settings["epsilon"] * (settings["n beta"] * h_max + settings["gamma"])
+    return settings["epsilon"] * (
+        settings["n beta"] * h_max + settings["gamma"]
+    )
 
 
 # %%
@@ -508,15 +591,22 @@ cases = {
     "steps too long (ε = 0.05)": {"epsilon": 0.05},
 }
 runs = {name: probe(**changed) for name, changed in cases.items()}
-looks = {name: probelib.diagnostics(run, n_samples=100) for name, run in runs.items()}
+looks = {
+    name: probelib.diagnostics(run, n_samples=100)
+    for name, run in runs.items()
+}
 
 # %% mystnb={"figure": {"caption": "Mean loss along the chains (left; dotted: the loss at the trained weights) and its autocorrelation (right) for four settings on the small network. All rows share their axes. Sound chains share one band and forget quickly where they were. Steps that are too short, or a localization that is too weak, give chains that wander apart or are still on their way. In the last row the chains agree with each other; look at the height of their band.", "name": "fig-chains"}, "image": {"alt": "Four rows. First: four chains mixed in one narrow band slightly above the dotted line, with autocorrelation that falls quickly. Second: slowly wandering chains close to the dotted line, with autocorrelation that falls slowly. Third: chains wandering at different levels. Fourth: chains well mixed, but far above the dotted line."}}
 series = {
-    name: float(run.init_loss.mean()) + probelib.mean_loss_change(run) for name, run in runs.items()
+    name: float(run.init_loss.mean()) + probelib.mean_loss_change(run)
+    for name, run in runs.items()
 }
 lags = min(40, network_steps // thin // 2)
 figures.chain_gallery(
-    {name: (along, probelib.autocorrelation(along, lags)) for name, along in series.items()},
+    {
+        name: (along, probelib.autocorrelation(along, lags))
+        for name, along in series.items()
+    },
     "loss (nats)",
     reference=looks["Table 1"].loss_at_center,
     thin=thin,
@@ -574,7 +664,9 @@ grid = {
     "n beta": [1.0, 10.0, 100.0, 300.0],
     "gamma": [0.3, 3.0, 30.0, 150.0],
 }
-done = {tuple(changed.items()): runs[name] for name, changed in cases.items()}
+done = {
+    tuple(changed.items()): runs[name] for name, changed in cases.items()
+}
 swept, paper_by_step = [], {}
 for knob, values in grid.items():
     for value in values:
@@ -597,7 +689,13 @@ for knob, values in grid.items():
 knobs = helpers.sweep_panels(swept)
 figures.sweeps(
     knobs,
-    dict(zip(knobs, (table1["epsilon"], table1["n beta"], table1["gamma"]), strict=True)),
+    dict(
+        zip(
+            knobs,
+            (table1["epsilon"], table1["n beta"], table1["gamma"]),
+            strict=True,
+        )
+    ),
     helpers.VERDICTS,
 )
 
@@ -614,10 +712,13 @@ chapter.table(
 # it is small; where it is a large part of the LLC, believe neither.
 
 # %%
-unbiased_by_step = {e: probe(probelib.LeimkuhlerMatthews, epsilon=e) for e in paper_by_step}
+unbiased_by_step = {
+    e: probe(probelib.LeimkuhlerMatthews, epsilon=e) for e in paper_by_step
+}
 samplers = {"SGLD": paper_by_step, "Leimkuhler-Matthews": unbiased_by_step}
 chapter.table(
-    helpers.step_rows(chapter, samplers), "The LLC of the small network by step size and sampler."
+    helpers.step_rows(chapter, samplers),
+    "The LLC of the small network by step size and sampler.",
 )
 
 # %% [markdown]
@@ -652,7 +753,9 @@ chapter.record(
 by_step = helpers.stationary_claims(
     chapter, relative_steps[-1], scaled[-1, 1, -1], predicted, by_batch
 )
-precision_exact, precision_printed = helpers.localization_claims(chapter, gammas[2], spread[2, 1])
+precision_exact, precision_printed = helpers.localization_claims(
+    chapter, gammas[2], spread[2, 1]
+)
 update_exact, update_printed = updates.claims(chapter, printed_law)
 chapter.compare(
     [

@@ -51,10 +51,16 @@ from probelib import plotting
 profile: str = "laptop"  # smoke, laptop or paper
 seed: int = 0  # of the label noise, the training, the chains and every random choice
 results_dir: str = "../results/live"  # where this chapter's numbers go
-live: bool = True  # False when the driver runs it: the explorer then needs no kernel
+live: bool = (
+    True  # False when the driver runs it: the explorer then needs no kernel
+)
 noise: float = 0.1  # share of wrong labels
 recipe_name: str = "sgd-unit-1x512"  # the recipe of the main experiment
-other_recipes: list = ["adam-unit-2x512", "sgd-std-1x512", "sgd-std-2x512"]  # for comparison
+other_recipes: list = [
+    "adam-unit-2x512",
+    "sgd-std-1x512",
+    "sgd-std-2x512",
+]  # for comparison
 epochs: int = 100  # passes over the training set, A.4
 n_samples: int = 60_000  # training digits used: the first of them
 n_beta: float = 10.0  # n beta, Table 1
@@ -65,12 +71,20 @@ chains: int = 1  # C, Table 1
 draws: int = 500  # T, Table 1
 burn_in: int = 100  # b, Table 1
 n_tsne: int = 10_000  # digits in the t-SNE, as in the paper
-n_compare: int = 12_000  # digits observed under the other recipes, half of them wrong
-unbiased_thin: int = 5  # the second sampler's draws are kept every so many of its steps
+n_compare: int = (
+    12_000  # digits observed under the other recipes, half of them wrong
+)
+unbiased_thin: int = (
+    5  # the second sampler's draws are kept every so many of its steps
+)
 
 # %%
-chapter = Chapter("03_memorization", profile=profile, results_dir=results_dir)
-chapter.record(run_profile=profile, n_samples=n_samples, chains=chains, draws=draws)
+chapter = Chapter(
+    "03_memorization", profile=profile, results_dir=results_dir
+)
+chapter.record(
+    run_profile=profile, n_samples=n_samples, chains=chains, draws=draws
+)
 
 # %% [markdown]
 # ## Wrong labels
@@ -84,8 +98,13 @@ mnist = load_mnist("train")
 images, true_labels = mnist.images[:n_samples], mnist.labels[:n_samples]
 labels, is_noisy = corrupt_labels(true_labels, noise, seed=seed)
 noisy = is_noisy.numpy()
-chapter.record(n_noisy=int(noisy.sum()), n_still_right=int((labels == true_labels)[is_noisy].sum()))
-chapter.say("{n_noisy} of {n_samples} labels are wrong; {n_still_right} are right by chance.")
+chapter.record(
+    n_noisy=int(noisy.sum()),
+    n_still_right=int((labels == true_labels)[is_noisy].sum()),
+)
+chapter.say(
+    "{n_noisy} of {n_samples} labels are wrong; {n_still_right} are right by chance."
+)
 
 # %% [markdown]
 # ## The network, and why this recipe
@@ -103,7 +122,9 @@ names = [recipe_name, *other_recipes]
 recipes = [replace(RECIPES[name], epochs=epochs) for name in names]
 networks = trained_networks(recipes, images, labels, seed=seed)
 network = networks[recipe_name]
-clean_accuracy, noisy_accuracy = helpers.accuracies(network, images, labels, noisy)
+clean_accuracy, noisy_accuracy = helpers.accuracies(
+    network, images, labels, noisy
+)
 chapter.record(
     recipe=network.recipe.describe(),
     clean_accuracy=clean_accuracy,
@@ -181,7 +202,9 @@ chapter.keep(
     plotting.populations(
         {"clean": gain.values[~noisy], "mislabeled": gain.values[noisy]},
         "loss gain (nats)",
-        low=max(1e-4, float(np.quantile(gain.values[gain.values > 0], 0.001))),
+        low=max(
+            1e-4, float(np.quantile(gain.values[gain.values > 0], 0.001))
+        ),
     ),
     "populations",
 )
@@ -201,10 +224,15 @@ found = {
     "kernel diagonal": detection(kernel.diagonal().values, noisy),
     "loss": detection(loss, noisy),
 }
-helpers.record_detection(chapter, found["loss gain"], found["loss"], found["kernel diagonal"])
+helpers.record_detection(
+    chapter, found["loss gain"], found["loss"], found["kernel diagonal"]
+)
 plotting.detection_curves(
     {name: (*d.roc, d.auroc) for name, d in found.items()},
-    {name: (*d.precision_recall, d.average_precision) for name, d in found.items()},
+    {
+        name: (*d.precision_recall, d.average_precision)
+        for name, d in found.items()
+    },
     base_rate=noisy.mean(),
 )
 
@@ -236,7 +264,9 @@ chapter.say(
 
 # %%
 subset = np.sort(
-    np.random.default_rng(seed).choice(n_samples, min(n_tsne, n_samples), replace=False)
+    np.random.default_rng(seed).choice(
+        n_samples, min(n_tsne, n_samples), replace=False
+    )
 )
 n_components = min(50, chains * draws // 2)
 features = kernel.features(n_components, rows=subset)
@@ -244,9 +274,13 @@ tsne = {"n_components": n_components, "seed": seed}
 maps = helpers.embed(chapter, kernel, subset, noisy[subset], "", **tsne)
 chapter.record(
     tsne_noisy_share=noisy[subset].mean(),
-    tsne_silhouette=float(silhouette_score(maps["covariance kernel K"], noisy[subset])),
+    tsne_silhouette=float(
+        silhouette_score(maps["covariance kernel K"], noisy[subset])
+    ),
     neighbour_auroc_covariance=neighbour_auroc(features, noisy[subset]),
-    neighbour_auroc_correlation=neighbour_auroc(unit_traces(kernel, subset), noisy[subset]),
+    neighbour_auroc_correlation=neighbour_auroc(
+        unit_traces(kernel, subset), noisy[subset]
+    ),
 )
 
 # %% mystnb={"figure": {"caption": "t-SNE of the loss covariance kernel (left) and of the loss correlation kernel (right) for the same random subset of training digits, mislabeled ones drawn on top. Look for where they lie, and whether it is one cluster or a fringe of many.", "name": "fig-tsne"}, "image": {"alt": "Two scatter plots of two-dimensional t-SNE embeddings of the same training digits, of the covariance kernel and of the correlation kernel; mislabeled digits are marked in a second colour and shape."}}
@@ -270,7 +304,9 @@ chapter.say(
 # %%
 rng = np.random.default_rng(seed + 1)
 halves = [
-    rng.choice(np.flatnonzero(mask), min(n_compare // 2, mask.sum()), replace=False)
+    rng.choice(
+        np.flatnonzero(mask), min(n_compare // 2, mask.sum()), replace=False
+    )
     for mask in (noisy, ~noisy)
 ]
 observed = np.sort(np.concatenate(halves))
@@ -287,7 +323,9 @@ for name, other in networks.items():
         _, part = digit_probe(other, images, labels, observed, **settings)
     parts[name] = part
     accuracy = helpers.accuracies(other, images, labels, noisy)
-    rows.append(helpers.recipe_row(chapter, other, part, flags, accuracy, main))
+    rows.append(
+        helpers.recipe_row(chapter, other, part, flags, accuracy, main)
+    )
 chapter.table(rows, f"One seed each; {len(observed):,} digits observed.")
 
 # %% [markdown]
@@ -298,9 +336,19 @@ chapter.table(rows, f"One seed each; {len(observed):,} digits observed.")
 # %%
 nearest = helpers.nearest_recipe(chapter, names)
 n_wrong = round((~flags).sum() * noise / (1 - noise))
-chosen = np.sort(np.r_[np.flatnonzero(~flags), rng.permutation(np.flatnonzero(flags))[:n_wrong]])
+chosen = np.sort(
+    np.r_[
+        np.flatnonzero(~flags),
+        rng.permutation(np.flatnonzero(flags))[:n_wrong],
+    ]
+)
 near_maps = helpers.embed(
-    chapter, probelib.loss_kernel(parts[nearest]), chosen, flags[chosen], "_nearest", **tsne
+    chapter,
+    probelib.loss_kernel(parts[nearest]),
+    chosen,
+    flags[chosen],
+    "_nearest",
+    **tsne,
 )
 chapter.record(nearest_recipe=networks[nearest].recipe.describe())
 
@@ -359,7 +407,11 @@ chapter.say(
 
 # %%
 digits = Samples(
-    labels.numpy(), images.numpy(), true=true_labels.numpy(), loss=loss, gain=gain.values
+    labels.numpy(),
+    images.numpy(),
+    true=true_labels.numpy(),
+    loss=loss,
+    gain=gain.values,
 )
 explorer(digits, kernel, live=live, seed=seed, chapter=chapter)
 

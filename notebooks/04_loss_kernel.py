@@ -58,28 +58,40 @@ profile: str = "laptop"  # smoke, laptop or paper
 seed: int = 0  # of the choice of photographs, the walks, the chains and the permutations
 results_dir: str = "../results/live"  # where this chapter's numbers go
 live: bool = True  # False when the driver runs it
-classifier_name: str = (
-    "inception_v1"  # or googlenet, efficientnet_lite0, torchvision:NAME, timm:NAME
-)
+classifier_name: str = "inception_v1"  # or googlenet, efficientnet_lite0, torchvision:NAME, timm:NAME
 device: str = "auto"  # cuda, cpu; auto takes a GPU if there is one
 n_images: int = 1000  # photographs observed (the paper: 2,500)
-n_sampling: int = 0  # photographs that define L, 0: those observed (the paper: 50,000)
+n_sampling: int = (
+    0  # photographs that define L, 0: those observed (the paper: 50,000)
+)
 image_size: int = 0  # side in pixels; 0: what the network was trained on
 n_beta: float = 10.0  # n beta, Table 1
-localization: float = 1e4  # gamma of this chapter's kernel; the sweep shows why
+localization: float = (
+    1e4  # gamma of this chapter's kernel; the sweep shows why
+)
 chains: int = 2  # independent walks of gradient pairs
 pairs: int = 5  # gradient pairs per walk
-gammas: list = [1e3, 3e3, 1e4, 3e4, 1e5]  # the sweep of gamma, the paper's first
+gammas: list = [
+    1e3,
+    3e3,
+    1e4,
+    3e4,
+    1e5,
+]  # the sweep of gamma, the paper's first
 n_sweep: int = 200  # photographs in the sweep
 sweep_pairs: int = 2  # gradient pairs per walk in the sweep
-chain_draws: int = 20  # draws of the whole network's chains in the first figure
+chain_draws: int = (
+    20  # draws of the whole network's chains in the first figure
+)
 head_chains: int = 2  # SGLD chains of the last module
 head_draws: int = 300  # draws of each
 n_steps: int = 200  # steps of the comparison of step sizes
 table1_localization: float = 1000.0  # gamma, Table 1
 table1_step_size: float = 1e-4  # epsilon, Table 1
 batch_size: int = 64  # m, Table 1
-table1_chains: int = 0  # C of Table 1's row, run here; 0: take the kept run (the paper: 30)
+table1_chains: int = (
+    0  # C of Table 1's row, run here; 0: take the kept run (the paper: 30)
+)
 table1_draws: int = 1000  # T, Table 1
 table1_burn_in: int = 100  # b, Table 1
 prerun_dir: str = "../results/prerun"  # kept runs; "": none
@@ -87,8 +99,14 @@ n_verify: int = 40  # photographs for which a kept run is computed again
 permutations: int = 1000  # of the labels
 
 # %%
-chapter = Chapter("04_loss_kernel", profile=profile, results_dir=results_dir)
-device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+chapter = Chapter(
+    "04_loss_kernel", profile=profile, results_dir=results_dir
+)
+device = (
+    ("cuda" if torch.cuda.is_available() else "cpu")
+    if device == "auto"
+    else device
+)
 observation = "auto"  # bfloat16 where it is fast; the chains themselves stay in float32
 
 # %% [markdown]
@@ -100,13 +118,21 @@ observation = "auto"  # bfloat16 where it is fast; the chains themselves stay in
 # %%
 available = find_images()
 files = choose(available, n_images, seed=seed)
-names_tried = [classifier_name] if not available.stand_in else ["efficientnet_lite0"]
-classifier = first_classifier([*names_tried, "googlenet", "efficientnet_lite0"])
-decoded = decode(files, image_size or classifier.size, cache=cache_dir("images"))
+names_tried = (
+    [classifier_name] if not available.stand_in else ["efficientnet_lite0"]
+)
+classifier = first_classifier(
+    [*names_tried, "googlenet", "efficientnet_lite0"]
+)
+decoded = decode(
+    files, image_size or classifier.size, cache=cache_dir("images")
+)
 files = files.subset(decoded.kept)
 network = classifier.network.to(device)
 images = decoded.tensor().to(device)
-small = 10 if device == "cpu" else 250  # a batch whose activations stay in a CPU's cache
+small = (
+    10 if device == "cpu" else 250
+)  # a batch whose activations stay in a CPU's cache
 
 
 # %%
@@ -117,7 +143,9 @@ def apply(model, x, batch=small):
 
 
 logits = apply(network, images).float().cpu()
-labels = np.where(decoded.labels >= 0, decoded.labels, logits.argmax(1).numpy())
+labels = np.where(
+    decoded.labels >= 0, decoded.labels, logits.argmax(1).numpy()
+)
 targets = torch.from_numpy(labels).to(device)
 over = (images, targets)  # what L is the mean over
 if n_sampling > len(labels) and not available.stand_in:
@@ -126,7 +154,10 @@ if n_sampling > len(labels) and not available.stand_in:
         image_size or classifier.size,
         cache=cache_dir("images"),
     )
-    over = (wider.tensor(), torch.from_numpy(wider.labels))  # a map of the disk; whole on a GPU
+    over = (
+        wider.tensor(),
+        torch.from_numpy(wider.labels),
+    )  # a map of the disk; whole on a GPU
 
 # %%
 classes = imagenet_classes()
@@ -175,16 +206,22 @@ def posterior_of(model, x, y, gamma, nb=n_beta):
 
 # %% mystnb={"figure": {"caption": "Mean loss of the photographs along chains of the whole network, for three localizations (the paper's is 1,000). Half of the photographs of the sweep below are observed. The dashed line is the loss of the trained network, the dotted one that of guessing. A chain above the dotted line does worse than a network that knows nothing.", "name": "fig-imagenet-chains"}, "image": {"alt": "Line chart of mean loss against draws on a log axis, one line for each of three localizations, with horizontal lines at the loss of the trained network and of guessing."}}
 rng = np.random.default_rng(seed)
-some = np.sort(rng.choice(len(labels), min(n_sweep, len(labels)), replace=False))
+some = np.sort(
+    rng.choice(len(labels), min(n_sweep, len(labels)), replace=False)
+)
 seen = np.sort(rng.choice(some, max(20, len(some) // 2), replace=False))
 along = {}
 for gamma in (table1_localization, localization, 10 * localization):
     settings = long_step(n_beta, gamma)
     step = settings.pop("step_size")
     trace = probelib.sample(
-        posterior_of(network, *over, settings["localization"], settings["n_beta"]),
+        posterior_of(
+            network, *over, settings["localization"], settings["n_beta"]
+        ),
         observe=(images[seen], targets[seen]),
-        sampler=probelib.SGLD(step_size=step, batch_size=min(16, len(labels))),
+        sampler=probelib.SGLD(
+            step_size=step, batch_size=min(16, len(labels))
+        ),
         chains=1,
         draws=chain_draws,
         seed=seed,
@@ -193,7 +230,9 @@ for gamma in (table1_localization, localization, 10 * localization):
         cache=cache_dir("traces"),
     )
     along[f"γ = {gamma:,.0f}"] = trace.loss.values.mean(-1)
-    later = trace.loss.values[:, chain_draws // 4 :]  # a chain that keeps half forgets in a few
+    later = trace.loss.values[
+        :, chain_draws // 4 :
+    ]  # a chain that keeps half forgets in a few
     chapter.record(**{f"chain_loss_gamma_{gamma:.0f}": float(later.mean())})
 at_center = float(trace.init_loss.mean())
 chapter.record(chain_loss_start=at_center)
@@ -248,17 +287,23 @@ def pairs_at(gamma, count=sweep_pairs):
 # %%
 sweep = []
 for gamma in sorted({*gammas, table1_localization}):
-    point = helpers.localization_of(gamma, pairs_at(gamma), labels[some], meaning)
+    point = helpers.localization_of(
+        gamma, pairs_at(gamma), labels[some], meaning
+    )
     if gamma == table1_localization:
         chapter.record(paper_gamma_mean_loss=point.loss)
     chapter.record(**point.numbers())
     sweep.append(point)
-at_rest = pairs_at(1e12, 1)  # no noise at all: the cosine of the gradients at w*
+at_rest = pairs_at(
+    1e12, 1
+)  # no noise at all: the cosine of the gradients at w*
 gradient_cosine = probelib.pair_kernel(at_rest, limit=True).correlation()
 chapter.record(
     sweep_images=len(some),
     sweep_loss_start=float(at_rest.init_loss.mean()),
-    local_gamma=min((point.gamma for point in sweep if point.kept >= 0.9), default=0.0),
+    local_gamma=min(
+        (point.gamma for point in sweep if point.kept >= 0.9), default=0.0
+    ),
 )
 chapter.table(
     [point.row() for point in sweep],
@@ -270,7 +315,9 @@ chapter.table(
 figures.localization_sweep(
     np.array([point.gamma for point in sweep]),
     helpers.sweep_panels(sweep, chapter.numbers["sweep_loss_start"]),
-    levels={"mean loss (nats)": ("guessing", float(np.log(logits.shape[1])))},
+    levels={
+        "mean loss (nats)": ("guessing", float(np.log(logits.shape[1])))
+    },
     mark=table1_localization,
 )
 
@@ -305,7 +352,10 @@ last = list(dict(network.named_children()))[-1]
 half_size = torch.nn.functional.interpolate(
     x_some.float(), scale_factor=0.5, mode="bilinear", antialias=True
 )
-variants = {"whole network": (network, x_some), "half the resolution": (network, half_size)}
+variants = {
+    "whole network": (network, x_some),
+    "half the resolution": (network, half_size),
+}
 for stage in dict.fromkeys((classifier.head, last)):
     trunk, part = (stages.to(device) for stages in classifier.split(stage))
     variants[f"from {stage} on"] = part, apply(trunk, x_some)
@@ -322,7 +372,9 @@ reduced = {
     )
     for name, (part, x) in variants.items()
 }
-rows = helpers.reduced_rows(chapter, reduced, labels[some], meaning, 2 * (sweep_pairs + 1))
+rows = helpers.reduced_rows(
+    chapter, reduced, labels[some], meaning, 2 * (sweep_pairs + 1)
+)
 chapter.table(
     rows,
     f"{len(some)} photographs, two walks of {sweep_pairs} pairs. Agreement: correlation over pairs of "
@@ -351,12 +403,18 @@ trunk, head = classifier.split(head_name)
 trunk, head = trunk.to(device), head.to(device)
 features = apply(trunk, images)
 chapter.record(
-    head=head_name, head_parameters=sum(p.numel() for p in head.parameters()), head_draws=head_draws
+    head=head_name,
+    head_parameters=sum(p.numel() for p in head.parameters()),
+    head_draws=head_draws,
 )
 settings = long_step(n_beta, localization)
 long = settings.pop("step_size")
-short = table1_step_size * table1_localization / localization  # eps gamma = 0.1
-observed = np.sort(rng.choice(len(labels), min(100, len(labels)), replace=False))
+short = (
+    table1_step_size * table1_localization / localization
+)  # eps gamma = 0.1
+observed = np.sort(
+    rng.choice(len(labels), min(100, len(labels)), replace=False)
+)
 
 # %%
 compared = {}
@@ -367,7 +425,9 @@ for name, step, nb, gamma in (
     compared[name] = probelib.sample(
         posterior_of(head, features, targets, gamma, nb),
         observe=(features[observed], targets[observed]),
-        sampler=probelib.SGLD(step_size=step, batch_size=min(batch_size, len(labels))),
+        sampler=probelib.SGLD(
+            step_size=step, batch_size=min(batch_size, len(labels))
+        ),
         chains=2,
         draws=n_steps,
         burn_in=100 if n_steps >= 100 else 0,
@@ -395,8 +455,16 @@ chapter.say(
 
 # %%
 trace = probelib.sample(
-    posterior_of(head, features, targets, settings["localization"], settings["n_beta"]),
-    sampler=probelib.SGLD(step_size=long, batch_size=min(batch_size, len(labels))),
+    posterior_of(
+        head,
+        features,
+        targets,
+        settings["localization"],
+        settings["n_beta"],
+    ),
+    sampler=probelib.SGLD(
+        step_size=long, batch_size=min(batch_size, len(labels))
+    ),
     chains=head_chains,
     draws=head_draws,
     burn_in=10,
@@ -449,9 +517,14 @@ if table1_chains:
     how, at = "run here as it stands", np.arange(len(labels))
     run = sample_over(
         available_devices() if device == "cuda" else [device],
-        lambda on: posterior_of(copy.deepcopy(network).to(on), *over, table1_localization),
+        lambda on: posterior_of(
+            copy.deepcopy(network).to(on), *over, table1_localization
+        ),
         observe=(images, targets),
-        sampler=probelib.SGLD(step_size=table1_step_size, batch_size=min(batch_size, len(labels))),
+        sampler=probelib.SGLD(
+            step_size=table1_step_size,
+            batch_size=min(batch_size, len(labels)),
+        ),
         chains=table1_chains,
         draws=table1_draws,
         burn_in=table1_burn_in,
@@ -475,11 +548,17 @@ if run is None and prerun_dir:
             f"a kept run ({about['device']}, {about['seconds'] / 60:.0f} min) with long steps and "
             f"minibatches of {about['config']['batch_size']}"
         )
-row = None if run is None else helpers.table1_row(run, at, labels[at], meaning)
+row = (
+    None
+    if run is None
+    else helpers.table1_row(run, at, labels[at], meaning)
+)
 
 # %% tags=["hide-input"]
 if row is None:
-    print("No kept run fits these photographs and this network: nothing to show for Table 1's row.")
+    print(
+        "No kept run fits these photographs and this network: nothing to show for Table 1's row."
+    )
 else:
     row.record(chapter, how, wordnet, seed)
     chapter.say(
@@ -506,9 +585,16 @@ if prerun_dir:
     everything = posterior_of(network, images, targets, localization)
     kept_whole = kept_pairs(Path(prerun_dir), classifier.name, everything)
 if kept_whole is not None:
-    check = rng.choice(len(labels), min(n_verify, len(labels)), replace=False)
+    check = rng.choice(
+        len(labels), min(n_verify, len(labels)), replace=False
+    )
     again = probelib.gradient_pairs(
-        posterior_of(network.cpu(), images[check].cpu(), targets[check].cpu(), localization),
+        posterior_of(
+            network.cpu(),
+            images[check].cpu(),
+            targets[check].cpu(),
+            localization,
+        ),
         chains=len(kept_whole.kernels),
         pairs=kept_whole.about["config"]["pairs"],
         seed=kept_whole.about["config"]["seed"],
@@ -523,7 +609,11 @@ if kept_whole is not None:
 
 # %% tags=["hide-input"]
 if kept_whole is not None:
-    kernels, walk_loss, walk_start = kept_whole.kernels, kept_whole.loss, kept_whole.init_loss
+    kernels, walk_loss, walk_start = (
+        kept_whole.kernels,
+        kept_whole.loss,
+        kept_whole.init_loss,
+    )
 else:
     found = probelib.gradient_pairs(
         posterior_of(network, images, targets, localization),
@@ -533,23 +623,33 @@ else:
         batch_size=8 if device == "cpu" else 64,
         cache=cache_dir("pairs"),
     )
-    kernels = [probelib.pair_kernel(found, slice(c, c + 1), limit=True) for c in range(chains)]
+    kernels = [
+        probelib.pair_kernel(found, slice(c, c + 1), limit=True)
+        for c in range(chains)
+    ]
     walk_loss, walk_start = found.loss.values, found.init_loss.values
     chapter.record(made="this run", verified_images=0)
 
 # %% tags=["hide-input"]
-kernel = probelib.MatrixKernel(np.mean([k.covariance() for k in kernels], 0))
+kernel = probelib.MatrixKernel(
+    np.mean([k.covariance() for k in kernels], 0)
+)
 both_halves = [
-    probelib.MatrixKernel(np.mean([k.covariance() for k in kernels[p::2]], 0)).correlation()
+    probelib.MatrixKernel(
+        np.mean([k.covariance() for k in kernels[p::2]], 0)
+    ).correlation()
     for p in (0, 1)
 ]
 r = kernel.correlation()
 near = al.top(r, min(16, len(labels) - 1))
 q_near = al.q_values(near, *both_halves)
 cross = al.cross_label_top(r, labels, 5)
-helpers.record_kernel(chapter, both_halves, walk_loss, walk_start, labels, cross)
+helpers.record_kernel(
+    chapter, both_halves, walk_loss, walk_start, labels, cross
+)
 chapter.record(
-    sure_neighbours=float((q_near < 0.05).mean()), sure_nearest=float((q_near[:, 0] < 0.05).mean())
+    sure_neighbours=float((q_near < 0.05).mean()),
+    sure_nearest=float((q_near[:, 0] < 0.05).mean()),
 )
 chapter.say(
     "Mean loss {mean_loss_start:.3f} at $w^*$, {mean_loss_chain:.3f} along the walks. {draws} "
@@ -602,7 +702,9 @@ def grid_of(references, k, **options):
 grid_of(chosen, 5, blocks=2)
 
 # %% mystnb={"figure": {"caption": "Ten references at random, each with its fifteen most correlated photographs; whole network. Read the correlations as well as the pictures: the far right of a row is the ordinary case.", "name": "fig-neighbours-random"}, "image": {"alt": "Grid of photographs: ten random references in bold frames, each followed by its fifteen most correlated photographs with class names and correlations."}}
-at_random = np.random.default_rng(seed + 2).choice(len(labels), min(10, len(labels)), False)
+at_random = np.random.default_rng(seed + 2).choice(
+    len(labels), min(10, len(labels)), False
+)
 grid_of(np.sort(at_random), min(15, near.shape[1]))
 
 # %% [markdown]
@@ -631,10 +733,17 @@ grid_of(np.sort(at_random), min(15, near.shape[1]))
 # with little but that mean, turned around: such photographs correlate for no better reason.)
 
 # %%
-embedding = apply(torch.nn.Sequential(*list(head)[:-1]).eval(), features).flatten(1).cpu().numpy()
+embedding = (
+    apply(torch.nn.Sequential(*list(head)[:-1]).eval(), features)
+    .flatten(1)
+    .cpu()
+    .numpy()
+)
 feature_r = al.cosine(embedding - embedding.mean(0))
 class_r = helpers.label_weights(network, labels)
-centred = probelib.MatrixKernel(al.without_common_part(kernel.covariance())).correlation()
+centred = probelib.MatrixKernel(
+    al.without_common_part(kernel.covariance())
+).correlation()
 measured = {
     "loss kernel": r,
     "common part removed": centred,
@@ -646,15 +755,26 @@ measured = {
 
 # %%
 among = wordnet[np.ix_(labels, labels)]
-results, rows = helpers.alignment_rows(chapter, measured, labels, among, meaning)
+results, rows = helpers.alignment_rows(
+    chapter, measured, labels, among, meaning
+)
 main = results["loss kernel"]
 helpers.record_agreement(
-    chapter, measured, both_halves, main, gradient_cosine, some, labels, meaning
+    chapter,
+    measured,
+    both_halves,
+    main,
+    gradient_cosine,
+    some,
+    labels,
+    meaning,
 )
 chapter.record(
     loss_gain_mean=float((walk_loss.mean((0, 1)) - walk_start).mean()),
 )
-chapter.table(rows, "Neighbours and all pairs, by the kernel that names them.")
+chapter.table(
+    rows, "Neighbours and all pairs, by the kernel that names them."
+)
 
 # %%
 if row is not None:  # the same photographs, two localizations
@@ -730,7 +850,9 @@ chapter.compare(helpers.claims(kept_whole is not None, row))
 # chapter's results.
 
 # %% tags=["hide-input"]
-thumbnails = torch.nn.functional.interpolate(decoded.tensor().float(), size=64, mode="area")
+thumbnails = torch.nn.functional.interpolate(
+    decoded.tensor().float(), size=64, mode="area"
+)
 photographs = Samples(
     labels,
     thumbnails.round().to(torch.uint8).numpy(),
@@ -743,13 +865,19 @@ every = np.arange(len(r))
 table = probelib.Neighbours(near, r[every[:, None], near], q_near, every)
 alike = among[every[:, None], near]
 chapter.path.parent.mkdir(parents=True, exist_ok=True)
-short = replace(photographs, names=dict(zip(labels.tolist(), names, strict=True)))
+short = replace(
+    photographs, names=dict(zip(labels.tolist(), names, strict=True))
+)
 write_atomically(
     chapter.path.with_name(f"{chapter.name}-neighbours.csv"),
     neighbours_csv(short, table, alike),  # one synonym a class
 )
 note = f"Whole network, γ = {localization:,.0f}; {chapter.numbers['made']}."
-HTML(explorer_html(photographs, table, wordnet=alike, note=note, name="neighbours"))
+HTML(
+    explorer_html(
+        photographs, table, wordnet=alike, note=note, name="neighbours"
+    )
+)
 
 # %% [markdown]
 # ## Summary
@@ -766,7 +894,8 @@ chapter.say(
     "{reliability_of_both:.2f}, and its cross-label neighbours "
     + (
         "are closer in meaning than chance: the paper's observation stands for a network that still works."
-        if above and chapter.numbers["mean_loss_chain"] < chapter.numbers["guessing"]
+        if above
+        and chapter.numbers["mean_loss_chain"] < chapter.numbers["guessing"]
         else "are not closer in meaning than chance would have them."
     )
 )
@@ -779,7 +908,8 @@ if row is not None:
             "correlates by {table1_class_agreement:.2f} with the weights of the labels, which know nothing "
             "of the photographs."
             if row.aligned.value > row.aligned.high
-            and chapter.numbers["table1_mean_loss_chain"] > chapter.numbers["guessing"]
+            and chapter.numbers["table1_mean_loss_chain"]
+            > chapter.numbers["guessing"]
             else "against {table1_interval_low:.3f} to {table1_interval_high:.3f} by chance."
         )
     )

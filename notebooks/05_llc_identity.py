@@ -52,7 +52,9 @@ noisy_epochs: int = 100  # of training on noisy labels, as in chapter 3
 noisy_chains: int = 1  # C, Table 1
 noisy_draws: int = 500  # T, Table 1
 noisy_burn_in: int = 100  # b, Table 1
-unbiased_thin: int = 5  # the second sampler's draws are kept every so many of its steps
+unbiased_thin: int = (
+    5  # the second sampler's draws are kept every so many of its steps
+)
 known_chains: int = 256  # chains on each model of known coefficient
 known_draws: int = 200  # draws kept of each of them
 known_burn_in: float = 8.0  # of each, in relaxation times
@@ -62,7 +64,9 @@ sweep_points: int = 6  # values of each setting in the sweeps
 curve_points: int = 13  # points of an exact curve against kappa; the sweeps have thrice as many
 
 # %%
-chapter = Chapter("05_llc_identity", profile=profile, results_dir=results_dir)
+chapter = Chapter(
+    "05_llc_identity", profile=profile, results_dir=results_dir
+)
 
 # %% [markdown]
 # ## One trace, two ways
@@ -99,7 +103,9 @@ gain = probelib.loss_gain(trace).values
 
 by_sample = n_beta * gain.mean()
 by_draw = llc_parts.streamed_llc(trace)
-afresh = llc_parts.fresh_mean_loss(probe.network.model, probe.inputs, probe.labels)
+afresh = llc_parts.fresh_mean_loss(
+    probe.network.model, probe.inputs, probe.labels
+)
 at_center = float(trace.init_loss.values.astype(np.float64).mean())
 llc = probelib.local_learning_coefficient(trace)
 
@@ -172,7 +178,12 @@ split = {
 }
 prefixes = dict(zip(split, ("", "noisy_"), strict=True))
 for name, parts in split.items():
-    chapter.record(**{prefixes[name] + key: value for key, value in parts.numbers().items()})
+    chapter.record(
+        **{
+            prefixes[name] + key: value
+            for key, value in parts.numbers().items()
+        }
+    )
 
 # %% mystnb={"figure": {"caption": "The LLC taken apart. Left: Lorenz curves. The samples are ordered by loss gain; the curve tells what share of the LLC the lowest part of them holds. On the diagonal all samples would hold the same; the more the curve hugs the corner, the fewer samples hold it. Right: share of the LLC of each class over its share of the samples, with bars of two standard errors. Above the dotted line a class costs more than its due.", "name": "fig-llc-parts"}, "image": {"alt": "Left: two Lorenz curves below the diagonal, which stay near zero and rise steeply at the right end. Right: for each digit from zero to nine, a circle and a square with error bars around the dotted line at one."}}
 figures.llc_in_parts(
@@ -216,7 +227,11 @@ chapter.say(
 settings = {"seed": seed, "progress": live, "thin": unbiased_thin}
 settings |= {"n_samples": n_samples, "method": probelib.LeimkuhlerMatthews}
 other = mnist_probe(
-    epochs=epochs, chains=chains, draws=draws // unbiased_thin, burn_in=burn_in, **settings
+    epochs=epochs,
+    chains=chains,
+    draws=draws // unbiased_thin,
+    burn_in=burn_in,
+    **settings,
 )
 noisy_other = mnist_probe(
     noise=0.1, epochs=noisy_epochs, chains=noisy_chains, draws=noisy_draws // unbiased_thin,
@@ -240,7 +255,10 @@ rows = [
         ("noisy_", "_unbiased", f"{wrong}, Leimkuhler-Matthews", noisy_other.trace, noisy_other_split),
     )
 ]  # fmt: skip
-chapter.table(rows, "LLC and shares by both samplers; ± is chance, the step bias beside it.")
+chapter.table(
+    rows,
+    "LLC and shares by both samplers; ± is chance, the step bias beside it.",
+)
 chapter.say(
     "Clean data: {llc:.2f} by SGLD, **{llc_unbiased:.2f}** by the unbiased sampler; with wrong labels "
     "{noisy_llc:.2f} and **{noisy_llc_unbiased:.2f}**. Wrong labels hold {noisy_share_wrong_labels:.1%} of "
@@ -298,11 +316,17 @@ chapter.say(
 
 # %%
 rows, claims, known, others = [], [], [], []
-lengths = {"chains": known_chains, "draws": known_draws, "burn_in": known_burn_in}
+lengths = {
+    "chains": known_chains,
+    "draws": known_draws,
+    "burn_in": known_burn_in,
+}
 lengths |= {"length": known_length}
 for k, model in enumerate(known_llc.known_models(rrr_draws, seed)):
     estimate, other_estimate = (
-        known_llc.measure(model, method=method, seed=seed + k, **lengths)  # each its own luck
+        known_llc.measure(
+            model, method=method, seed=seed + k, **lengths
+        )  # each its own luck
         for method in (probelib.SGLD, probelib.LeimkuhlerMatthews)
     )
     known.append((model, estimate))
@@ -314,7 +338,10 @@ for k, model in enumerate(known_llc.known_models(rrr_draws, seed)):
 errors = np.array([helpers.total_error(*pair) for pair in known])
 truths = np.array([model.truth for model, _ in known])
 values = np.array([estimate.value for _, estimate in known])
-chapter.record(known_models=len(known), known_z_max=np.max(np.abs(values - truths) / errors))
+chapter.record(
+    known_models=len(known),
+    known_z_max=np.max(np.abs(values - truths) / errors),
+)
 chapter.table(
     rows,
     "The LLC of models that are known, measured and exact. λ is the limit, m its multiplicity.",
@@ -339,9 +366,15 @@ figures.known_answers(
 
 # %%
 models, paper = zip(*known, strict=True)
-rows = [helpers.unbiased_row(chapter, *row) for row in zip(models, paper, others, strict=True)]
+rows = [
+    helpers.unbiased_row(chapter, *row)
+    for row in zip(models, paper, others, strict=True)
+]
 helpers.record_unbiased(chapter, models, paper, others)
-chapter.table(rows, "The known models by both samplers at one step size, against Eq. 1.")
+chapter.table(
+    rows,
+    "The known models by both samplers at one step size, against Eq. 1.",
+)
 chapter.say(
     "Root mean square distance from Eq. 1, over the models: {known_off_eq1:.1%} for SGLD "
     "({known_off_eq1_by_chance:.1%} would be chance), **{known_off_eq1_unbiased:.1%}** for "
@@ -440,8 +473,12 @@ chapter.say(
 # %%
 half = trace.isel(draw=slice(draws // 2, None))
 config = trace.attrs["config"]
-held = config["localization"] * float((half.distance.values.astype(np.float64) ** 2).mean())
-held *= 1 - config["step_size"] * config["localization"] / 4  # a step spreads a flat direction
+held = config["localization"] * float(
+    (half.distance.values.astype(np.float64) ** 2).mean()
+)
+held *= (
+    1 - config["step_size"] * config["localization"] / 4
+)  # a step spreads a flat direction
 chapter.record(
     mnist_held_share=held / probe.posterior.n_parameters,
     mnist_llc_second_half=probelib.local_learning_coefficient(half).value,
@@ -463,7 +500,10 @@ chapter.say(
 # built with it. The paper says nothing about how the sum is distributed.
 
 # %%
-chapter.compare([*helpers.identity_claims(), *claims, sweeps.claim()], against="paper, or exact")
+chapter.compare(
+    [*helpers.identity_claims(), *claims, sweeps.claim()],
+    against="paper, or exact",
+)
 
 # %% [markdown]
 # ## What could fool you

@@ -56,12 +56,24 @@ batch_size: int = 64  # m, Table 1
 chains: int = 5  # C, Table 1
 draws: int = 500  # T, Table 1
 burn_in: int = 10  # b, Table 1
-unbiased_thin: int = 5  # the second sampler's draws are kept every so many of its steps
+unbiased_thin: int = (
+    5  # the second sampler's draws are kept every so many of its steps
+)
 data_seed: int = 0  # of the small models' data sets
 data_sets: int = 50_000  # data sets of each size
-sizes: list = [50, 100, 200, 400, 800, 1600, 3200]  # samples n of a data set
+sizes: list = [
+    50,
+    100,
+    200,
+    400,
+    800,
+    1600,
+    3200,
+]  # samples n of a data set
 betas: list = [0.5, 1.0, 2.0]  # inverse temperatures
-prior_precision: float = 1.0  # gamma of the small models: their prior is N(0, 1/gamma)
+prior_precision: float = (
+    1.0  # gamma of the small models: their prior is N(0, 1/gamma)
+)
 waic_sets: int = 10_000  # data sets whose WAIC is computed
 waic_size: int = 100  # samples of each
 sgld_sets: int = 24  # data sets that SGLD samples
@@ -73,7 +85,9 @@ sgld_burn_in: int = 2000  # steps before the first
 sgld_step: float = 5e-4  # epsilon
 
 # %%
-chapter = Chapter("06_singular_fluctuation", profile=profile, results_dir=results_dir)
+chapter = Chapter(
+    "06_singular_fluctuation", profile=profile, results_dir=results_dir
+)
 chapter.record(n_samples=n_samples, data_sets=data_sets)
 
 # %% [markdown]
@@ -89,8 +103,18 @@ chapter.record(n_samples=n_samples, data_sets=data_sets)
 # On the network of chapter 2, at Table 1's settings:
 
 # %%
-settings = {"n_samples": n_samples, "epochs": epochs, "chains": chains, "burn_in": burn_in}
-settings |= {"n_beta": n_beta, "localization": localization, "seed": seed, "progress": live}
+settings = {
+    "n_samples": n_samples,
+    "epochs": epochs,
+    "chains": chains,
+    "burn_in": burn_in,
+}
+settings |= {
+    "n_beta": n_beta,
+    "localization": localization,
+    "seed": seed,
+    "progress": live,
+}
 settings |= {"step_size": step_size, "batch_size": batch_size}
 probe = mnist_probe(draws=draws, **settings)
 v = probelib.empirical_variance(probe.trace)
@@ -98,7 +122,10 @@ nu = probelib.singular_fluctuation(probe.trace)
 llc = probelib.local_learning_coefficient(probe.trace)
 trace_k = float(probelib.loss_kernel(probe.trace).diagonal().sum())
 by_numpy = sum(
-    probe.trace.loss[:, :, at : at + 4096].values.astype(float).var((0, 1), ddof=1).sum()
+    probe.trace.loss[:, :, at : at + 4096]
+    .values.astype(float)
+    .var((0, 1), ddof=1)
+    .sum()
     for at in range(0, n_samples, 4096)
 )
 by_class = gibbs.shares(probe.trace, probe.labels.numpy())
@@ -113,7 +140,9 @@ chapter.record(
     mnist_llc=llc.value,
     mnist_llc_mcse=llc.mcse,
     mnist_beta=beta,
-    trace_identity_error=max(abs(v.value / by_numpy - 1), abs(trace_k / by_numpy - 1)),
+    trace_identity_error=max(
+        abs(v.value / by_numpy - 1), abs(trace_k / by_numpy - 1)
+    ),
 )
 chapter.say(
     "V = **{mnist_v:.4g} ± {mnist_v_mcse:.2g}** nats², and with β = {mnist_beta:.3g}, "
@@ -229,16 +258,28 @@ sizes = np.asarray(sizes)
 fine = np.geomspace(sizes[0], sizes[-1], 40).round().astype(int)
 models = gibbs.PARAMETRISATIONS
 rng = np.random.default_rng(data_seed)
-samples = {int(n): gibbs.draw_data_sets(int(n), data_sets, rng) for n in sizes}
-measured, exact = {}, {}  # by model and temperature: (n G_n, (beta / 2) V) of every data set and n
+samples = {
+    int(n): gibbs.draw_data_sets(int(n), data_sets, rng) for n in sizes
+}
+measured, exact = (
+    {},
+    {},
+)  # by model and temperature: (n G_n, (beta / 2) V) of every data set and n
 for name, model in models.items():
     for b in betas:
-        each = [(data, gibbs.moments(model, data, b, prior_precision)) for data in samples.values()]
+        each = [
+            (data, gibbs.moments(model, data, b, prior_precision))
+            for data in samples.values()
+        ]
         measured[name, b] = (
             np.array([data.n * m.gibbs(data) for data, m in each]),
-            np.array([b / 2 * m.empirical_variance(data) for data, m in each]),
+            np.array(
+                [b / 2 * m.empirical_variance(data) for data, m in each]
+            ),
         )
-        exact[name, b] = [gibbs.expected(model, int(n), b, prior_precision) for n in fine]
+        exact[name, b] = [
+            gibbs.expected(model, int(n), b, prior_precision) for n in fine
+        ]
 
 # %% [markdown]
 # ## Eq. 12, tested
@@ -277,20 +318,31 @@ figures.gibbs_levels(
 
 # %%
 slopes = {
-    (name, b): gibbs.gibbs_slope(models[name], sizes, *scaled[name, b], b, prior_precision)
+    (name, b): gibbs.gibbs_slope(
+        models[name], sizes, *scaled[name, b], b, prior_precision
+    )
     for name in ("regular", "square")
     for b in betas
 }
 
 # %% tags=["hide-input"]
 claims, rows = helpers.slope_claims(chapter, slopes, betas[0])
-chapter.table(rows, "The 1/n slope of the mean Gibbs training error, fitted, and by Eq. 12.")
+chapter.table(
+    rows,
+    "The 1/n slope of the mean Gibbs training error, fitted, and by Eq. 12.",
+)
 z = [
-    (value - n * gibbs.expected(models[name], int(n), b, prior_precision).gibbs) / error
+    (
+        value
+        - n * gibbs.expected(models[name], int(n), b, prior_precision).gibbs
+    )
+    / error
     for (name, b), series in scaled.items()
     for n, value, error in zip(sizes, *series, strict=True)
 ]
-chapter.record(gibbs_beta=betas[0], gibbs_z_max=np.abs(z).max(), gibbs_points=len(z))
+chapter.record(
+    gibbs_beta=betas[0], gibbs_z_max=np.abs(z).max(), gibbs_points=len(z)
+)
 chapter.say(
     "Of {gibbs_points} points in the figure, the one farthest from its exact expectation at finite "
     "n is {gibbs_z_max:.1f} standard errors away."
@@ -335,7 +387,9 @@ data = gibbs.summarise(y)
 
 def small_probe(name, method=probelib.SGLD):
     """The traces of all data sets, and LLC and singular fluctuation of each."""
-    posterior, observed = gibbs.local_posteriors(models[name], y, sgld_beta, prior_precision)
+    posterior, observed = gibbs.local_posteriors(
+        models[name], y, sgld_beta, prior_precision
+    )
     together = probelib.sample(
         posterior,
         observed,
@@ -348,13 +402,20 @@ def small_probe(name, method=probelib.SGLD):
         progress=live,
     )
     parts = gibbs.by_data_set(together, sgld_sets)
-    both = probelib.local_learning_coefficient, probelib.singular_fluctuation
-    return parts, [tuple(estimate(part) for estimate in both) for part in parts]
+    both = (
+        probelib.local_learning_coefficient,
+        probelib.singular_fluctuation,
+    )
+    return parts, [
+        tuple(estimate(part) for estimate in both) for part in parts
+    ]
 
 
 # %%
 threads = torch.get_num_threads()
-torch.set_num_threads(1)  # these models are so small that a second thread only gets in the way
+torch.set_num_threads(
+    1
+)  # these models are so small that a second thread only gets in the way
 traces, sgld, by_other = {}, {}, {}
 for name in ("regular", "square"):
     traces[name], sgld[name] = small_probe(name)
@@ -427,10 +488,15 @@ for name, model in models.items():
     )
 figures.one_data_set(
     {
-        f"{name}": {f"n = {sizes[k]:,}": measured[name, show][1][k] for k in ends}
+        f"{name}": {
+            f"n = {sizes[k]:,}": measured[name, show][1][k] for k in ends
+        }
         for name in ("regular", "square")
     },
-    {name: gibbs.limiting_fluctuation(models[name], show) for name in ("regular", "square")},
+    {
+        name: gibbs.limiting_fluctuation(models[name], show)
+        for name in ("regular", "square")
+    },
     deviation,
     [("slope −1/2", -0.5), ("slope −2", -2.0)],
 )
@@ -438,7 +504,11 @@ figures.one_data_set(
 # %% tags=["hide-input"]
 chapter.record(deviation_beta=show)
 helpers.record_deviations(
-    chapter, {name: measured[name, show][1] for name in models}, sizes, show, prior_precision
+    chapter,
+    {name: measured[name, show][1] for name in models},
+    sizes,
+    show,
+    prior_precision,
 )
 chapter.record(largest_n=int(sizes[-1]))
 chapter.say(
@@ -476,13 +546,19 @@ chapter.say(
 
 # %%
 held = rng.normal(size=(waic_sets, waic_size))
-waic = {name: gibbs.predict(model, held, 1.0, prior_precision) for name, model in models.items()}
+waic = {
+    name: gibbs.predict(model, held, 1.0, prior_precision)
+    for name, model in models.items()
+}
 waic_error = {  # exact: E[WAIC] - E[generalization loss] at each n
     name: np.array(
         [
             float(mean.waic - mean.generalization)
             for mean in (
-                gibbs.expected_prediction(model, int(n), 1.0, prior_precision) for n in sizes
+                gibbs.expected_prediction(
+                    model, int(n), 1.0, prior_precision
+                )
+                for n in sizes
             )
         ]
     )
@@ -531,12 +607,23 @@ chapter.table(
 worst = 0.0
 for trace in (*traces["regular"], *traces["square"]):
     log_likelihood = xr.Dataset({"y": -trace.loss.astype("float64")})
-    theirs = az.waic(az.InferenceData(log_likelihood=log_likelihood), pointwise=True, scale="log")
+    theirs = az.waic(
+        az.InferenceData(log_likelihood=log_likelihood),
+        pointwise=True,
+        scale="log",
+    )
     ours = gibbs.trace_waic(trace, beta=1.0)
-    count, n = trace.sizes["chain"] * trace.sizes["draw"], trace.sizes["sample"]
+    count, n = (
+        trace.sizes["chain"] * trace.sizes["draw"],
+        trace.sizes["sample"],
+    )
     p_waic = n * float(ours.correction) * (count - 1) / count
     lppd = -n * float(ours.training)
-    worst = max(worst, abs(theirs.p_waic / p_waic - 1), abs(theirs.elpd_waic / (lppd - p_waic) - 1))
+    worst = max(
+        worst,
+        abs(theirs.p_waic / p_waic - 1),
+        abs(theirs.elpd_waic / (lppd - p_waic) - 1),
+    )
 chapter.record(arviz_relative_error=worst, arviz_traces=2 * sgld_sets)
 chapter.say(
     "Over {arviz_traces} traces the largest relative difference from ArviZ is "
@@ -554,7 +641,9 @@ chapter.say(
 # %%
 w = gibbs.trace_waic(probe.trace, beta)
 chapter.record(
-    mnist_loss_at_center=float(probe.trace.init_loss.astype("float64").mean()),
+    mnist_loss_at_center=float(
+        probe.trace.init_loss.astype("float64").mean()
+    ),
     mnist_gibbs_loss=float(probe.trace.init_loss.astype("float64").mean())
     + float(probelib.mean_loss_change(probe.trace).mean()),
     mnist_bayes_loss=float(w.training),

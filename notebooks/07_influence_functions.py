@@ -50,7 +50,9 @@ results_dir: str = "../results/live"  # where this chapter's numbers go
 live: bool = True  # False when the driver runs it: no progress bar then
 data_sets: int = 8  # logistic regressions whose expansions are measured
 points: int = 41  # lattice points along each of three weights
-gaussian_draws: int = 100_000  # independent draws of the Laplace approximation
+gaussian_draws: int = (
+    100_000  # independent draws of the Laplace approximation
+)
 small_chains: int = 64  # chains on the small models
 small_steps: int = 4000  # steps kept of each, on the logistic regression
 relu_steps: int = 8000  # steps kept of each, on the ReLU network
@@ -66,10 +68,14 @@ draws: int = 500  # T, Table 1
 n_subset: int = 500  # digits whose gradients are compared
 
 # %%
-chapter = Chapter("07_influence_functions", profile=profile, results_dir=results_dir)
+chapter = Chapter(
+    "07_influence_functions", profile=profile, results_dir=results_dir
+)
 chapter.record(data_sets=data_sets, removals=removals, n_subset=n_subset)
 threads = torch.get_num_threads()
-torch.set_num_threads(1)  # small models first: a second thread only gets in the way
+torch.set_num_threads(
+    1
+)  # small models first: a second thread only gets in the way
 
 # %% [markdown]
 # ## Two influences
@@ -130,21 +136,33 @@ torch.set_num_threads(1)  # small models first: a second thread only gets in the
 # %%
 n_betas = np.geomspace(30, 30_000, 7)
 shrink = 100  # gamma = n beta / 100
-regressions = [retraining.overlapping_classes(seed=k) for k in range(data_sets)]
+regressions = [
+    retraining.overlapping_classes(seed=k) for k in range(data_sets)
+]
 
 
 def logistic(n_beta, which=0):
     """The local posterior of one of the logistic regressions."""
     neuron, data = regressions[which]
     return probelib.LocalPosterior(
-        neuron, probelib.cross_entropy, data, n_beta=n_beta, localization=n_beta / shrink
+        neuron,
+        probelib.cross_entropy,
+        data,
+        n_beta=n_beta,
+        localization=n_beta / shrink,
     )
 
 
 # %%
-laws = {"the local posterior": "posterior", "the Gaussian N(w*, S)": "gaussian"}
+laws = {
+    "the local posterior": "posterior",
+    "the Gaussian N(w*, S)": "gaussian",
+}
 kinds = ("first order", "with the trace term", "all of the next order")
-errors = {law: {kind: np.empty((data_sets, len(n_betas))) for kind in kinds} for law in laws}
+errors = {
+    law: {kind: np.empty((data_sets, len(n_betas))) for kind in kinds}
+    for law in laws
+}
 distance = np.empty((data_sets, len(n_betas)))
 for which in range(data_sets):
     for at, n_beta in enumerate(n_betas):
@@ -152,14 +170,24 @@ for which in range(data_sets):
         exact = integrate(posterior, points)
         distance[which, at] = exact.total_variation
         for name, law in laws.items():
-            truth = exact.kernel if law == "posterior" else exact.gaussian_kernel
+            truth = (
+                exact.kernel
+                if law == "posterior"
+                else exact.gaussian_kernel
+            )
             found = (
                 probelib.influence.laplace_kernel(posterior).covariance(),
-                probelib.influence.laplace_kernel(posterior, order=2).covariance(),
-                probelib.influence.next_order_kernel(posterior, law=law).covariance(),
+                probelib.influence.laplace_kernel(
+                    posterior, order=2
+                ).covariance(),
+                probelib.influence.next_order_kernel(
+                    posterior, law=law
+                ).covariance(),
             )
             for kind, kernel in zip(kinds, found, strict=True):
-                errors[name][kind][which, at] = retraining.relative_error(kernel, truth)
+                errors[name][kind][which, at] = retraining.relative_error(
+                    kernel, truth
+                )
 
 # %% [markdown]
 # A sampler adds errors of its own. SGLD runs on the first data set at some of the $n\beta$, with
@@ -177,14 +205,20 @@ for n_beta in sampled_at:
         probelib.influence.laplace_kernel(posterior).covariance(),
         integrate(posterior, points),
     )
-    precision = np.linalg.inv(probelib.influence.laplace_covariance(posterior))
+    precision = np.linalg.inv(
+        probelib.influence.laplace_covariance(posterior)
+    )
     epsilon = 0.1 / np.linalg.eigvalsh(precision)[-1]
     trace = probelib.sample(
         posterior, sampler=probelib.SGLD(step_size=epsilon), chains=small_chains,
         draws=small_steps // 10, thin=10, burn_in=200, seed=seed, progress=False,
     )  # fmt: skip
     kernel = probelib.loss_kernel(trace)
-    budget.append(helpers.error_budget(posterior, first, truth.kernel, kernel, epsilon))
+    budget.append(
+        helpers.error_budget(
+            posterior, first, truth.kernel, kernel, epsilon
+        )
+    )
     chain_errors.append(budget[-1][-1])
     independent = retraining.gaussian_draws(posterior, gaussian_draws, seed)
     draw_errors.append(retraining.relative_error(first, independent))
@@ -195,14 +229,21 @@ figures.expansion_errors(
     n_betas,
     errors,
     {
-        posterior_law: {"first order against SGLD": (sampled_at, np.array(chain_errors))},
-        gaussian_law: {"first order against draws": (sampled_at, np.array(draw_errors))},
+        posterior_law: {
+            "first order against SGLD": (sampled_at, np.array(chain_errors))
+        },
+        gaussian_law: {
+            "first order against draws": (sampled_at, np.array(draw_errors))
+        },
     },
 )
 
 # %% tags=["hide-input"]
 rows = helpers.order_rows(chapter, n_betas, errors, distance)
-chapter.table(rows, "Order of the relative error of K, ± the half-width of a 95 % interval.")
+chapter.table(
+    rows,
+    "Order of the relative error of K, ± the half-width of a 95 % interval.",
+)
 chapter.table(
     helpers.budget_rows(chapter, sampled_at, budget),
     "Where the distance between SGLD's kernel and g'Sg comes from.",
@@ -230,7 +271,10 @@ chapter.record(
     erratum4_n_beta=posterior.n_beta,
     erratum4_n=n,
     erratum4_printed_ratio=np.trace(printed) / size,
-    erratum4_needed_ratio=np.trace(probelib.influence.laplace_covariance(posterior)) / size,
+    erratum4_needed_ratio=np.trace(
+        probelib.influence.laplace_covariance(posterior)
+    )
+    / size,
 )
 chapter.say(
     "Trace of the covariance over the true one, at nβ = {erratum4_n_beta:,.0f} and n = "
@@ -251,7 +295,9 @@ chapter.record(
     erratum5_slope=(first * exact.kernel).sum() / (first * first).sum(),
     erratum5_smallest_variance=np.diag(exact.kernel).min(),
     erratum5_largest_printed=(-np.diag(first)).max(),
-    translation_error=retraining.relative_error(exact.kernel_of_losses, exact.kernel),
+    translation_error=retraining.relative_error(
+        exact.kernel_of_losses, exact.kernel
+    ),
 )
 chapter.say(
     "Slope of $K$ on $+g^\\top S g$: **{erratum5_slope:+.4f}**. The smallest $K_{{ii}}$ is "
@@ -279,14 +325,20 @@ chapter.say(
 # **A ReLU network** with 8 hidden units on half-moons, as Adam leaves it.
 
 # %%
-plain = toys.linear_regression(n=40, scales=(2.0, 1.2, 0.8), noise=0.5, seed=0)
+plain = toys.linear_regression(
+    n=40, scales=(2.0, 1.2, 0.8), noise=0.5, seed=0
+)
 x, y = plain.data
 double = retraining.Redundant(torch.from_numpy(plain.center))
 
 
 def of_redundant(model, gamma):
     around = probelib.LocalPosterior(
-        model, probelib.squared_error, (x, y), n_beta=40.0, localization=gamma
+        model,
+        probelib.squared_error,
+        (x, y),
+        n_beta=40.0,
+        localization=gamma,
     )
     return around, probelib.influence.laplace_kernel(
         around, order=2
@@ -297,15 +349,20 @@ gamma = 4.0
 redundant, kernel_twice = of_redundant(double, gamma)
 _, kernel_half = of_redundant(plain.model, gamma / 2)
 _, kernel_once = of_redundant(plain.model, gamma)
-undamped = probelib.influence.classical_influence(of_redundant(plain.model, gamma)[0])
+undamped = probelib.influence.classical_influence(
+    of_redundant(plain.model, gamma)[0]
+)
 nearly = probelib.influence.classical_influence(redundant, 1e-9)
 
 # %%
 chapter.record(
-    redundant_identity_error=retraining.relative_error(kernel_twice, kernel_half),
+    redundant_identity_error=retraining.relative_error(
+        kernel_twice, kernel_half
+    ),
     redundant_change=retraining.relative_error(kernel_twice, kernel_once),
     redundant_change_small_gamma=retraining.relative_error(
-        of_redundant(double, gamma / 1000)[1], of_redundant(plain.model, gamma / 1000)[1]
+        of_redundant(double, gamma / 1000)[1],
+        of_redundant(plain.model, gamma / 1000)[1],
     ),
     redundant_classical_error=retraining.relative_error(nearly, undamped),
 )
@@ -319,14 +376,22 @@ chapter.say(
 
 # %%
 line = retraining.level_line(n=40, seed=0)
-at_zero = retraining.product_kernel(line, 0.0, 0.0, n_beta=400.0, localization=1.0)
+at_zero = retraining.product_kernel(
+    line, 0.0, 0.0, n_beta=400.0, localization=1.0
+)
 left_out = retraining.line_without_each(line)
 no_gradient = probelib.LocalPosterior(
-    retraining.Product(0.0, 0.0), probelib.squared_error, line, n_beta=400.0, localization=1.0
+    retraining.Product(0.0, 0.0),
+    probelib.squared_error,
+    line,
+    n_beta=400.0,
+    localization=1.0,
 )
 steep = retraining.level_line(n=40, slope=1.0, seed=0)
 orbit = {
-    (c, g): retraining.product_kernel(steep, c, 1 / c, n_beta=400.0, localization=g)
+    (c, g): retraining.product_kernel(
+        steep, c, 1 / c, n_beta=400.0, localization=g
+    )
     for c in (1.0, 3.0)
     for g in (1.0, 10.0, 100.0)
 }
@@ -339,7 +404,9 @@ chapter.record(
     product_kernel_spearman=spearman(at_zero, left_out),
     product_kernel_trace=np.trace(at_zero),
     **{
-        f"orbit_change_gamma_{g:.0f}": retraining.relative_error(orbit[3.0, g], orbit[1.0, g])
+        f"orbit_change_gamma_{g:.0f}": retraining.relative_error(
+            orbit[3.0, g], orbit[1.0, g]
+        )
         for g in (1.0, 10.0, 100.0)
     },
 )
@@ -367,7 +434,11 @@ gammas = relu_n_beta * reference * np.array([0.25, 1.0, 4.0])
 
 def around_relu(gamma):
     return probelib.LocalPosterior(
-        relu, probelib.cross_entropy, moons, n_beta=relu_n_beta, localization=gamma
+        relu,
+        probelib.cross_entropy,
+        moons,
+        n_beta=relu_n_beta,
+        localization=gamma,
     )
 
 
@@ -398,20 +469,29 @@ at_reference = probelib.influence.classical_influence(base, reference)
 of_line = probelib.influence.classical_influence(redundant, reference)
 largest, agree = np.array(
     [
-        (np.abs(i).max() / np.abs(at_reference).max(), spearman(i, at_reference))
+        (
+            np.abs(i).max() / np.abs(at_reference).max(),
+            spearman(i, at_reference),
+        )
         for i in retraining.influence_path(base, damping)
     ]
 ).T
 of_redundant_line = [
-    np.abs(i).max() / np.abs(of_line).max() for i in retraining.influence_path(redundant, damping)
+    np.abs(i).max() / np.abs(of_line).max()
+    for i in retraining.influence_path(redundant, damping)
 ]
-kernel_agree = [spearman(k.covariance, relu_kernels[1].covariance) for k in relu_kernels]
+kernel_agree = [
+    spearman(k.covariance, relu_kernels[1].covariance) for k in relu_kernels
+]
 
 # %% mystnb={"figure": {"caption": "A ReLU network as training leaves it. Left: the sizes of its Hessian's eigenvalues, with negative ones and exact zeros (crosses, below 1e-12). Middle: the largest classical influence against the damping, over its value at the reference (dotted). Look for the spikes: each is a negative eigenvalue that the damping cancels. The redundant line, which has only exact zeros, knows none. Right: rank correlation of the influences of all pairs with those at the reference, and the same for the sampled kernel against the localization.", "name": "fig-singular"}, "image": {"alt": "Three panels. Left: eigenvalue sizes on a log axis falling over many powers of ten, some marked as negative, and a row of crosses at the bottom for zeros. Middle: largest influence against damping from one millionth to one; a spiky line for the ReLU network, a smooth flat one for the redundant line. Right: rank correlation against damping, falling unevenly towards small damping for the classical influence; three diamonds for the kernel."}}
 figures.singular_influence(
     np.where(np.abs(relu_values) < 1e-12, 0, relu_values),
     damping,
-    {"ReLU network": largest, "redundant line": np.array(of_redundant_line)},
+    {
+        "ReLU network": largest,
+        "redundant line": np.array(of_redundant_line),
+    },
     {
         "classical influence": (damping, agree),
         "loss kernel": (gammas / relu_n_beta, np.array(kernel_agree)),
@@ -421,8 +501,12 @@ figures.singular_influence(
 
 # %% tags=["hide-input"]
 helpers.record_spectrum(chapter, relu_values, largest, agree)
-rows = helpers.relu_rows(chapter, relu_kernels, kernel_agree, relu_n_beta, damping, agree)
-chapter.table(rows, "The kernel of the ReLU network against its localization.")
+rows = helpers.relu_rows(
+    chapter, relu_kernels, kernel_agree, relu_n_beta, damping, agree
+)
+chapter.table(
+    rows, "The kernel of the ReLU network against its localization."
+)
 chapter.say(
     "Of {relu_parameters} eigenvalues {relu_zero_eigenvalues} are zero to rounding and "
     "{relu_negative_eigenvalues} negative, the lowest {relu_lowest_eigenvalue:.1e}; largest over smallest "
@@ -453,9 +537,13 @@ chapter.say(
 # four of them, the table all.
 
 # %%
-teacher, surface = retraining.taught_surface(n=120, hidden=3, noise=0.3, seed=0)
+teacher, surface = retraining.taught_surface(
+    n=120, hidden=3, noise=0.3, seed=0
+)
 trained = [
-    retraining.train_to_rest(retraining.tanh_network(3, k), probelib.squared_error, surface)
+    retraining.train_to_rest(
+        retraining.tanh_network(3, k), probelib.squared_error, surface
+    )
     for k in range(1, 4)
 ]
 
@@ -475,7 +563,10 @@ curvature = np.linalg.eigvalsh(probelib.influence.hessian(network))
 # %%
 left = np.linspace(0, 119, removals).astype(int)
 removed = retraining.retrain_without(
-    retraining.with_weights(teacher, center), probelib.squared_error, surface, left
+    retraining.with_weights(teacher, center),
+    probelib.squared_error,
+    surface,
+    left,
 )
 truth = removed.changes
 chapter.record(
@@ -511,7 +602,11 @@ chapter.say(
 
 # %% tags=["hide-input"]
 n, predictions, chain_facts = 120, {}, []
-temperatures = {12.0: 12, 120.0: 3, 1200.0: 1}  # n beta -> divisor of the steps: they mix faster
+temperatures = {
+    12.0: 12,
+    120.0: 3,
+    1200.0: 1,
+}  # n beta -> divisor of the steps: they mix faster
 for n_beta, divisor in temperatures.items():
     posterior = around_network(center, n_beta)
     steps = network_steps // divisor
@@ -521,11 +616,23 @@ for n_beta, divisor in temperatures.items():
         chains=small_chains, draws=max(steps // 40, 4), thin=40, burn_in=steps // 4, seed=seed,
         progress=False,
     )  # fmt: skip
-    kernel, trust = probelib.loss_kernel(trace), probelib.diagnostics(trace, 120)
-    predictions[f"βK, SGLD, nβ = {n_beta:g}"] = n_beta / n * kernel.covariance(left)
+    kernel, trust = (
+        probelib.loss_kernel(trace),
+        probelib.diagnostics(trace, 120),
+    )
+    predictions[f"βK, SGLD, nβ = {n_beta:g}"] = (
+        n_beta / n * kernel.covariance(left)
+    )
     if n_beta == 1200:
         predictions["R, SGLD, nβ = 1200"] = kernel.correlation(left)
-    chain_facts.append((n_beta, trust.rhat_max, trust.ess_min, helpers.halves_agreement(trace)))
+    chain_facts.append(
+        (
+            n_beta,
+            trust.rhat_max,
+            trust.ess_min,
+            helpers.halves_agreement(trace),
+        )
+    )
 
 # %% tags=["hide-input"]
 cool = around_network(center, 12_000.0)
@@ -536,7 +643,9 @@ for delta in (0.0, 1e-3, 1e-2, 1e-1, 1.0):
     influence = probelib.influence.classical_influence(network, delta)
     predictions[f"−I/n, δ = {delta:g}"] = -influence[left] / n
 cosine, length = probelib.influence.gradient_gram(network)
-predictions["inner product of gradients"] = (cosine * np.outer(length, length))[left]
+predictions["inner product of gradients"] = (
+    cosine * np.outer(length, length)
+)[left]
 predictions["cosine of gradients"] = cosine[left]
 agreements = retraining.agreement(truth, predictions, resamples, seed)
 
@@ -550,7 +659,10 @@ shown = {
 figures.retraining_scatter(
     truth.ravel(),
     {
-        name: (predictions[key].ravel(), f"Spearman {agreements[key].pairs:.3f}")
+        name: (
+            predictions[key].ravel(),
+            f"Spearman {agreements[key].pairs:.3f}",
+        )
         for name, key in shown.items()
     },
 )
@@ -562,7 +674,10 @@ chapter.table(
     "Retraining against its predictions. The bootstrap draws queries. Slope: of the retrained changes "
     "on the predicted ones, through zero; 1 where the scale is right.",
 )
-chapter.table(helpers.chain_rows(chapter, chain_facts), "The chains behind the kernels.")
+chapter.table(
+    helpers.chain_rows(chapter, chain_facts),
+    "The chains behind the kernels.",
+)
 
 # %% tags=["hide-input"]
 chapter.record(
@@ -570,7 +685,8 @@ chapter.record(
         probelib.influence.laplace_kernel(cool).covariance(), weighted
     ),
     network_second_error=retraining.relative_error(
-        probelib.influence.laplace_kernel(cool, order=2).covariance(), weighted
+        probelib.influence.laplace_kernel(cool, order=2).covariance(),
+        weighted,
     ),
     network_next_error=retraining.relative_error(
         probelib.influence.next_order_kernel(cool).covariance(), weighted
@@ -598,9 +714,16 @@ chapter.say(
 # %%
 torch.set_num_threads(threads)
 probe = mnist_probe(
-    n_samples=n_samples, epochs=epochs, chains=chains, draws=draws, seed=seed, progress=live
+    n_samples=n_samples,
+    epochs=epochs,
+    chains=chains,
+    draws=draws,
+    seed=seed,
+    progress=live,
 )
-some = np.sort(np.random.default_rng(seed).choice(n_samples, n_subset, replace=False))
+some = np.sort(
+    np.random.default_rng(seed).choice(n_samples, n_subset, replace=False)
+)
 digit_of = probe.labels.numpy()[some]
 cosine, length = probelib.influence.gradient_gram(
     probe.posterior, (probe.inputs[some], probe.labels[some])
@@ -611,20 +734,30 @@ purities = {
     "kernel": retraining.neighbour_purity(correlation, digit_of),
     "gradients": retraining.neighbour_purity(cosine, digit_of),
 }
-digits = helpers.Digits(digit_of, cosine, length, correlation, deviation, purities)
+digits = helpers.Digits(
+    digit_of, cosine, length, correlation, deviation, purities
+)
 
 # %% mystnb={"figure": {"caption": "A random subset of the training digits. Left: the correlation kernel against the cosine of the gradients at the trained weights, for a random part of the pairs. Middle: lengths of the gradients and standard deviations of the losses under the posterior, each over its median; a steep line means that all samples count alike. Right: the share of a digit's ten nearest neighbours that have its class, by length of its gradient; dotted: chance.", "name": "fig-mnist-gradients"}, "image": {"alt": "Three panels. Left: scatter of correlation against gradient cosine, pairs of the same class apart from pairs of different classes. Middle: cumulative distributions on a log axis; that of the gradient lengths spans more powers of ten than that of the standard deviations. Right: two lines of neighbour purity over five groups of digits, with a dotted line at about one tenth."}}
 upper = np.triu_indices(n_subset, 1)
-drawn = np.random.default_rng(seed).choice(len(upper[0]), min(6000, len(upper[0])), replace=False)
+drawn = np.random.default_rng(seed).choice(
+    len(upper[0]), min(6000, len(upper[0])), replace=False
+)
 pair = upper[0][drawn], upper[1][drawn]
 moves, fifth = digits.positive, digits.fifth
 figures.kernel_and_gradients(
     cosine[pair],
     correlation[pair],
     digit_of[pair[0]] == digit_of[pair[1]],
-    {"length of the gradient": length[moves], "deviation of the loss": deviation[moves]},
     {
-        name: (np.arange(1, 6), np.array([p[fifth == k].mean() for k in range(1, 6)]))
+        "length of the gradient": length[moves],
+        "deviation of the loss": deviation[moves],
+    },
+    {
+        name: (
+            np.arange(1, 6),
+            np.array([p[fifth == k].mean() for k in range(1, 6)]),
+        )
         for name, p in purities.items()
     },
     digits.chance,

@@ -15,6 +15,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from probebook.cache import write_atomically
+from probelib import Diagnostics
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,21 @@ class Chapter:
         from IPython.display import Markdown, display
 
         display(Markdown(template.format(**self.numbers)))
+
+    def answer(self, template: str, trust: str) -> None:
+        """Show the chapter's answer, with which its page begins, and how far it can be trusted.
+
+        Args:
+            template: two sentences with recorded numbers, like :meth:`say`'s.
+            trust: one line: verdict, errors, bias.
+        """
+        self.say(f"**Answer.** {template}\n\n**How far to trust it.** {trust}")
+
+    def record_verdict(self, found: Diagnostics, name: str = "verdict") -> None:
+        """Record in words what :func:`probelib.diagnostics` says of a trace."""
+        against = [finding.sentence for finding in found.findings if not finding.good]
+        word = "sound" if found.good else "wrong" if found.wrong else "wide"
+        self.record(**{name: "; ".join([word, *against])})
 
     def table(self, rows: Sequence[dict[str, Any]], caption: str) -> None:
         """Show rows (equal keys, in order) as a table."""
