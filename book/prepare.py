@@ -265,7 +265,8 @@ def first_screen(nb: NotebookNode) -> list[NotebookNode]:
         if position is None:
             continue
         cell = nb.cells[position]
-        moved = nbformat.v4.new_code_cell(outputs=cell.outputs)
+        # A page leaves out the outputs of a cell without code, though the code is hidden.
+        moved = nbformat.v4.new_code_cell(cell.source, outputs=cell.outputs)
         moved.metadata["tags"] = sorted({*tags(cell), "remove-input"})
         moved.metadata["mystnb"] = cell.metadata.pop("mystnb", {})
         name = moved.metadata["mystnb"].get("figure", {}).get("name")
