@@ -7,6 +7,7 @@ its attributes, through this module alone.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from contextlib import nullcontext, suppress
@@ -54,6 +55,7 @@ PAIRS = {
 }
 #: Coordinates and their dimensions. ``label`` exists where the observed data has labels, and
 #: ``init_loss_mcse`` (nats) where the model draws at random, so that l_i(w*) has an error.
+#: A scalar, ``run``, stands beside them: see :func:`run_number`.
 COORDINATES = {
     "chain": ("chain",),
     "sample_id": ("sample",),
@@ -227,6 +229,7 @@ def canonical(
     for name, dims in COORDINATES.items():
         if name in data.coords:
             coords[name] = _in_order(data, name, dims, argument)
+    _check_joined(data, argument)
     ordered = xr.Dataset(arrays, coords=coords, attrs=attributes(data))
     if "chain" in ordered.dims and "chain" not in ordered.coords:
         ordered = ordered.assign_coords(chain=np.arange(ordered.sizes["chain"]))
@@ -340,6 +343,49 @@ def _same(all_of_it: xr.Variable, first: xr.Variable) -> bool:
     one, every = first.values, all_of_it.values
     equal = (every == one) | ((every != every) & (one != one))  # NaN is NaN
     return every.size > 0 and bool(np.all(equal))
+
+
+def run_number(fingerprint: Mapping[str, Any], thin: int) -> int:
+    """The scalar coordinate ``run`` of a trace, from its fingerprint.
+
+    Its upper half is another for another posterior, its lower half for other paths of the chains.
+    Where traces are joined it becomes an array, and tells what attributes no longer do.
+    """
+    posterior = {name: fingerprint.get(name) for name in _OF_POSTERIOR}
+    others = fingerprint.keys() - {*_OF_POSTERIOR, *_OF_NO_PATH}
+    path = posterior | {name: fingerprint[name] for name in others} | {"thin": thin}
+    upper, lower = (
+        int.from_bytes(hashlib.sha256(json.dumps(of, sort_keys=True).encode()).digest()[:4]) >> 1
+        for of in (posterior, path)
+    )
+    return upper << 32 | lower
+
+
+_OF_POSTERIOR = (
+    "weights", "model", "per_sample_loss", "sampling_data", "n_beta", "localization", "train_mode",
+    "precision",
+)  # fmt: skip
+# What says which chains there are and what is kept of them, not where they go.
+_OF_NO_PATH = (
+    "observed_data", "chains", "first_chain", "loss_dtype", "observe_dtype", "format", "thin",
+)  # fmt: skip
+
+
+def _check_joined(data: xr.Dataset, argument: str) -> None:
+    """Refuse chains of several posteriors, and samples of several runs, read as those of one."""
+    if "run" not in data.coords:
+        return
+    runs = np.unique(data["run"].values)
+    if len(np.unique(runs >> 32)) > 1:
+        raise ValueError(
+            f"{argument} joins traces of several posteriors (other weights, data, n_beta or "
+            "localization), which have no expectation in common; read each on its own"
+        )
+    if len(runs) > 1 and "sample" in data["run"].dims:
+        raise ValueError(
+            f"{argument} joins samples of several runs, whose draws have nothing to do with each "
+            "other; observe all samples in one run, or in runs of one seed and sampler"
+        )
 
 
 def _check_chains(data: xr.Dataset, argument: str) -> None:
@@ -484,6 +530,7 @@ __all__ = [
     "log_weights",
     "require_unweighted",
     "required",
+    "run_number",
     "sample_coordinates",
     "settings",
 ]

@@ -34,13 +34,77 @@ def test_a_trace_of_ours_is_what_the_contract_says():
     assert {str(k): v.dims for k, v in trace.data_vars.items()} == contract.VARIABLES
     assert {str(k): v.dims for k, v in trace.coords.items()} == {
         name: dims for name, dims in contract.COORDINATES.items() if name != "init_loss_mcse"
-    }
+    } | {"run": ()}
     assert set(contract.ATTRIBUTES) <= set(trace.attrs)
     assert contract.settings(trace) == RunSettings(
         n_beta=10.0, localization=5.0, beta=10 / 12, n_samples=12, n_parameters=12,
         sampler="SGLD", order=1, step_size=1e-3, batch_size=4, chains=2, draws=3, burn_in=1, thin=2,
     )  # fmt: skip
     assert contract.diverged(trace) == {}
+
+
+@pytest.fixture(scope="module")
+def joinable():
+    """Traces by what is other than in the first."""
+    x, y = torch.randn(12, 3, generator=torch.Generator().manual_seed(0)), torch.arange(12) % 3
+
+    def run(part=slice(None), seed=0, n_beta=10.0, **plan):
+        torch.manual_seed(0)
+        posterior = probelib.LocalPosterior(
+            nn.Linear(3, 3), probelib.cross_entropy, (x, y), n_beta=n_beta, localization=5.0
+        )
+        options = {"chains": 2, "draws": 10, "seed": seed, "progress": False} | plan
+        return probelib.sample(
+            posterior, (x[part], y[part]), sampler=probelib.SGLD(1e-3, 4), **options
+        )
+
+    return {
+        "": run(),
+        "more chains": run(first_chain=2),
+        "seed": run(seed=1),
+        "n_beta": run(n_beta=20.0),
+        "first": run(slice(6)),
+        "last": run(slice(6, None)),
+        "last, seed": run(slice(6, None), seed=1),
+    }
+
+
+def join(one, other, dim):
+    renumbered = other.assign_coords(chain=other.chain + 10) if dim == "chain" else other
+    each = "minimal" if dim == "chain" else "all"
+    return xr.concat(
+        [one, renumbered], dim, data_vars=each, coords="different", compat="equals", join="outer"
+    )
+
+
+@pytest.mark.parametrize("other", ["more chains", "seed"])
+def test_chains_of_one_posterior_may_be_joined(joinable, other):
+    both = join(joinable[""], joinable[other], "chain")
+    gains = [probelib.loss_gain(of) for of in (both, joinable[""], joinable[other])]
+    np.testing.assert_allclose(gains[0], (gains[1] + gains[2]) / 2)
+
+
+def test_chains_of_several_posteriors_may_not(joinable):
+    both = join(joinable[""], joinable["n_beta"], "chain")
+    for estimator in (probelib.loss_gain, probelib.loss_kernel, probelib.diagnostics):
+        with pytest.raises(ValueError, match="trace joins traces of several posteriors"):
+            estimator(both)
+
+
+def test_samples_may_be_joined_if_they_were_seen_on_the_same_paths(joinable):
+    both = join(joinable["first"], joinable["last"], "sample")
+    whole = probelib.loss_kernel(joinable[""]).covariance()
+    np.testing.assert_allclose(probelib.loss_kernel(both).covariance(), whole, atol=1e-6)
+    with pytest.raises(ValueError, match="trace joins samples of several runs"):
+        probelib.loss_kernel(join(joinable["first"], joinable["last, seed"], "sample"))
+
+
+def test_the_number_of_a_run_lasts(joinable, tmp_path):
+    trace = joinable[""]
+    trace.to_netcdf(tmp_path / "a.nc")
+    trace.to_zarr(tmp_path / "a.zarr")
+    for copied in (xr.open_dataset(tmp_path / "a.nc"), probelib.open_trace(tmp_path / "a.zarr")):
+        assert int(copied.run) == int(trace.run)
 
 
 @pytest.mark.parametrize("key", ["kernel", "sampler"])

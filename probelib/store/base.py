@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import zarr
 
+from probelib.contract import run_number
 from probelib.store.checkpoints import Checkpoint, Progress
 from probelib.store.integrity import TraceMismatch
 from probelib.store.layout import GROWING, Sizes, Start, array_of
@@ -229,6 +230,8 @@ class TraceStore(ABC):
             ds.attrs.pop(name, None)
         for array in ds.variables.values():  # how it lies here is no rule for a copy
             array.encoding = {"fill_value": np.nan} if array.dtype.kind == "f" else {}
+        run = run_number(ds.attrs["fingerprint"], ds.attrs["config"]["thin"])
+        ds = ds.assign_coords(run=run)
         number = ds.chain.values
         records = [self.progress(group) for group in self.groups]
         return ds.assign_attrs(
