@@ -1,5 +1,6 @@
 """What chapters record and claim, on small made-up results."""
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,7 +12,7 @@ from scipy.stats import pearsonr
 
 import probelib
 from probebook import gibbs, llc_parts, toys
-from probebook.alignment import Alignment
+from probebook.alignment import Alignment, reliability_error, similarity_error
 from probebook.chapter import Chapter
 from probebook.chapters import (
     influence_functions,
@@ -19,6 +20,7 @@ from probebook.chapters import (
     local_posterior,
     loss_gain,
     loss_kernel,
+    loss_kernel_words,
     memorization,
     singular_fluctuation,
 )
@@ -236,17 +238,72 @@ def test_a_kept_run_is_held_to_what_is_computed_again(chapter):
 
 
 def test_claims_about_a_run_are_made_where_there_is_one():
-    none = [claim.key for claim in loss_kernel.claims(kept=False, row=None)]
+    none = [claim.key for claim in loss_kernel_words.claims(kept=False, row=None)]
     assert "verified_difference" not in none
     assert not any(key.startswith("table1") for key in none)
     row = loss_kernel.Table1Row(
         trace_of(np.zeros((2, 2, 3))), np.arange(3), np.arange(3), [], np.eye(3),
         Alignment(0.5, np.zeros(3), 0.1, 0.2),
     )  # fmt: skip
-    full = [claim.key for claim in loss_kernel.claims(kept=True, row=row)]
+    full = [claim.key for claim in loss_kernel_words.claims(kept=True, row=row)]
     assert full[2:5] == ["table1_mean_loss_chain", "table1_wordnet", "table1_class_agreement"]
     assert full[-1] == "verified_difference"
     assert set(none) < set(full)
+
+
+def test_a_stand_in_shows_what_was_measured_elsewhere(chapter, tmp_path):
+    numbers = dict.fromkeys(loss_kernel_words.PUBLISHED, 0.25)
+    assert loss_kernel_words.published(tmp_path) == {}
+    path = tmp_path / "04_loss_kernel.json"
+    path.write_text(json.dumps({"stand_in": "false", "profile": "laptop", **numbers}))
+    assert loss_kernel_words.published(tmp_path) == numbers
+    carried = {f"published_{key}": value for key, value in numbers.items()}
+    path.write_text(json.dumps({"stand_in": 1, "n_images": 54, **carried}))
+    assert loss_kernel_words.published(tmp_path) == numbers
+    chapter.record(**dict.fromkeys(loss_kernel_words.PUBLISHED, 0.75))
+    loss_kernel_words.record_front(chapter, True, numbers)
+    shown = chapter.numbers["front_wordnet_top5_cross_label"]
+    assert shown == "– (measured elsewhere, with photographs: 0.250)"
+    loss_kernel_words.record_front(chapter, True, {})
+    assert chapter.numbers["front_wordnet_chance"] == "–"
+    loss_kernel_words.record_front(chapter, False, numbers)
+    assert chapter.numbers["front_wordnet_chance"] == "0.750 [0.750, 0.750]"
+
+
+def test_a_stand_in_neither_agrees_nor_differs(chapter):
+    loss_kernel_words.show_open_claims(chapter, loss_kernel_words.claims(kept=False, row=None))
+    assert "claims_agree" not in chapter.numbers
+    assert chapter.numbers["claims_broken"] == 0
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        "file,class,rank,neighbour_file,neighbour_class,correlation",
+        "id,label,rank,neighbour_id,neighbour_label,correlation",
+    ],
+)
+def test_published_neighbours_are_named(tmp_path, head):
+    path = tmp_path / "04_loss_kernel-neighbours.csv"
+    lines = ["a,cat,1,b,lynx,0.5", "a,cat,2,c,dog,0.25", "b,lynx,1,a,cat,0.75"]
+    path.write_text("\n".join([head, *lines]))
+    lynx, cat = loss_kernel_words.published_neighbours(tmp_path)
+    assert list(lynx.values()) == ["lynx", "cat (0.75)"]
+    assert list(cat.values()) == ["cat", "lynx (0.50), dog (0.25)"]
+    path.write_text("\n".join([head.replace("correlation", "r"), *lines]))
+    assert loss_kernel_words.published_neighbours(tmp_path) == []
+
+
+def test_errors_over_photographs():
+    same = np.eye(40) + RNG.normal(size=(40, 40))
+    same = same + same.T
+    assert reliability_error(same, same) == pytest.approx(0)
+    other = RNG.normal(size=(40, 40))
+    assert 0.005 < reliability_error(same, other + other.T) < 0.2
+    labels = np.array([0, 1, 1, 0])
+    neighbours = np.array([[1], [2], [1], [1]])
+    # similarities 0, 1, 1, 0: a standard deviation of 0.577 over the square root of 4
+    assert similarity_error(neighbours, labels, np.eye(2)) == pytest.approx(1 / np.sqrt(12))
 
 
 def test_the_last_module_is_compared_at_growing_draws():
