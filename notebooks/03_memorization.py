@@ -195,9 +195,9 @@ rows = helpers.sampler_rows(
 )
 helpers.record_populations(chapter, gain.values, noisy, trust)
 chapter.say(
-    "Verdict on the paper's chain: **{verdict}**. Largest $\\hat R$ {rhat_max:.3f}, smallest effective "
-    "sample size {ess_min:.0f} of {draws} draws. Both are those of the worst of 500 digits. A mean over "
-    "a population has its own error, which stands beside it below."
+    "Largest $\\hat R$: **{rhat_max:.3f}**. Smallest effective sample size: **{ess_min:.0f}** of {draws} "
+    "draws. Both are those of the worst of the digits that were looked at. A mean over a population has its "
+    "own error, which stands beside it below."
 )
 
 # %% [markdown]
@@ -582,5 +582,6 @@ chapter.answer(
 chapter.finish(
     "gain {gain_clean_text} clean, {gain_noisy_text} mislabeled, ratio {gain_ratio_text}; AUROC gain "
     "{auroc_gain_text}, loss {auroc_loss:.3f}; t-SNE separation {tsne_separation:.3f}; one chain, "
-    "R-hat {rhat_max:.2f}, verdict {verdict}"
+    "R-hat {rhat_max:.2f}, verdict: "
+    + chapter.numbers["verdict"].partition(";")[0]
 )

@@ -210,6 +210,18 @@ def test_shares_of_every_trace_stand_in_a_row():
     assert len(rows) == 3 + 10 + 10
 
 
+def test_v_is_the_trace_of_the_kernel_and_what_is_added_to_it_stands_apart(chapter):
+    trace = drawn(1)
+    walk = np.cumsum(np.random.default_rng(3).normal(size=(2, 60, 1)), axis=1)  # autocorrelated
+    trace["loss"] = trace.loss + walk
+    by_numpy = trace.loss.values.var((0, 1), ddof=1).sum()
+    singular_fluctuation.record_mnist(chapter, trace, by_numpy, 1 / 3)
+    assert chapter.numbers["trace_identity_error"] < 1e-12
+    assert chapter.numbers["mnist_v_correction"] > 0.01  # 1 / ESS of few independent draws
+    assert chapter.numbers["mnist_nu"] == pytest.approx(chapter.numbers["mnist_v"] / 6)
+    assert chapter.numbers["mnist_v_text"].startswith(f"{chapter.numbers['mnist_v']:,.0f} ±")
+
+
 def test_the_product_comes_to_its_limit(chapter):
     rows = singular_fluctuation.product_rows(chapter, 1.5, 1.0, (2, 4))
     expected = gibbs.expected(gibbs.PRODUCT, 10**4, 1.5, 1.0).gibbs * 10**4
