@@ -251,6 +251,9 @@ def fold(nb: NotebookNode) -> None:
         cell = nb.cells[parameters]
         cell.metadata["tags"] = sorted({*tags(cell), "hide-input"})
         cell.metadata["mystnb"] = {"code_prompt_show": "Show the parameters"}
+    for cell in nb.cells:
+        if "hide-input" in tags(cell) and cell.source.startswith(("import ", "from ")):
+            cell.metadata["mystnb"] = {"code_prompt_show": "Show the imports"}
 
 
 def first_screen(nb: NotebookNode) -> list[NotebookNode]:

@@ -178,9 +178,9 @@ chapter.record(
 )
 chapter.say(
     "Largest $\\hat R$: **{rhat_max:.3f}**. Smallest effective sample size: "
-    "**{ess_min:.0f}** of {chains} × {draws} draws. The mean loss forgets "
-    "itself over {autocorrelation_time:.1f} draws (its autocorrelation time). "
-    "The median error of a loss gain is {gain_mcse_median:.2g} nats, and the "
+    "**{ess_min:.0f}** of {chains} × {draws} draws. One in "
+    "{autocorrelation_time:.1f} draws of the mean loss is worth an independent "
+    "one (its autocorrelation time). The median error of a loss gain is {gain_mcse_median:.2g} nats, and the "
     "median gain {gain_median:.2g}."
 )
 

@@ -24,7 +24,9 @@ from probebook.chapters import (
     memorization,
     singular_fluctuation,
 )
+from probebook.memorization import detection
 from probebook.prerun import KeptPairs
+from probebook.samplers import record_text
 from probelib import Estimate
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("[0-9]*.py"))
@@ -107,8 +109,8 @@ def test_populations_are_told_apart(chapter):
     trust = SimpleNamespace(rhat_max=1.0, ess_min=9.0, loss_at_center=0.1, loss_along_chains=0.2)
     noisy = np.arange(10) >= 8
     gain = np.where(noisy, 6.0, 2.0)
-    memorization.record_populations(chapter, gain, noisy, Estimate(1, 1, 1, 1), trust)
-    assert chapter.numbers["gain_ratio"] == 3
+    memorization.record_populations(chapter, gain, noisy, trust)
+    assert chapter.numbers["gain_median_clean"] == 2
     assert chapter.numbers["gain_median_noisy"] == 6
 
 
@@ -153,13 +155,52 @@ def test_both_samplers_are_recorded_under_their_names(chapter):
     gain = probelib.loss_gain(drawn(2)).values
     ratio = gain[noisy].mean() / gain[~noisy].mean()
     assert chapter.numbers["gain_ratio_unbiased"] == pytest.approx(ratio)
-    assert rows[1]["ratio"] == f"{ratio:.2f}"
+    error = chapter.numbers["gain_ratio_unbiased_mcse"]
+    assert rows[1]["ratio"] == chapter.numbers["gain_ratio_unbiased_text"]
+    assert rows[1]["ratio"] == f"{ratio:.2f} ± {error:.2f}"
     assert {"auroc_gain_unbiased", "llc_unbiased_mcse", "llc_mcse"} <= set(chapter.numbers)
+    clean = probelib.loss_gain(drawn(2)).values[~noisy]
+    assert chapter.numbers["gain_clean_unbiased"] == pytest.approx(clean.mean())
 
 
-def test_the_nearest_recipe_is_nearest_in_proportion(chapter):
-    chapter.record(a_b_gain_ratio=5.1, c_gain_ratio=14.0, d_gain_ratio=-10.0)
-    assert memorization.nearest_recipe(chapter, ["a-b", "c", "d"]) == "c"
+def test_the_error_of_an_auroc_is_how_far_repetitions_scatter():
+    noisy = np.arange(60) >= 40
+    at, found, errors = np.where(noisy, 1.3, 1.0), [], []
+    for seed in range(40):
+        draws = np.random.default_rng(seed).normal(at, 2.0, size=(1, 96, 60))
+        trace = trace_of(draws)
+        gain = probelib.loss_gain(trace).values
+        found.append(detection(gain, noisy).auroc)
+        errors.append(memorization.auroc_error(trace, noisy))
+    assert np.median(errors) == pytest.approx(np.std(found), rel=0.6)
+    assert memorization.auroc_error(trace.isel(draw=slice(7)), noisy) == np.inf
+
+
+def test_halves_say_how_few_draws_bias_an_auroc(chapter):
+    noisy = np.arange(400) >= 200
+    draws = np.random.default_rng(0).normal(np.where(noisy, 1.0, 0.0), 8.0, size=(1, 100, 400))
+    trace = trace_of(draws)
+    chapter.record(auroc_gain=detection(probelib.loss_gain(trace).values, noisy).auroc)
+    memorization.record_halves(chapter, trace, noisy)
+    assert chapter.numbers["auroc_gain_draws_bias"] < -0.01  # noise mixes the populations
+    assert 0 < chapter.numbers["gain_halves_correlation"] < 1
+
+
+def test_a_number_whose_error_is_not_known_says_so(chapter):
+    chapter.record(a=1.234, b=2.0, b_mcse=0.1, b_step_bias=-0.04)
+    for key in ("a", "b"):
+        record_text(chapter, key)
+    assert chapter.numbers["a_text"] == "1.23 ± not known"
+    assert chapter.numbers["b_text"] == "2.00 ± 0.10 (step bias -0.04)"
+
+
+def test_the_nearest_recipe_is_nearest_in_proportion():
+    noisy = np.array([False, True])
+    traces = {
+        name: trace_of(np.tile([1.0, ratio], (1, 4, 1)))
+        for name, ratio in (("a", 5.1), ("b", 14.0), ("c", -10.0))
+    }
+    assert memorization.nearest_recipe(traces, noisy) == "b"
 
 
 def test_shares_of_every_trace_stand_in_a_row():
@@ -169,6 +210,18 @@ def test_shares_of_every_trace_stand_in_a_row():
     assert row["share of the LLC, clean"] == llc_parts.percent(numbers, "share_class_3")
     assert row["share of the LLC, noisy"] == "–"
     assert len(rows) == 3 + 10 + 10
+
+
+def test_v_is_the_trace_of_the_kernel_and_what_is_added_to_it_stands_apart(chapter):
+    trace = drawn(1)
+    walk = np.cumsum(np.random.default_rng(3).normal(size=(2, 60, 1)), axis=1)  # autocorrelated
+    trace["loss"] = trace.loss + walk
+    by_numpy = trace.loss.values.var((0, 1), ddof=1).sum()
+    singular_fluctuation.record_mnist(chapter, trace, by_numpy, 1 / 3)
+    assert chapter.numbers["trace_identity_error"] < 1e-12
+    assert chapter.numbers["mnist_v_correction"] > 0.01  # 1 / ESS of few independent draws
+    assert chapter.numbers["mnist_nu"] == pytest.approx(chapter.numbers["mnist_v"] / 6)
+    assert chapter.numbers["mnist_v_text"].startswith(f"{chapter.numbers['mnist_v']:,.0f} ±")
 
 
 def test_the_product_comes_to_its_limit(chapter):
