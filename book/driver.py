@@ -7,7 +7,8 @@ come from `params/<profile>.yaml`, and it writes `results/<profile>/NN_topic.jso
 executed copy lands in `book/notebooks/`, the rendered book in `book/_build/html`. With `--into`,
 all of that lands below DIR and nothing in the repository is touched.
 
-The first failure ends the run with a non-zero exit status and keeps the failed notebook.
+The first failure ends the run with a non-zero exit status and keeps the failed notebook. So do
+SIGINT (130) and SIGTERM (143). What a run leaves that is killed, the next one removes.
 """
 
 from __future__ import annotations
@@ -32,14 +33,13 @@ import papermill
 import yaml
 
 import gate
+import preflight
 import prepare
 import render
+from preflight import DriverError
 
 ROOT = Path(__file__).resolve().parent.parent
-
-
-class DriverError(Exception):
-    """Something that the user can put right, in one sentence."""
+LIFELINE = ROOT / "book" / "probebook" / "lifeline.py"
 
 
 @dataclass(frozen=True)
@@ -119,9 +119,11 @@ def select(paths: list[Path], only: str | None = None, start: str | None = None)
 def read_profile(layout: Layout, profile: str) -> dict[str, dict[str, Any]]:
     """The parameters of a profile: `{chapter: {name: value}}`."""
     path = layout.params / f"{profile}.yaml"
-    if not path.is_file():
-        known = ", ".join(sorted(p.stem for p in layout.params.glob("*.yaml"))) or "none"
-        raise DriverError(f"there is no profile {profile!r}; params/ has: {known}")
+    known = sorted(p.stem for p in layout.params.glob("*.yaml"))
+    if profile not in known:  # not is_file(): "../params/smoke" and "Smoke" would lose the banner
+        raise DriverError(
+            f"there is no profile {profile!r}; params/ has: {', '.join(known) or 'none'}"
+        )
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -229,8 +231,8 @@ def own_kernel() -> Iterator[str]:
     with tempfile.TemporaryDirectory() as folder:
         spec = Path(folder) / "kernels" / "python3"
         spec.mkdir(parents=True)
-        argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-        argv.append("--log-level=ERROR")
+        argv = [sys.executable, str(LIFELINE), str(os.getpid())]  # it ends when the driver does
+        argv += ["ipykernel_launcher", "-f", "{connection_file}", "--log-level=ERROR"]
         kernel = {
             "argv": argv,
             "display_name": "Python 3 (ipykernel)",
@@ -290,8 +292,11 @@ def run_chapter(chapter: Chapter, layout: Layout, commit: str, device: str) -> d
             if output.exists():
                 os.replace(output, failed)
             kept = f"; the notebook is kept at {failed}" if failed.exists() else ""
-            reason = "interrupted" if isinstance(error, KeyboardInterrupt) else failure(error)
-            raise DriverError(f"{chapter.stem} failed: {reason}{kept}") from error
+            if isinstance(error, KeyboardInterrupt):
+                logging.getLogger("asyncio").disabled = True  # mourns the tasks that were cut off
+                error.args = (f"{chapter.stem} was interrupted{kept}",)
+                raise
+            raise DriverError(f"{chapter.stem} failed: {failure(error)}{kept}") from error
         finally:
             logger.handlers = []
         numbers = json.loads(results.read_text(encoding="utf-8"))
@@ -369,6 +374,22 @@ def run(
     """Run the chapters and render the book; return the front page, or None without a render."""
     everything = chapters(layout.notebooks)
     planned = plan(layout, profile, select(everything, only, start))
+    preflight.check_data()
+    stems, results = [path.stem for path in everything], layout.results / profile
+    preflight.check_writable([layout.book, layout.executed, results])
+    with preflight.hold(layout.executed):
+        preflight.clear(layout.executed, results, stems)
+        if rendering:
+            preflight.check_render(layout.pages, layout.executed, stems)
+        rows = run_chapters(planned, layout, profile)
+        print("\n" + summary(rows) + "\n", flush=True)
+        return finish(layout, profile, stems) if rendering else None
+
+
+def run_chapters(
+    planned: list[Chapter], layout: Layout, profile: str
+) -> list[tuple[str, dict[str, Any]]]:
+    """Run each chapter in turn; return what the results file of each holds."""
     os.environ.setdefault("PROBELIB_CACHE", str(ROOT / ".cache"))
     commit, device = prepare.commit(layout.notebooks), prepare.device()
     rows = []
@@ -378,10 +399,12 @@ def run(
             numbers = run_chapter(chapter, layout, commit, device)
             rows.append((chapter.stem, numbers))
             print(f"[{chapter.stem}] done, {prepare.duration(numbers['duration_seconds'])}")
-    print("\n" + summary(rows) + "\n", flush=True)
-    if not rendering:
-        return None
-    missing = [p.stem for p in everything if not (layout.executed / f"{p.stem}.ipynb").exists()]
+    return rows
+
+
+def finish(layout: Layout, profile: str, stems: list[str]) -> Path | None:
+    """Render the book from chapters that ran; return the front page, or None if one did not."""
+    missing = [stem for stem in stems if not (layout.executed / f"{stem}.ipynb").exists()]
     if missing:
         print(f"The book is not rendered: {', '.join(missing)} did not run yet.")
         return None
@@ -402,21 +425,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--into", type=Path, metavar="DIR", help="write everything below DIR")
     parser.add_argument("--no-render", action="store_true", help="run, but do not build the book")
     options = parser.parse_args(arguments)
+    preflight.never_fail_to_print()
     began = time.monotonic()
     try:
-        page = run(
-            Layout.of(into=options.into),
-            options.profile,
-            options.only,
-            options.start,
-            rendering=not options.no_render,
-        )
-    except (DriverError, render.RenderError) as error:
+        with preflight.ending_on_signals(), preflight.usable_home():
+            page = run(
+                Layout.of(into=options.into),
+                options.profile,
+                options.only,
+                options.start,
+                rendering=not options.no_render,
+            )
+    except (DriverError, render.RenderError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("error: interrupted", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as error:
+        print(f"error: {error or 'interrupted'}", file=sys.stderr)
+        return getattr(error, "status", 130)
     print(f"Done in {prepare.duration(time.monotonic() - began)}.")
     if page is not None:
         print(f"The book is at {page}")

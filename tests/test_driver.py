@@ -12,6 +12,7 @@ from pathlib import Path
 import nbformat
 import pytest
 from jupyter_client.kernelspec import get_kernel_spec
+from small_book import CHAPTER, add, empty
 
 import driver
 import gate
@@ -20,46 +21,11 @@ import render
 
 ROOT = Path(__file__).resolve().parent.parent
 
-CHAPTER = """# %% [markdown]
-# # Chapter {stem}
-
-# %% tags=["parameters"]
-profile: str = "laptop"  # which set of parameters
-seed: int = 0  # where the randomness starts
-results_dir: str = "../results/live"  # the number's home
-live: bool = True  # opened by hand
-n: int = 10  # µ, not ASCII
-
-# %%
-{body}
-
-# %% tags=["remove-cell"]
-import json
-from pathlib import Path
-
-numbers = {{"n": n, "headline": f"n is {{n}}"}}
-Path(results_dir, "{stem}.json").write_text(json.dumps(numbers))
-"""
-
 
 @pytest.fixture
 def layout(tmp_path: Path) -> driver.Layout:
     """A project with no chapters yet."""
-    layout = driver.Layout.of(tmp_path)
-    layout.notebooks.mkdir()
-    layout.params.mkdir()
-    layout.pages.mkdir()
-    (layout.params / "laptop.yaml").write_text("{}\n")
-    return layout
-
-
-def add(
-    layout: driver.Layout, stem: str, body: str = "print('n =', n)", text: str = CHAPTER
-) -> Path:
-    """Add a chapter to the project."""
-    path = layout.notebooks / f"{stem}.py"
-    path.write_text(text.format(stem=stem, body=body), encoding="utf-8")
-    return path
+    return empty(tmp_path)
 
 
 def go(layout: driver.Layout, profile: str = "laptop", **options: str | None) -> None:
@@ -350,10 +316,7 @@ def test_the_log_shows_lines_and_thins_out_progress_bars() -> None:
 @pytest.fixture(scope="module")
 def good(tmp_path_factory) -> driver.Layout:
     """Two chapters that ran; the second has a figure with alt text."""
-    layout = driver.Layout.of(tmp_path_factory.mktemp("good"))
-    for folder in (layout.notebooks, layout.params, layout.pages):
-        folder.mkdir()
-    (layout.params / "laptop.yaml").write_text("{}\n")
+    layout = empty(tmp_path_factory.mktemp("good"))
     add(layout, "00_first")
     picture = (
         "from IPython.display import Image, display\n"
