@@ -24,6 +24,7 @@ help: ## show the targets
 	@echo
 	@echo "  make book PROFILE=smoke|laptop|paper   (default: laptop)"
 	@echo "  make book ONLY=03    one chapter;   make book FROM=02    that one and all later ones"
+	@echo "  make book FORCE=1    run again what has not changed, too"
 	@echo "  make env PYTHON=/path/to/python3.12    another interpreter"
 	@echo "  make test COVERAGE=1    and say which lines of probelib no test runs"
 
@@ -64,7 +65,7 @@ lab: env ## open the chapters in JupyterLab
 	$(BIN)/jupyter lab --notebook-dir notebooks
 
 book: env ## run the chapters and render the book (PROFILE=laptop)
-	$(BIN)/python book/driver.py --profile $(PROFILE) $(if $(ONLY),--only $(ONLY)) $(if $(FROM),--from $(FROM))
+	$(BIN)/python book/driver.py --profile $(PROFILE) $(if $(ONLY),--only $(ONLY)) $(if $(FROM),--from $(FROM)) $(if $(FORCE),--force)
 
 test: tools lint ## lint, test, run every chapter small, build the book with warnings as errors
 	$(BIN)/python -m pytest $(if $(COVERAGE),--cov=probelib)

@@ -1,11 +1,14 @@
 """Run the chapters in order with papermill, then render what they produced.
 
-    python book/driver.py --profile laptop [--only 03] [--from 02] [--into DIR] [--no-render]
+    python book/driver.py --profile laptop [--only 03] [--from 02] [--into DIR] [--force]
+                          [--no-render]
 
 A chapter is a pair `notebooks/NN_topic.{py,ipynb}`; the .py file is what runs. Its parameters
 come from `params/<profile>.yaml`, and it writes `results/<profile>/NN_topic.json` itself. The
 executed copy lands in `book/notebooks/`, the rendered book in `book/_build/html`. With `--into`,
 all of that lands below DIR and nothing in the repository is touched.
+
+A chapter is kept where nothing that it depends on has changed (`unchanged.py`), unless `--force`.
 
 The first failure ends the run with a non-zero exit status and keeps the failed notebook. So do
 SIGINT (130) and SIGTERM (143). What a run leaves that is killed, the next one removes.
@@ -36,6 +39,7 @@ import gate
 import preflight
 import prepare
 import render
+import unchanged
 from preflight import DriverError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -76,6 +80,10 @@ class Layout:
     def executed(self) -> Path:
         """Where the executed copies land."""
         return self.book / "notebooks"
+
+    def results_file(self, chapter: Chapter) -> Path:
+        """Where a chapter writes its numbers."""
+        return self.results / chapter.parameters["profile"] / f"{chapter.stem}.json"
 
 
 @dataclass(frozen=True)
@@ -250,55 +258,20 @@ def own_kernel() -> Iterator[str]:
                 os.environ["JUPYTER_PATH"] = before
 
 
-def run_chapter(chapter: Chapter, layout: Layout, commit: str, device: str) -> dict[str, Any]:
+def run_chapter(
+    chapter: Chapter, layout: Layout, commit: str, device: str, identity: str = ""
+) -> dict[str, Any]:
     """Run one chapter and store its executed copy; return what its results file holds."""
     source = prepare.read_source(chapter.path)
     profile = chapter.parameters["profile"]
-    layout.executed.mkdir(parents=True, exist_ok=True)
-    (layout.results / profile).mkdir(parents=True, exist_ok=True)
     final = layout.executed / f"{chapter.stem}.ipynb"
-    failed = layout.executed / f"{chapter.stem}.failed.ipynb"
-    failed.unlink(missing_ok=True)
-    results = layout.results / profile / f"{chapter.stem}.json"
-    before = results.stat().st_mtime_ns if results.exists() else None
+    results = layout.results_file(chapter)
+    for folder in (final.parent, results.parent):
+        folder.mkdir(parents=True, exist_ok=True)
     started, clock = prepare.now(), time.monotonic()
-
-    log = LiveLog(chapter.stem, len(source.cells) + 1)  # papermill injects one
-    logger = logging.getLogger("papermill")
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
-    logger.handlers = [log]
     with tempfile.TemporaryDirectory(dir=layout.executed, prefix=".running-") as folder:
-        given, output = Path(folder) / "source.ipynb", Path(folder) / "executed.ipynb"
-        nbformat.write(source, given)
-        try:
-            papermill.execute_notebook(
-                given,
-                output,
-                parameters=chapter.parameters,
-                kernel_name="python3",
-                cwd=chapter.path.parent,
-                progress_bar=False,
-                log_output=True,
-                stdout_file=log,
-                stderr_file=log,
-            )
-            found = gate.results_findings(results)
-            if not found and results.stat().st_mtime_ns == before:
-                found = ["this run did not write it"]
-            if found:
-                raise DriverError(f"results/{profile}/{results.name}: {'; '.join(found)}")
-        except BaseException as error:
-            if output.exists():
-                os.replace(output, failed)
-            kept = f"; the notebook is kept at {failed}" if failed.exists() else ""
-            if isinstance(error, KeyboardInterrupt):
-                logging.getLogger("asyncio").disabled = True  # mourns the tasks that were cut off
-                error.args = (f"{chapter.stem} was interrupted{kept}",)
-                raise
-            raise DriverError(f"{chapter.stem} failed: {failure(error)}{kept}") from error
-        finally:
-            logger.handlers = []
+        output = Path(folder) / "executed.ipynb"
+        execute(chapter, source, output, layout)
         numbers = json.loads(results.read_text(encoding="utf-8"))
         provenance = prepare.Provenance(
             source=f"notebooks/{chapter.path.name}",
@@ -310,12 +283,62 @@ def run_chapter(chapter: Chapter, layout: Layout, commit: str, device: str) -> d
             versions=prepare.versions(),
             started=started,
             duration_seconds=round(time.monotonic() - clock, 1),
+            identity=identity,
+            written=unchanged.written(results),
         )
         executed = nbformat.read(output, as_version=4)
         copy = prepare.executed_copy(executed, provenance, shown_paths(chapter))
-        nbformat.write(copy, output)
+        nbformat.write(unchanged.seal(copy), output)
         os.replace(output, final)
     return numbers | {"duration_seconds": provenance.duration_seconds}
+
+
+def execute(chapter: Chapter, source: nbformat.NotebookNode, output: Path, layout: Layout) -> None:
+    """Have papermill run a chapter, and hold it to having written its results.
+
+    Raises:
+        DriverError: it failed; the notebook as far as it came is kept beside the executed ones.
+    """
+    failed = layout.executed / f"{chapter.stem}.failed.ipynb"
+    failed.unlink(missing_ok=True)
+    results = layout.results_file(chapter)
+    before = results.stat().st_mtime_ns if results.exists() else None
+    given = output.with_name("source.ipynb")
+    nbformat.write(source, given)
+    log = LiveLog(chapter.stem, len(source.cells) + 1)  # papermill injects one
+    logger = logging.getLogger("papermill")
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    logger.handlers = [log]
+    try:
+        papermill.execute_notebook(
+            given,
+            output,
+            parameters=chapter.parameters,
+            kernel_name="python3",
+            cwd=chapter.path.parent,
+            progress_bar=False,
+            log_output=True,
+            stdout_file=log,
+            stderr_file=log,
+        )
+        found = gate.results_findings(results)
+        if not found and results.stat().st_mtime_ns == before:
+            found = ["this run did not write it"]
+        if found:
+            shown = shown_paths(chapter)["results_dir"]
+            raise DriverError(f"{shown}/{results.name}: {'; '.join(found)}")
+    except BaseException as error:
+        if output.exists():
+            os.replace(output, failed)
+        kept = f"; the notebook is kept at {failed}" if failed.exists() else ""
+        if isinstance(error, KeyboardInterrupt):
+            logging.getLogger("asyncio").disabled = True  # mourns the tasks that were cut off
+            error.args = (f"{chapter.stem} was interrupted{kept}",)
+            raise
+        raise DriverError(f"{chapter.stem} failed: {failure(error)}{kept}") from error
+    finally:
+        logger.handlers = []
 
 
 def shown_paths(chapter: Chapter) -> dict[str, Any]:
@@ -370,8 +393,18 @@ def run(
     only: str | None = None,
     start: str | None = None,
     rendering: bool = True,
+    force: bool = False,
 ) -> Path | None:
-    """Run the chapters and render the book; return the front page, or None without a render."""
+    """Run the chapters and render the book; return the front page, or None without a render.
+
+    Args:
+        layout: where everything is.
+        profile: a file of `params/`.
+        only: the one chapter to run.
+        start: the first chapter to run.
+        rendering: whether to build the book.
+        force: whether to run chapters that have not changed as well.
+    """
     everything = chapters(layout.notebooks)
     planned = plan(layout, profile, select(everything, only, start))
     preflight.check_data()
@@ -381,25 +414,41 @@ def run(
         preflight.clear(layout.executed, results, stems)
         if rendering:
             preflight.check_render(layout.pages, layout.executed, stems)
-        rows = run_chapters(planned, layout, profile)
+        rows = run_chapters(planned, layout, force)
         print("\n" + summary(rows) + "\n", flush=True)
         return finish(layout, profile, stems) if rendering else None
 
 
 def run_chapters(
-    planned: list[Chapter], layout: Layout, profile: str
+    planned: list[Chapter], layout: Layout, force: bool
 ) -> list[tuple[str, dict[str, Any]]]:
-    """Run each chapter in turn; return what the results file of each holds."""
+    """Run each chapter in turn, or keep it; return what the results file of each holds."""
     os.environ.setdefault("PROBELIB_CACHE", str(ROOT / ".cache"))
     commit, device = prepare.commit(layout.notebooks), prepare.device()
     rows = []
     with own_kernel():
         for chapter in planned:
-            print(f"[{chapter.stem}] starts, profile {profile}", flush=True)
-            numbers = run_chapter(chapter, layout, commit, device)
+            # Each time anew: what a chapter downloads is there for the next.
+            identity = chapter_identity(chapter, layout, device)
+            executed = layout.executed / f"{chapter.stem}.ipynb"
+            kept = unchanged.find_kept(executed, layout.results_file(chapter), identity)
+            if kept is not None and not force:
+                (layout.executed / f"{chapter.stem}.failed.ipynb").unlink(missing_ok=True)
+                print(f"[{chapter.stem}] unchanged, kept (made {kept.started})", flush=True)
+                rows.append((chapter.stem, kept.numbers))
+                continue
+            print(f"[{chapter.stem}] starts, profile {chapter.parameters['profile']}", flush=True)
+            numbers = run_chapter(chapter, layout, commit, device, identity)
             rows.append((chapter.stem, numbers))
             print(f"[{chapter.stem}] done, {prepare.duration(numbers['duration_seconds'])}")
     return rows
+
+
+def chapter_identity(chapter: Chapter, layout: Layout, device: str) -> str:
+    """What a chapter and all that it depends on are now."""
+    source = prepare.read_source(chapter.path)
+    around = unchanged.surroundings(device, layout.notebooks.parent / "results" / "prerun")
+    return unchanged.identity(source, shown_parameters(source, chapter), around)
 
 
 def finish(layout: Layout, profile: str, stems: list[str]) -> Path | None:
@@ -423,6 +472,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     which.add_argument("--only", metavar="NN", help="run this chapter alone")
     which.add_argument("--from", dest="start", metavar="NN", help="run this and all later ones")
     parser.add_argument("--into", type=Path, metavar="DIR", help="write everything below DIR")
+    parser.add_argument("--force", action="store_true", help="run unchanged chapters, too")
     parser.add_argument("--no-render", action="store_true", help="run, but do not build the book")
     options = parser.parse_args(arguments)
     preflight.never_fail_to_print()
@@ -435,6 +485,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 options.only,
                 options.start,
                 rendering=not options.no_render,
+                force=options.force,
             )
     except (DriverError, render.RenderError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

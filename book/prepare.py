@@ -18,7 +18,7 @@ import json
 import os
 import platform
 import subprocess
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,8 @@ class Provenance:
     versions: dict[str, str]
     started: str
     duration_seconds: float
+    identity: str = ""  # of the chapter and all that it depends on (unchanged.py)
+    written: dict[str, str] = field(default_factory=dict)  # SHA-256 of what it wrote, by name
 
 
 # -- sources ---------------------------------------------------------------------------------

@@ -41,7 +41,7 @@ def layout(tmp_path: Path) -> driver.Layout:
     return layout
 
 
-def until(condition, seconds: float = 60.0) -> None:
+def until(condition, seconds: float = 300.0) -> None:
     """Wait for something that happens in another process."""
     end = time.monotonic() + seconds
     while not condition():
@@ -67,7 +67,7 @@ def in_the_chapter(layout: driver.Layout, process: subprocess.Popen) -> list[int
 
 def ended(process: subprocess.Popen) -> tuple[int, str, str]:
     """The exit status of a process, and what it wrote."""
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=300)
     return process.returncode, out, err
 
 
@@ -89,7 +89,7 @@ def test_a_killed_run_ends_its_processes_and_the_next_succeeds(layout, number, s
         # Before it the kernel may have said something.
         assert err.endswith(f"error: 00_first was interrupted; the notebook is kept at {kept}\n")
         assert [path.name for path in layout.executed.iterdir()] == [kept.name]
-    until(lambda: not any(alive(pid) for pid in pids), 10)
+    until(lambda: not any(alive(pid) for pid in pids), 60)
     (layout.notebooks.parent / "wait").unlink()
     found, out, err = ended(start(layout))
     assert (found, err) == (0, "")
@@ -294,7 +294,7 @@ def test_a_process_ends_with_the_one_that_started_it(told) -> None:
         pid = int(process.stdout.readline())
         assert alive(pid)
         process.kill()
-    until(lambda: not alive(pid), 10)
+    until(lambda: not alive(pid), 60)
 
 
 def test_a_process_whose_parent_has_gone_does_not_begin() -> None:
