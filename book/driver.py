@@ -1,12 +1,13 @@
 """Run the chapters in order with papermill, then render what they produced.
 
-    python book/driver.py --profile laptop [--only 03] [--from 02] [--into DIR] [--force]
-                          [--no-render]
+    python book/driver.py --profile laptop [--only 03] [--from 02] [--into DIR] [--publish]
+                          [--force] [--no-render]
 
 A chapter is a pair `notebooks/NN_topic.{py,ipynb}`; the .py file is what runs. Its parameters
-come from `params/<profile>.yaml`, and it writes `results/<profile>/NN_topic.json` itself. The
-executed copy lands in `book/notebooks/`, the rendered book in `book/_build/html`. With `--into`,
-all of that lands below DIR and nothing in the repository is touched.
+come from `params/<profile>.yaml`, and it writes `results/own/<profile>/NN_topic.json` itself;
+with `--publish` that is `results/<profile>/NN_topic.json`, which is committed. The executed copy
+lands in `book/notebooks/`, the rendered book in `book/_build/html`. With `--into`, all of that
+lands below DIR and nothing in the repository is touched.
 
 A chapter is kept where nothing that it depends on has changed (`unchanged.py`), unless `--force`.
 
@@ -55,7 +56,8 @@ class Layout:
         params: one YAML file a profile.
         pages: the written pages with `_config.yml` and `_toc.yml`.
         book: where executed chapters and the rendered book land; `pages` itself by default.
-        results: one folder a profile lands here.
+        results: one folder a profile lands here: `results/own`, or `results` of a run that is
+            to be published.
     """
 
     notebooks: Path
@@ -65,15 +67,21 @@ class Layout:
     results: Path
 
     @classmethod
-    def of(cls, root: Path = ROOT, into: Path | None = None) -> Layout:
-        """The layout of the repository at `root`, with outputs below `into` if given."""
+    def of(cls, root: Path = ROOT, into: Path | None = None, publish: bool = False) -> Layout:
+        """The layout of the repository at `root`, with outputs below `into` if given.
+
+        Args:
+            root: the repository.
+            into: where outputs land, if not in it.
+            publish: whether the results are to replace the published ones.
+        """
         target = root if into is None else into.resolve()
         return cls(
             notebooks=root / "notebooks",
             params=root / "params",
             pages=root / "book",
             book=target / "book",
-            results=target / "results",
+            results=target / "results" if publish else target / "results" / "own",
         )
 
     @property
@@ -277,7 +285,7 @@ def run_chapter(
             source=f"notebooks/{chapter.path.name}",
             source_sha256=prepare.source_hash(source),
             profile=profile,
-            parameters=shown_parameters(source, chapter),
+            parameters=shown_parameters(source, chapter, layout),
             commit=commit,
             device=str(numbers.get("device", device)),
             versions=prepare.versions(),
@@ -287,7 +295,7 @@ def run_chapter(
             written=unchanged.written(results),
         )
         executed = nbformat.read(output, as_version=4)
-        copy = prepare.executed_copy(executed, provenance, shown_paths(chapter))
+        copy = prepare.executed_copy(executed, provenance, shown_paths(chapter, layout))
         nbformat.write(unchanged.seal(copy), output)
         os.replace(output, final)
     return numbers | {"duration_seconds": provenance.duration_seconds}
@@ -326,7 +334,7 @@ def execute(chapter: Chapter, source: nbformat.NotebookNode, output: Path, layou
         if not found and results.stat().st_mtime_ns == before:
             found = ["this run did not write it"]
         if found:
-            shown = shown_paths(chapter)["results_dir"]
+            shown = shown_paths(chapter, layout)["results_dir"]
             raise DriverError(f"{shown}/{results.name}: {'; '.join(found)}")
     except BaseException as error:
         if output.exists():
@@ -341,14 +349,16 @@ def execute(chapter: Chapter, source: nbformat.NotebookNode, output: Path, layou
         logger.handlers = []
 
 
-def shown_paths(chapter: Chapter) -> dict[str, Any]:
+def shown_paths(chapter: Chapter, layout: Layout) -> dict[str, Any]:
     """What the reader sees instead of the paths of this machine."""
-    return {"results_dir": f"results/{chapter.parameters['profile']}"}
+    return {"results_dir": prepare.shown_results(layout.results, chapter.parameters["profile"])}
 
 
-def shown_parameters(source: nbformat.NotebookNode, chapter: Chapter) -> dict[str, Any]:
+def shown_parameters(
+    source: nbformat.NotebookNode, chapter: Chapter, layout: Layout
+) -> dict[str, Any]:
     """Every parameter of the chapter with the value it ran with, defaults included."""
-    return prepare.defaults(source) | chapter.parameters | shown_paths(chapter)
+    return prepare.defaults(source) | chapter.parameters | shown_paths(chapter, layout)
 
 
 def failure(error: BaseException) -> str:
@@ -446,9 +456,14 @@ def run_chapters(
 
 def chapter_identity(chapter: Chapter, layout: Layout, device: str) -> str:
     """What a chapter and all that it depends on are now."""
-    source = prepare.read_source(chapter.path)
-    around = unchanged.surroundings(device, layout.notebooks.parent / "results" / "prerun")
-    return unchanged.identity(source, shown_parameters(source, chapter), around)
+    source, results = prepare.read_source(chapter.path), layout.notebooks.parent / "results"
+    around = unchanged.surroundings(device, results / "prerun")
+    published = results / chapter.parameters["profile"] / f"{chapter.stem}.json"
+    shown = None  # a run that is published shows no other beside it
+    if published != layout.results_file(chapter):
+        shown = unchanged.file_hash(published)
+    parameters = shown_parameters(source, chapter, layout)
+    return unchanged.identity(source, parameters, around, shown)
 
 
 def finish(layout: Layout, profile: str, stems: list[str]) -> Path | None:
@@ -472,15 +487,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     which.add_argument("--only", metavar="NN", help="run this chapter alone")
     which.add_argument("--from", dest="start", metavar="NN", help="run this and all later ones")
     parser.add_argument("--into", type=Path, metavar="DIR", help="write everything below DIR")
+    parser.add_argument(
+        "--publish",
+        action="store_true",
+        help="write to results/PROFILE, which is committed, not to results/own/PROFILE",
+    )
     parser.add_argument("--force", action="store_true", help="run unchanged chapters, too")
     parser.add_argument("--no-render", action="store_true", help="run, but do not build the book")
     options = parser.parse_args(arguments)
     preflight.never_fail_to_print()
     began = time.monotonic()
     try:
+        if options.publish and options.profile in prepare.NOT_A_RESULT:
+            raise DriverError(f"the {options.profile} profile is not a result to be published")
         with preflight.ending_on_signals(), preflight.usable_home():
             page = run(
-                Layout.of(into=options.into),
+                Layout.of(into=options.into, publish=options.publish),
                 options.profile,
                 options.only,
                 options.start,
@@ -496,6 +518,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"Done in {prepare.duration(time.monotonic() - began)}.")
     if page is not None:
         print(f"The book is at {page}")
+    if options.publish:
+        print("Pages quote these results: run `python book/quote.py README.md`, then commit both.")
     return 0
 
 
