@@ -18,7 +18,7 @@ import json
 import os
 import platform
 import subprocess
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,8 @@ class Provenance:
     versions: dict[str, str]
     started: str
     duration_seconds: float
+    identity: str = ""  # of the chapter and all that it depends on (unchanged.py)
+    written: dict[str, str] = field(default_factory=dict)  # SHA-256 of what it wrote, by name
 
 
 # -- sources ---------------------------------------------------------------------------------
@@ -108,7 +110,7 @@ def defaults(source: NotebookNode) -> dict[str, Any]:
 def commit(root: Path) -> str:
     """Short hash of the checked-out commit, with `-dirty` when tracked files differ from it.
 
-    `results/` is left out of the comparison: a run rewrites it.
+    `results/` is left out of the comparison: a run that is published rewrites it.
     """
 
     def git(*arguments: str) -> str:
@@ -148,6 +150,16 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             found[name] = "not installed"
     return found
+
+
+def shown_results(results: Path, profile: str) -> str:
+    """The results folder of a profile as a reader sees it, without the path of this machine.
+
+    Args:
+        results: the folder of all profiles: `.../results`, or `.../results/own`.
+        profile: which of them.
+    """
+    return f"results/own/{profile}" if results.name == "own" else f"results/{profile}"
 
 
 # -- the page ----------------------------------------------------------------------------------

@@ -123,13 +123,16 @@ def build(book: Path, profile: str) -> Path:
     config.write_text(text, encoding="utf-8")
     html = book / "_build" / "html"
     shutil.rmtree(book / "_build", ignore_errors=True)
-    command = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()"]
+    code = f"from probebook.lifeline import end_with_parent; end_with_parent({os.getpid()}); "
+    command = [sys.executable, "-c", code + "from jupyter_book.cli.main import main; main()"]
     command += ["build", str(book), "--all", "-W", "-n", "--keep-going", "--config", str(config)]
-    here = str(Path(__file__).resolve().parent)  # for the extension docstrings.py
+    here = str(Path(__file__).resolve().parent)  # for docstrings.py, an extension, and probebook
     path = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))
-    environment = os.environ | {"PYTHONPATH": path, "NO_COLOR": "1"}
+    environment = os.environ | {"PYTHONPATH": path, "NO_COLOR": "1", "PYTHONIOENCODING": "utf-8"}
     print("Building the book", flush=True)
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    done = subprocess.run(
+        command, capture_output=True, encoding="utf-8", errors="replace", env=environment
+    )
     if done.returncode != 0 or not (html / "index.html").is_file():
         said = re.sub(r"\x1b\[[0-9;]*m", "", done.stderr.strip() or done.stdout.strip())
         raise RenderError("jupyter-book failed:\n" + said[-8000:])

@@ -130,7 +130,7 @@ def test_the_run_card_opens(visitor: Visitor) -> None:
     assert not table.is_visible()
     card.locator(".admonition-title").click()
     table.wait_for(state="visible")
-    assert "results/smoke" in table.inner_text()
+    assert "results/own/smoke" in table.inner_text()
     tab.context.close()
 
 
