@@ -394,12 +394,11 @@ measured = {
     "weights of the labels": class_r,
 }
 among = wordnet[np.ix_(labels, labels)]
+results = {name: meaning(of, labels) for name, of in measured.items()}
+main = results["loss kernel"]
 
 # %% tags=["remove-input"]
-results, rows = helpers.alignment_rows(
-    chapter, measured, labels, among, meaning
-)
-main = results["loss kernel"]
+rows = helpers.alignment_rows(chapter, measured, labels, among, meaning)
 helpers.record_agreement(chapter, measured, halves, main)
 chapter.record(
     wordnet_top5_se=al.similarity_error(cross, labels, wordnet),
@@ -721,7 +720,7 @@ of_module = {
     "last module only": r_pairs,
     "last module, SGLD draws": r_draws,
 }
-_, rows = helpers.alignment_rows(
+rows = helpers.alignment_rows(
     chapter, of_module | {"features": feature_r}, labels, among, meaning
 )
 chapter.table(rows, "Neighbours by the kernel of the last module.")

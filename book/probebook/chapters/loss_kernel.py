@@ -505,7 +505,7 @@ def alignment_rows(
     labels: np.ndarray,
     among: np.ndarray,
     meaning: al.Meaning,
-) -> tuple[dict[str, al.Alignment], Rows]:
+) -> Rows:
     """Record what each similarity's neighbours mean, and give a line of a table each.
 
     Args:
@@ -515,9 +515,9 @@ def alignment_rows(
         among: WordNet similarity of the photographs' classes, shape (n, n).
         meaning: from :func:`probebook.alignment.meaning_of`.
     """
-    rows, results, features = [], {}, measured["features"]
+    rows, features = [], measured["features"]
     for name, matrix in measured.items():
-        aligned = results[name] = meaning(matrix, labels)
+        aligned = meaning(matrix, labels)
         key = "kernel" if name == "loss kernel" else name.replace(",", "").replace(" ", "_").lower()
         numbers = {
             "wordnet_top5": aligned.value,
@@ -541,7 +541,7 @@ def alignment_rows(
                 "top 5 shared with features": f"{numbers['shared_with_features']:.0%}",
             }
         )
-    return results, rows
+    return rows
 
 
 def record_agreement(
