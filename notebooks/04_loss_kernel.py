@@ -118,7 +118,7 @@ chapter = Chapter(
 # %% tags=["hide-input"]
 available = find_images()
 if available.stand_in:  # a demonstration of about a minute, not a result
-    n_images, n_sweep, image_size = 30, 20, image_size or 96
+    n_images, n_sweep, image_size = 24, 20, 64
     chains, pairs, sweep_pairs, gammas = 2, 1, 1, [localization]
     chain_draws, head_draws, n_steps = 4, 20, 20
     table1_chains, prerun_dir, permutations = 0, "", 100
