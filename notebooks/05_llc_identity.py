@@ -564,7 +564,7 @@ chapter.say(
 # %% tags=["remove-input"]
 chapter.compare(
     [*helpers.identity_claims(), *known_claims, sweeps.claim()],
-    against="paper, or exact",
+    against="paper or exact value",
 )
 
 # %% [markdown]

@@ -455,7 +455,7 @@ class Known:
             "exact, this chain": exact,
             "exact, Eq. 1": f"{self.law:.4f}",
             "bias of the step": f"{self.truth / self.law - 1:+.1%}",
-            "λ": f"{self.limit:g}",
+            "λ": f"{self.limit:.4g}",
             "m": f"{self.multiplicity}",
             "exact value by": self.by,
         }
