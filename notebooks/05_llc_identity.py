@@ -658,13 +658,15 @@ chapter.say(
 hardest = told("share_hardest_1pct_held_out", share=True)
 by_wrong = told("noisy_share_wrong_labels", share=True)
 by_wrong_unbiased = told("noisy_share_wrong_labels_unbiased", share=True)
+step = chapter.numbers.get("llc_step_bias")
+biased = "" if step is None else f" (step bias {step:+.2f})"
 chapter.answer(
     "The loss gains add up to the LLC, with $\\beta$ in front: two ways of computing it differ by a fraction "
     "{identity_relative_error:.0e}, and the printed $n\\beta$ is {identity_n_factor:,.0f} times too large. "
     f"The hardest 1 % of the clean digits hold **{hardest}** of the LLC; where "
     "{noisy_samples_wrong_labels:.0%} of the labels are wrong, these hold "
     f"**{by_wrong}** (unbiased sampler: {by_wrong_unbiased}).",
-    f"The LLC on clean data is {told('llc')} by the paper's sampler, whose step biases it, and "
+    f"The LLC on clean data is {told('llc')} by the paper's sampler{biased}, and "
     f"{told('llc_unbiased')} by the unbiased one. Verdict on the clean trace: {{verdict}}. On the trace with "
     "wrong labels: {noisy_verdict}. Of {known_models} known models the farthest is {known_z_max:.1f} standard "
     "errors from the exact value of its chain.",
@@ -672,7 +674,7 @@ chapter.answer(
 
 # %% tags=["remove-input"]
 chapter.finish(
-    f"LLC {told('llc')} by SGLD, {told('llc_unbiased')} by the unbiased sampler; identity to "
+    f"LLC {told('llc')} by SGLD{biased}, {told('llc_unbiased')} by the unbiased sampler; identity to "
     "{identity_relative_error:.0e}, printed factor {identity_n_factor:,.0f}; hardest 1 % hold "
     f"{hardest}, wrong labels {by_wrong}; "
     "{known_models} known models within {known_z_max:.1f} s.e. of their chain's exact value"
