@@ -561,14 +561,27 @@ def test_only_a_public_address_becomes_a_link(remote, address, monkeypatch) -> N
     assert (found and found[0]) == address
 
 
+def test_the_configured_address_comes_first(monkeypatch) -> None:
+    monkeypatch.setenv("GITHUB_REPOSITORY", "another/place")
+    assert render.repository()[0] == "https://github.com/another/place"
+    assert render.repository("https://github.com/a/b")[0] == "https://github.com/a/b"
+    with pytest.raises(render.RenderError, match="OWNER/NAME"):
+        render.repository("https://example.org/a/b")
+
+
 def test_launch_buttons_appear_with_an_address_only(monkeypatch) -> None:
-    monkeypatch.setattr(render, "repository", lambda: None)
+    monkeypatch.setattr(render, "repository", lambda configured: None)
     without = render.configuration(ROOT / "book", "laptop")
     assert without["launch_buttons"] == {}
+    assert "book_image" not in without["sphinx"]["config"]
     assert "announcement" not in without["html"]
-    monkeypatch.setattr(render, "repository", lambda: ("https://github.com/a/b", "main"))
+    monkeypatch.setattr(render, "repository", lambda configured: ("https://github.com/a/b", "main"))
     with_address = render.configuration(ROOT / "book", "smoke")
     assert with_address["repository"]["url"] == "https://github.com/a/b"
+    image = with_address["sphinx"]["config"]["book_image"]
+    before, path = image.split("/main/")
+    assert before == "https://raw.githubusercontent.com/a/b"
+    assert (ROOT / path).is_file()
     assert "binderhub_url" in with_address["launch_buttons"]
     assert "colab_url" not in with_address["launch_buttons"]  # it could not import probelib
     assert "not a result" in with_address["html"]["announcement"]

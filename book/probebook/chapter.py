@@ -128,7 +128,7 @@ class Chapter:
 
     def table(self, rows: Sequence[dict[str, Any]], caption: str) -> None:
         """Show rows (equal keys, in order) as a table."""
-        head = "".join(f"<th>{html.escape(str(k))}</th>" for k in rows[0])
+        head = "".join(f'<th scope="col">{html.escape(str(k))}</th>' for k in rows[0])
         body = "".join(
             "<tr>" + "".join(f"<td>{html.escape(str(v))}</td>" for v in row.values()) + "</tr>"
             for row in rows
