@@ -14,6 +14,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from probebook import captions
 from probebook import published as publication
 from probebook.cache import write_atomically
 from probelib import Diagnostics
@@ -82,6 +83,7 @@ class Chapter:
         self._started = time.perf_counter()
         # ArviZ logs a line for each series it thinks too short; the diagnostics say it better.
         logging.getLogger("arviz").setLevel(logging.ERROR)
+        captions.switch_on(name)
 
     def record(self, **numbers: Any) -> None:
         """Record numbers or strings under their names, and glue them for the book's pages.
@@ -109,7 +111,7 @@ class Chapter:
         """
         from IPython.display import Markdown, display
 
-        display(Markdown(template.format(**self.numbers)))
+        display(Markdown(captions.readable(template.format(**self.numbers), self.name)))
 
     def answer(self, template: str, trust: str) -> None:
         """Show the chapter's answer, with which its page begins, and how far it can be trusted.

@@ -31,12 +31,12 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save, save_file
 from torch import nn
 from torch.nn import functional
-from tqdm import tqdm
 
 from probebook.cache import cache_dir, write_atomically
 from probebook.lifeline import end_with_parent
 from probebook.models import MLP
 from probebook.scratch import scratch_folder
+from probelib.progress import progress_bar
 
 __all__ = [
     "RECIPES",
@@ -244,7 +244,7 @@ def train(
     losses, accuracies = np.empty(recipe.epochs), np.empty(recipe.epochs)
     logits_seen = torch.empty(n, model.layers[-1].out_features, device=device)
     started = time.perf_counter()
-    bar = tqdm(
+    bar = progress_bar(
         total=recipe.epochs, desc=recipe.name, unit="epoch", disable=not progress, mininterval=1.0
     )
     with bar, _one_thread():
@@ -459,7 +459,7 @@ def _train_side_by_side(
     command = [sys.executable, "-c", f"from {_MODULE} import _worker; _worker()"]
     running: set[subprocess.Popen] = set()
     stopped = Event()
-    bar = tqdm(
+    bar = progress_bar(
         total=sum(recipe.epochs for recipe in recipes),
         desc=f"training {len(recipes)} networks",
         unit="epoch",
