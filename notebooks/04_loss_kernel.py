@@ -294,7 +294,7 @@ chapter.record(
     sure_nearest=float((q_near[:, 0] < 0.05).mean()),
 )
 chapter.say(
-    "Mean loss (nats) {mean_loss_start:.3f} at $w^*$, {mean_loss_chain:.3f} along the walks. {draws} "
+    "The mean loss is {mean_loss_start:.3f} nats at $w^*$, {mean_loss_chain:.3f} along the walks. {draws} "
     "gradients of every photograph estimate $R$ as well as **{effective_draws:,.0f}** independent "
     "draws would. Split-half reliability **{split_half_reliability:.2f} ± {split_half_reliability_se:.2f}** (± over "
     "photographs), of both halves together {reliability_of_both:.2f}. The halves share {shared_top5:.0%} of their five nearest neighbours "
@@ -948,7 +948,7 @@ chapter.say(
 
 # %% tags=["remove-input"]
 chapter.say(
-    words.STAND_IN_HEADLINE
+    words.DEMONSTRATION
     if available.stand_in
     else words.summary(chapter, row)
 )
