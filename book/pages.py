@@ -95,9 +95,9 @@ def add_tags(
         for name, value in tags.items()
         if value
     ]
-    written = context.get("metatags", "")
-    if 'name="description"' not in written:
-        lines.insert(0, f'<meta name="description" content="{escape(about)}" />')
+    lines.insert(0, f'<meta name="description" content="{escape(about)}" />')
+    # Sphinx has written the one of the front matter, in other words: one is enough.
+    written = re.sub(r'<meta [^>]*name="description"[^>]*>', "", context.get("metatags", ""))
     context["metatags"] = written + "\n" + "\n".join(lines) + "\n"
 
 

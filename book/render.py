@@ -135,8 +135,11 @@ def scoped(table: re.Match[str]) -> str:
 BOX = '<div class="pst-scrollable-table-container">'  # as the theme has it, around some tables
 TABLE = re.compile(rf"({BOX}\s*)?(<table\b.*?</table>)", re.DOTALL)
 HEADER = re.compile(r"<th(?![^>]*\bscope=)(?=[\s>])")
-# Roles of the bibliography that say nothing, or what they must not say of what they hold.
-ROLES = re.compile(r' role="(?:doc-biblioentry|list(?=" class="citation-list))"')
+# Attributes that the theme and Sphinx had better not write: an id that the page of the search has
+# twice and nothing uses, and roles of the bibliography that do not fit what is in it.
+ATTRIBUTES = re.compile(
+    r' id="search-input"| role="doc-biblioentry"| role="list"(?= class="citation-list")'
+)
 ABOUT = re.compile(
     r'<title>.*?</title>|<meta (?:name="description"|property="og:)[^>]*>', re.DOTALL
 )
@@ -146,7 +149,7 @@ def tidy(html: Path) -> None:
     """Take what is unwanted out of the rendered pages, and put right what Sphinx leaves open."""
     for page in html.rglob("*.html"):
         text = UNWANTED.sub("", page.read_text(encoding="utf-8"))
-        page.write_text(ROLES.sub("", TABLE.sub(scoped, text)), encoding="utf-8")
+        page.write_text(ATTRIBUTES.sub("", TABLE.sub(scoped, text)), encoding="utf-8")
     for leftover in (html / "_static").glob("sphinx-thebe.*"):
         leftover.unlink()
     # jupyter-book's index.html only sends the reader on; who follows no refresh reads it as it is.

@@ -76,9 +76,9 @@
     dialog.className = "enlarged";
     dialog.setAttribute("aria-label", "Figure, enlarged");
     dialog.innerHTML =
-      '<form method="dialog"><button>Close</button></form><div tabindex="0"><img alt=""></div>';
+      '<form method="dialog"><button>Close</button></form><div tabindex="0"></div>';
     document.body.append(dialog);
-    const large = dialog.querySelector("img");
+    const sheet = dialog.querySelector("div");
     dialog.addEventListener("click", (event) => {
       if (event.target === dialog) dialog.close();
     });
@@ -94,8 +94,7 @@
       link.addEventListener("click", (event) => {
         if (event.ctrlKey || event.metaKey || event.shiftKey) return;
         event.preventDefault();
-        large.src = image.src;
-        large.alt = image.alt;
+        sheet.replaceChildren(image.cloneNode());
         dialog.showModal();
       });
     }
