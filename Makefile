@@ -15,7 +15,7 @@ GIVEN := $(filter command environment,$(firstword $(origin PYTHON)))
 MINOR := -c 'import sys; print("%d.%d" % sys.version_info[:2])'
 
 .DEFAULT_GOAL := help
-.PHONY: help env tools interpreter lab book test lint format sync bench faults trust clean
+.PHONY: help env tools interpreter lab book publish test lint format sync bench faults trust clean
 
 help: ## show the targets
 	@echo "Bayesian Probes"
@@ -24,6 +24,7 @@ help: ## show the targets
 	@echo
 	@echo "  make book PROFILE=smoke|laptop|paper   (default: laptop)"
 	@echo "  make book ONLY=03    one chapter;   make book FROM=02    that one and all later ones"
+	@echo "  make book FORCE=1    run again what has not changed, too"
 	@echo "  make env PYTHON=/path/to/python3.12    another interpreter"
 	@echo "  make test COVERAGE=1    and say which lines of probelib no test runs"
 
@@ -58,13 +59,16 @@ $(TOOLS): $(STAMP)
 
 # Threads that wait at a barrier sleep rather than spin: three to twenty times as fast beside any
 # other busy process. On a quiet machine it costs a little, so that nothing is measured with it.
-book test: export OMP_WAIT_POLICY ?= passive
+book publish test: export OMP_WAIT_POLICY ?= passive
 
 lab: env ## open the chapters in JupyterLab
 	$(BIN)/jupyter lab --notebook-dir notebooks
 
 book: env ## run the chapters and render the book (PROFILE=laptop)
-	$(BIN)/python book/driver.py --profile $(PROFILE) $(if $(ONLY),--only $(ONLY)) $(if $(FROM),--from $(FROM))
+	$(BIN)/python book/driver.py --profile $(PROFILE) $(if $(ONLY),--only $(ONLY)) $(if $(FROM),--from $(FROM)) $(if $(FORCE),--force)
+
+publish: env ## the same, and replace the published results (PROFILE=laptop|paper)
+	$(BIN)/python book/driver.py --publish --profile $(PROFILE) $(if $(ONLY),--only $(ONLY)) $(if $(FROM),--from $(FROM)) $(if $(FORCE),--force)
 
 test: tools lint ## lint, test, run every chapter small, build the book with warnings as errors
 	$(BIN)/python -m pytest $(if $(COVERAGE),--cov=probelib)
@@ -93,5 +97,5 @@ trust: env ## run probes of known truth, and count where the verdict is wrong
 	OMP_WAIT_POLICY=passive $(BIN)/python -W ignore benchmarks/trust.py
 
 clean: ## remove what was built (the environment and the cache stay)
-	rm -rf book/notebooks book/_build book/_generated results/smoke results/live .pytest_cache .ruff_cache .mypy_cache .hypothesis .coverage
+	rm -rf book/notebooks book/_build book/_generated results/own results/live .pytest_cache .ruff_cache .mypy_cache .hypothesis .coverage
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

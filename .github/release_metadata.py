@@ -30,8 +30,7 @@ def absolute(page: str, repository: str, tag: str) -> str:
         kind = "" if image else "blob/"
         return f"{image}{text}{host}/{repository}/{kind}{tag}/{target}"
 
-    page = LINK.sub(address, page)
-    return page.replace("ADDRESS-OF-THIS-REPOSITORY", f"https://github.com/{repository}")
+    return LINK.sub(address, page)
 
 
 def with_urls(project: str, repository: str, tag: str) -> str:

@@ -1,13 +1,18 @@
 """Run the chapters in order with papermill, then render what they produced.
 
-    python book/driver.py --profile laptop [--only 03] [--from 02] [--into DIR] [--no-render]
+    python book/driver.py --profile laptop [--only 03] [--from 02] [--into DIR] [--publish]
+                          [--force] [--no-render]
 
 A chapter is a pair `notebooks/NN_topic.{py,ipynb}`; the .py file is what runs. Its parameters
-come from `params/<profile>.yaml`, and it writes `results/<profile>/NN_topic.json` itself. The
-executed copy lands in `book/notebooks/`, the rendered book in `book/_build/html`. With `--into`,
-all of that lands below DIR and nothing in the repository is touched.
+come from `params/<profile>.yaml`, and it writes `results/own/<profile>/NN_topic.json` itself;
+with `--publish` that is `results/<profile>/NN_topic.json`, which is committed. The executed copy
+lands in `book/notebooks/`, the rendered book in `book/_build/html`. With `--into`, all of that
+lands below DIR and nothing in the repository is touched.
 
-The first failure ends the run with a non-zero exit status and keeps the failed notebook.
+A chapter is kept where nothing that it depends on has changed (`unchanged.py`), unless `--force`.
+
+The first failure ends the run with a non-zero exit status and keeps the failed notebook. So do
+SIGINT (130) and SIGTERM (143). What a run leaves that is killed, the next one removes.
 """
 
 from __future__ import annotations
@@ -32,14 +37,14 @@ import papermill
 import yaml
 
 import gate
+import preflight
 import prepare
 import render
+import unchanged
+from preflight import DriverError
 
 ROOT = Path(__file__).resolve().parent.parent
-
-
-class DriverError(Exception):
-    """Something that the user can put right, in one sentence."""
+LIFELINE = ROOT / "book" / "probebook" / "lifeline.py"
 
 
 @dataclass(frozen=True)
@@ -51,7 +56,8 @@ class Layout:
         params: one YAML file a profile.
         pages: the written pages with `_config.yml` and `_toc.yml`.
         book: where executed chapters and the rendered book land; `pages` itself by default.
-        results: one folder a profile lands here.
+        results: one folder a profile lands here: `results/own`, or `results` of a run that is
+            to be published.
     """
 
     notebooks: Path
@@ -61,21 +67,31 @@ class Layout:
     results: Path
 
     @classmethod
-    def of(cls, root: Path = ROOT, into: Path | None = None) -> Layout:
-        """The layout of the repository at `root`, with outputs below `into` if given."""
+    def of(cls, root: Path = ROOT, into: Path | None = None, publish: bool = False) -> Layout:
+        """The layout of the repository at `root`, with outputs below `into` if given.
+
+        Args:
+            root: the repository.
+            into: where outputs land, if not in it.
+            publish: whether the results are to replace the published ones.
+        """
         target = root if into is None else into.resolve()
         return cls(
             notebooks=root / "notebooks",
             params=root / "params",
             pages=root / "book",
             book=target / "book",
-            results=target / "results",
+            results=target / "results" if publish else target / "results" / "own",
         )
 
     @property
     def executed(self) -> Path:
         """Where the executed copies land."""
         return self.book / "notebooks"
+
+    def results_file(self, chapter: Chapter) -> Path:
+        """Where a chapter writes its numbers."""
+        return self.results / chapter.parameters["profile"] / f"{chapter.stem}.json"
 
 
 @dataclass(frozen=True)
@@ -119,9 +135,11 @@ def select(paths: list[Path], only: str | None = None, start: str | None = None)
 def read_profile(layout: Layout, profile: str) -> dict[str, dict[str, Any]]:
     """The parameters of a profile: `{chapter: {name: value}}`."""
     path = layout.params / f"{profile}.yaml"
-    if not path.is_file():
-        known = ", ".join(sorted(p.stem for p in layout.params.glob("*.yaml"))) or "none"
-        raise DriverError(f"there is no profile {profile!r}; params/ has: {known}")
+    known = sorted(p.stem for p in layout.params.glob("*.yaml"))
+    if profile not in known:  # not is_file(): "../params/smoke" and "Smoke" would lose the banner
+        raise DriverError(
+            f"there is no profile {profile!r}; params/ has: {', '.join(known) or 'none'}"
+        )
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -229,8 +247,8 @@ def own_kernel() -> Iterator[str]:
     with tempfile.TemporaryDirectory() as folder:
         spec = Path(folder) / "kernels" / "python3"
         spec.mkdir(parents=True)
-        argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-        argv.append("--log-level=ERROR")
+        argv = [sys.executable, str(LIFELINE), str(os.getpid())]  # it ends when the driver does
+        argv += ["ipykernel_launcher", "-f", "{connection_file}", "--log-level=ERROR"]
         kernel = {
             "argv": argv,
             "display_name": "Python 3 (ipykernel)",
@@ -248,79 +266,99 @@ def own_kernel() -> Iterator[str]:
                 os.environ["JUPYTER_PATH"] = before
 
 
-def run_chapter(chapter: Chapter, layout: Layout, commit: str, device: str) -> dict[str, Any]:
+def run_chapter(
+    chapter: Chapter, layout: Layout, commit: str, device: str, identity: str = ""
+) -> dict[str, Any]:
     """Run one chapter and store its executed copy; return what its results file holds."""
     source = prepare.read_source(chapter.path)
     profile = chapter.parameters["profile"]
-    layout.executed.mkdir(parents=True, exist_ok=True)
-    (layout.results / profile).mkdir(parents=True, exist_ok=True)
     final = layout.executed / f"{chapter.stem}.ipynb"
-    failed = layout.executed / f"{chapter.stem}.failed.ipynb"
-    failed.unlink(missing_ok=True)
-    results = layout.results / profile / f"{chapter.stem}.json"
-    before = results.stat().st_mtime_ns if results.exists() else None
+    results = layout.results_file(chapter)
+    for folder in (final.parent, results.parent):
+        folder.mkdir(parents=True, exist_ok=True)
     started, clock = prepare.now(), time.monotonic()
-
-    log = LiveLog(chapter.stem, len(source.cells) + 1)  # papermill injects one
-    logger = logging.getLogger("papermill")
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
-    logger.handlers = [log]
     with tempfile.TemporaryDirectory(dir=layout.executed, prefix=".running-") as folder:
-        given, output = Path(folder) / "source.ipynb", Path(folder) / "executed.ipynb"
-        nbformat.write(source, given)
-        try:
-            papermill.execute_notebook(
-                given,
-                output,
-                parameters=chapter.parameters,
-                kernel_name="python3",
-                cwd=chapter.path.parent,
-                progress_bar=False,
-                log_output=True,
-                stdout_file=log,
-                stderr_file=log,
-            )
-            found = gate.results_findings(results)
-            if not found and results.stat().st_mtime_ns == before:
-                found = ["this run did not write it"]
-            if found:
-                raise DriverError(f"results/{profile}/{results.name}: {'; '.join(found)}")
-        except BaseException as error:
-            if output.exists():
-                os.replace(output, failed)
-            kept = f"; the notebook is kept at {failed}" if failed.exists() else ""
-            reason = "interrupted" if isinstance(error, KeyboardInterrupt) else failure(error)
-            raise DriverError(f"{chapter.stem} failed: {reason}{kept}") from error
-        finally:
-            logger.handlers = []
+        output = Path(folder) / "executed.ipynb"
+        execute(chapter, source, output, layout)
         numbers = json.loads(results.read_text(encoding="utf-8"))
         provenance = prepare.Provenance(
             source=f"notebooks/{chapter.path.name}",
             source_sha256=prepare.source_hash(source),
             profile=profile,
-            parameters=shown_parameters(source, chapter),
+            parameters=shown_parameters(source, chapter, layout),
             commit=commit,
             device=str(numbers.get("device", device)),
             versions=prepare.versions(),
             started=started,
             duration_seconds=round(time.monotonic() - clock, 1),
+            identity=identity,
+            written=unchanged.written(results),
         )
         executed = nbformat.read(output, as_version=4)
-        copy = prepare.executed_copy(executed, provenance, shown_paths(chapter))
-        nbformat.write(copy, output)
+        copy = prepare.executed_copy(executed, provenance, shown_paths(chapter, layout))
+        nbformat.write(unchanged.seal(copy), output)
         os.replace(output, final)
     return numbers | {"duration_seconds": provenance.duration_seconds}
 
 
-def shown_paths(chapter: Chapter) -> dict[str, Any]:
+def execute(chapter: Chapter, source: nbformat.NotebookNode, output: Path, layout: Layout) -> None:
+    """Have papermill run a chapter, and hold it to having written its results.
+
+    Raises:
+        DriverError: it failed; the notebook as far as it came is kept beside the executed ones.
+    """
+    failed = layout.executed / f"{chapter.stem}.failed.ipynb"
+    failed.unlink(missing_ok=True)
+    results = layout.results_file(chapter)
+    before = results.stat().st_mtime_ns if results.exists() else None
+    given = output.with_name("source.ipynb")
+    nbformat.write(source, given)
+    log = LiveLog(chapter.stem, len(source.cells) + 1)  # papermill injects one
+    logger = logging.getLogger("papermill")
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    logger.handlers = [log]
+    try:
+        papermill.execute_notebook(
+            given,
+            output,
+            parameters=chapter.parameters,
+            kernel_name="python3",
+            cwd=chapter.path.parent,
+            progress_bar=False,
+            log_output=True,
+            stdout_file=log,
+            stderr_file=log,
+        )
+        found = gate.results_findings(results)
+        if not found and results.stat().st_mtime_ns == before:
+            found = ["this run did not write it"]
+        if found:
+            shown = shown_paths(chapter, layout)["results_dir"]
+            raise DriverError(f"{shown}/{results.name}: {'; '.join(found)}")
+    except BaseException as error:
+        if output.exists():
+            os.replace(output, failed)
+        kept = f"; the notebook is kept at {failed}" if failed.exists() else ""
+        if isinstance(error, KeyboardInterrupt):
+            logging.getLogger("asyncio").disabled = True  # mourns the tasks that were cut off
+            error.args = (f"{chapter.stem} was interrupted{kept}",)
+            raise
+        raise DriverError(f"{chapter.stem} failed: {failure(error)}{kept}") from error
+    finally:
+        logger.handlers = []
+
+
+def shown_paths(chapter: Chapter, layout: Layout) -> dict[str, Any]:
     """What the reader sees instead of the paths of this machine."""
-    return {"results_dir": f"results/{chapter.parameters['profile']}"}
+    return {"results_dir": prepare.shown_results(layout.results, chapter.parameters["profile"])}
 
 
-def shown_parameters(source: nbformat.NotebookNode, chapter: Chapter) -> dict[str, Any]:
+def shown_parameters(
+    source: nbformat.NotebookNode, chapter: Chapter, layout: Layout
+) -> dict[str, Any]:
     """Every parameter of the chapter with the value it ran with, defaults included."""
-    return prepare.defaults(source) | chapter.parameters | shown_paths(chapter)
+    return prepare.defaults(source) | chapter.parameters | shown_paths(chapter, layout)
 
 
 def failure(error: BaseException) -> str:
@@ -365,23 +403,72 @@ def run(
     only: str | None = None,
     start: str | None = None,
     rendering: bool = True,
+    force: bool = False,
 ) -> Path | None:
-    """Run the chapters and render the book; return the front page, or None without a render."""
+    """Run the chapters and render the book; return the front page, or None without a render.
+
+    Args:
+        layout: where everything is.
+        profile: a file of `params/`.
+        only: the one chapter to run.
+        start: the first chapter to run.
+        rendering: whether to build the book.
+        force: whether to run chapters that have not changed as well.
+    """
     everything = chapters(layout.notebooks)
     planned = plan(layout, profile, select(everything, only, start))
+    preflight.check_data()
+    stems, results = [path.stem for path in everything], layout.results / profile
+    preflight.check_writable([layout.book, layout.executed, results])
+    with preflight.hold(layout.executed):
+        preflight.clear(layout.executed, results, stems)
+        if rendering:
+            preflight.check_render(layout.pages, layout.executed, stems)
+        rows = run_chapters(planned, layout, force)
+        print("\n" + summary(rows) + "\n", flush=True)
+        return finish(layout, profile, stems) if rendering else None
+
+
+def run_chapters(
+    planned: list[Chapter], layout: Layout, force: bool
+) -> list[tuple[str, dict[str, Any]]]:
+    """Run each chapter in turn, or keep it; return what the results file of each holds."""
     os.environ.setdefault("PROBELIB_CACHE", str(ROOT / ".cache"))
     commit, device = prepare.commit(layout.notebooks), prepare.device()
     rows = []
     with own_kernel():
         for chapter in planned:
-            print(f"[{chapter.stem}] starts, profile {profile}", flush=True)
-            numbers = run_chapter(chapter, layout, commit, device)
+            # Each time anew: what a chapter downloads is there for the next.
+            identity = chapter_identity(chapter, layout, device)
+            executed = layout.executed / f"{chapter.stem}.ipynb"
+            kept = unchanged.find_kept(executed, layout.results_file(chapter), identity)
+            if kept is not None and not force:
+                (layout.executed / f"{chapter.stem}.failed.ipynb").unlink(missing_ok=True)
+                print(f"[{chapter.stem}] unchanged, kept (made {kept.started})", flush=True)
+                rows.append((chapter.stem, kept.numbers))
+                continue
+            print(f"[{chapter.stem}] starts, profile {chapter.parameters['profile']}", flush=True)
+            numbers = run_chapter(chapter, layout, commit, device, identity)
             rows.append((chapter.stem, numbers))
             print(f"[{chapter.stem}] done, {prepare.duration(numbers['duration_seconds'])}")
-    print("\n" + summary(rows) + "\n", flush=True)
-    if not rendering:
-        return None
-    missing = [p.stem for p in everything if not (layout.executed / f"{p.stem}.ipynb").exists()]
+    return rows
+
+
+def chapter_identity(chapter: Chapter, layout: Layout, device: str) -> str:
+    """What a chapter and all that it depends on are now."""
+    source, results = prepare.read_source(chapter.path), layout.notebooks.parent / "results"
+    around = unchanged.surroundings(device, results / "prerun")
+    published = results / chapter.parameters["profile"] / f"{chapter.stem}.json"
+    shown = None  # a run that is published shows no other beside it
+    if published != layout.results_file(chapter):
+        shown = unchanged.file_hash(published)
+    parameters = shown_parameters(source, chapter, layout)
+    return unchanged.identity(source, parameters, around, shown)
+
+
+def finish(layout: Layout, profile: str, stems: list[str]) -> Path | None:
+    """Render the book from chapters that ran; return the front page, or None if one did not."""
+    missing = [stem for stem in stems if not (layout.executed / f"{stem}.ipynb").exists()]
     if missing:
         print(f"The book is not rendered: {', '.join(missing)} did not run yet.")
         return None
@@ -400,26 +487,39 @@ def main(arguments: Sequence[str] | None = None) -> int:
     which.add_argument("--only", metavar="NN", help="run this chapter alone")
     which.add_argument("--from", dest="start", metavar="NN", help="run this and all later ones")
     parser.add_argument("--into", type=Path, metavar="DIR", help="write everything below DIR")
+    parser.add_argument(
+        "--publish",
+        action="store_true",
+        help="write to results/PROFILE, which is committed, not to results/own/PROFILE",
+    )
+    parser.add_argument("--force", action="store_true", help="run unchanged chapters, too")
     parser.add_argument("--no-render", action="store_true", help="run, but do not build the book")
     options = parser.parse_args(arguments)
+    preflight.never_fail_to_print()
     began = time.monotonic()
     try:
-        page = run(
-            Layout.of(into=options.into),
-            options.profile,
-            options.only,
-            options.start,
-            rendering=not options.no_render,
-        )
-    except (DriverError, render.RenderError) as error:
+        if options.publish and options.profile in prepare.NOT_A_RESULT:
+            raise DriverError(f"the {options.profile} profile is not a result to be published")
+        with preflight.ending_on_signals(), preflight.usable_home():
+            page = run(
+                Layout.of(into=options.into, publish=options.publish),
+                options.profile,
+                options.only,
+                options.start,
+                rendering=not options.no_render,
+                force=options.force,
+            )
+    except (DriverError, render.RenderError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("error: interrupted", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as error:
+        print(f"error: {error or 'interrupted'}", file=sys.stderr)
+        return getattr(error, "status", 130)
     print(f"Done in {prepare.duration(time.monotonic() - began)}.")
     if page is not None:
         print(f"The book is at {page}")
+    if options.publish:
+        print("Pages quote these results: run `python book/quote.py README.md`, then commit both.")
     return 0
 
 

@@ -17,8 +17,9 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import subprocess
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from nbformat import NotebookNode
 
 KERNELSPEC = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
 PROVENANCE = "probelib"  # the key of the provenance in the notebook's metadata
+BAR = re.compile(r"^.*?\d+%\|[^|]*\|[^\[]*\[[^\]]*\]")  # of tqdm: `a: 40%|##  | 2/5 [00:01<00:02]`
 NOT_A_RESULT = {"smoke"}  # profiles whose numbers mean nothing
 
 
@@ -44,6 +46,8 @@ class Provenance:
     versions: dict[str, str]
     started: str
     duration_seconds: float
+    identity: str = ""  # of the chapter and all that it depends on (unchanged.py)
+    written: dict[str, str] = field(default_factory=dict)  # SHA-256 of what it wrote, by name
 
 
 # -- sources ---------------------------------------------------------------------------------
@@ -108,7 +112,7 @@ def defaults(source: NotebookNode) -> dict[str, Any]:
 def commit(root: Path) -> str:
     """Short hash of the checked-out commit, with `-dirty` when tracked files differ from it.
 
-    `results/` is left out of the comparison: a run rewrites it.
+    `results/` is left out of the comparison: a run that is published rewrites it.
     """
 
     def git(*arguments: str) -> str:
@@ -148,6 +152,16 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             found[name] = "not installed"
     return found
+
+
+def shown_results(results: Path, profile: str) -> str:
+    """The results folder of a profile as a reader sees it, without the path of this machine.
+
+    Args:
+        results: the folder of all profiles: `.../results`, or `.../results/own`.
+        profile: which of them.
+    """
+    return f"results/own/{profile}" if results.name == "own" else f"results/{profile}"
 
 
 # -- the page ----------------------------------------------------------------------------------
@@ -285,6 +299,25 @@ def first_screen(nb: NotebookNode) -> list[NotebookNode]:
     return opening
 
 
+def without_bars(output: NotebookNode) -> NotebookNode | None:
+    """An output without progress bars; None if nothing is left, or if it is what stderr got.
+
+    A bar writes its line again and again, each time after a carriage return. Of such a line stays
+    what would be seen at its end, bars and blanks left out; lines without one stay as they are.
+    """
+    if output.get("output_type") != "stream" or output.get("name") == "stderr":
+        return None if output.get("name") == "stderr" else output
+    kept = []
+    for line, end in re.findall(r"([^\n]*)(\n|$)", output.text.replace("\r\n", "\n")):
+        seen = [part for part in line.split("\r") if BAR.sub("", part).strip()]
+        if "\r" not in line:
+            kept.append(line + end)
+        elif seen:
+            kept.append(BAR.sub("", seen[-1]).rstrip() + end)
+    output.text = "".join(kept)
+    return output if output.text else None
+
+
 def executed_copy(
     executed: NotebookNode, provenance: Provenance, shown: dict[str, Any]
 ) -> NotebookNode:
@@ -303,7 +336,7 @@ def executed_copy(
     for cell in nb.cells:
         cell.metadata.pop("papermill", None)
         if cell.cell_type == "code":  # progress bars and warnings were in the live log
-            cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]
+            cell.outputs = [o for o in map(without_bars, cell.outputs) if o is not None]
     position = tagged(nb, "parameters")
     injected = tagged(nb, "injected-parameters")
     if position is not None:

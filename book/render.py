@@ -29,12 +29,23 @@ GITHUB = re.compile(
 )
 
 
+IMAGE = "results/laptop/02_loss_gain-digits.png"  # what a site that links here may show
+
+
 class RenderError(Exception):
     """The book could not be built."""
 
 
-def repository() -> tuple[str, str] | None:
-    """The public address and branch of this repository on GitHub, or None if there is none."""
+def repository(configured: str = "") -> tuple[str, str] | None:
+    """The public address and branch of this repository on GitHub, or None if there is none.
+
+    Args:
+        configured: the address in `_config.yml`; "" leaves it to GITHUB_REPOSITORY, then to the
+            remote `origin`.
+
+    Raises:
+        RenderError: an address is configured, but not one on GitHub.
+    """
     root = Path(__file__).resolve().parent.parent
 
     def git(*arguments: str) -> str:
@@ -43,10 +54,17 @@ def repository() -> tuple[str, str] | None:
         )
         return done.stdout.strip() if done.returncode == 0 else ""
 
-    name = os.environ.get("GITHUB_REPOSITORY", "")
-    if not name:
-        found = GITHUB.fullmatch(git("remote", "get-url", "origin"))
-        name = found.group(1) if found else ""
+    def name_in(address: str) -> str:
+        found = GITHUB.fullmatch(address)
+        return found.group(1) if found else ""
+
+    if configured and name_in(configured).count("/") != 1:
+        raise RenderError(
+            f"repository: url in _config.yml is {configured!r}; "
+            "give https://github.com/OWNER/NAME, or nothing"
+        )
+    name = name_in(configured) or os.environ.get("GITHUB_REPOSITORY", "")
+    name = name or name_in(git("remote", "get-url", "origin"))
     if name.count("/") != 1:
         return None
     branch = os.environ.get("GITHUB_REF_NAME") or git("branch", "--show-current") or "main"
@@ -72,7 +90,7 @@ def configuration(book: Path, profile: str) -> dict[str, Any]:
     html = config.setdefault("html", {})
     if profile in prepare.NOT_A_RESULT:
         html["announcement"] = BANNER
-    found = repository()
+    found = repository(config.get("repository", {}).get("url", ""))
     if found is None:
         config["repository"] = {"url": ""}
         config["launch_buttons"] = {}
@@ -81,6 +99,8 @@ def configuration(book: Path, profile: str) -> dict[str, Any]:
         # notebooks are; so the buttons open the sources, not the executed copies.
         config["repository"] = {"url": found[0], "branch": found[1], "path_to_book": ""}
         html["use_repository_button"] = True
+        raw = found[0].replace("https://github.com", "https://raw.githubusercontent.com")
+        config["sphinx"]["config"]["book_image"] = f"{raw}/{found[1]}/{IMAGE}"
         config["launch_buttons"] = {
             "notebook_interface": "jupyterlab",
             # Not Colab: a notebook that it opens comes alone, without probelib.
@@ -101,13 +121,45 @@ UNWANTED = re.compile(
 )
 
 
+def scoped(table: re.Match[str]) -> str:
+    """A table in a box that scrolls, with header cells that say what they head.
+
+    Those above head columns, those at the side rows.
+    """
+    box, text = table.groups()
+    head, foot, body = text.partition("</thead>")
+    text = HEADER.sub('<th scope="col"', head) + foot + HEADER.sub('<th scope="row"', body)
+    return f"{box}{text}" if box else f"{BOX}{text}</div>"
+
+
+BOX = '<div class="pst-scrollable-table-container">'  # as the theme has it, around some tables
+TABLE = re.compile(rf"({BOX}\s*)?(<table\b.*?</table>)", re.DOTALL)
+HEADER = re.compile(r"<th(?![^>]*\bscope=)(?=[\s>])")
+# Attributes that the theme and Sphinx had better not write: an id that the page of the search has
+# twice and nothing uses, and roles of the bibliography that do not fit what is in it.
+ATTRIBUTES = re.compile(
+    r' id="search-input"| role="doc-biblioentry"| role="list"(?= class="citation-list")'
+)
+ABOUT = re.compile(
+    r'<title>.*?</title>|<meta (?:name="description"|property="og:)[^>]*>', re.DOTALL
+)
+
+
 def tidy(html: Path) -> None:
-    """Take what is unwanted out of the rendered pages."""
+    """Take what is unwanted out of the rendered pages, and put right what Sphinx leaves open."""
     for page in html.rglob("*.html"):
-        text = page.read_text(encoding="utf-8")
-        page.write_text(UNWANTED.sub("", text), encoding="utf-8")
+        text = UNWANTED.sub("", page.read_text(encoding="utf-8"))
+        page.write_text(ATTRIBUTES.sub("", TABLE.sub(scoped, text)), encoding="utf-8")
     for leftover in (html / "_static").glob("sphinx-thebe.*"):
         leftover.unlink()
+    # jupyter-book's index.html only sends the reader on; who follows no refresh reads it as it is.
+    about = "\n".join(ABOUT.findall((html / "intro.html").read_text(encoding="utf-8")))
+    (html / "index.html").write_text(
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8" />\n'
+        f'<meta http-equiv="Refresh" content="0; url=intro.html" />\n{about}\n</head>\n'
+        '<body><main><a href="intro.html">Bayesian Probes</a></main></body></html>\n',
+        encoding="utf-8",
+    )
 
 
 def build(book: Path, profile: str) -> Path:
@@ -123,13 +175,17 @@ def build(book: Path, profile: str) -> Path:
     config.write_text(text, encoding="utf-8")
     html = book / "_build" / "html"
     shutil.rmtree(book / "_build", ignore_errors=True)
-    command = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()"]
+    code = f"from probebook.lifeline import end_with_parent; end_with_parent({os.getpid()}); "
+    command = [sys.executable, "-c", code + "from jupyter_book.cli.main import main; main()"]
     command += ["build", str(book), "--all", "-W", "-n", "--keep-going", "--config", str(config)]
-    here = str(Path(__file__).resolve().parent)  # for the extension docstrings.py
+    # For docstrings.py and pages.py, which are extensions, and for probebook.
+    here = str(Path(__file__).resolve().parent)
     path = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))
-    environment = os.environ | {"PYTHONPATH": path, "NO_COLOR": "1"}
+    environment = os.environ | {"PYTHONPATH": path, "NO_COLOR": "1", "PYTHONIOENCODING": "utf-8"}
     print("Building the book", flush=True)
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    done = subprocess.run(
+        command, capture_output=True, encoding="utf-8", errors="replace", env=environment
+    )
     if done.returncode != 0 or not (html / "index.html").is_file():
         said = re.sub(r"\x1b\[[0-9;]*m", "", done.stderr.strip() or done.stdout.strip())
         raise RenderError("jupyter-book failed:\n" + said[-8000:])

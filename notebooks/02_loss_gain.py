@@ -469,6 +469,8 @@ by_sampler += [
         ("_importance", "weighted draws, the compared digits", weighted),
     )
 ]
+
+# %% tags=["remove-input"]
 chapter.record(
     gain_mean_unbiased=float(gain_unbiased.mean()),
     gain_ratio_samplers=float(gain.mean() / gain_unbiased.mean()),

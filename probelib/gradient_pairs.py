@@ -32,7 +32,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from probelib.ambient import undisturbed
 from probelib.arguments import require_whole
@@ -40,6 +39,7 @@ from probelib.contract import sample_coordinates
 from probelib.data import Data, Samples
 from probelib.each_sample import each_sample, gradient_and_value
 from probelib.posterior import LocalPosterior
+from probelib.progress import progress_bar
 from probelib.randomness import keep_random_state
 from probelib.store.arrays import keep_arrays, kept_arrays, place_of
 from probelib.store.paths import local_path
@@ -127,7 +127,7 @@ def gradient_pairs(
     identity = walks.identity()
     center = _losses(posterior, observed, batch_size)
     form = "{l_bar}{bar}| {n:.1f}/{total} [{elapsed}<{remaining}]"
-    with tqdm(total=chains * (pairs + 1), bar_format=form, disable=not progress) as bar:
+    with progress_bar(total=chains * (pairs + 1), bar_format=form, disable=not progress) as bar:
         found = [
             _chain(walks, chain, identity, center, cache, bar.update) for chain in range(chains)
         ]

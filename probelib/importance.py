@@ -31,6 +31,7 @@ from probelib.contract import attributes, required, sample_coordinates, settings
 from probelib.data import Data, Samples
 from probelib.estimators.weighted import khat
 from probelib.posterior import LocalPosterior
+from probelib.progress import progress_bar
 from probelib.randomness import keep_random_state, no_draws
 from probelib.schedule import cost_of_pass, observe_batch
 from probelib.store.arrays import keep_arrays, kept_arrays, place_of
@@ -107,7 +108,7 @@ def importance_sample(
     if found is None:
         started = time.perf_counter()
         weights = _weights(posterior, draws, seed)
-        with tqdm(weights, total=draws, unit="draw", disable=not progress) as bar:
+        with progress_bar(weights, total=draws, unit="draw", disable=not progress) as bar:
             found = _evaluated(bar, evaluate, observed, data, chosen)
         found |= {"init_loss": center, "seconds": np.array(time.perf_counter() - started)}
         if kept is not None:

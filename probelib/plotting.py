@@ -88,7 +88,7 @@ def image_grid(
     pictures = {name: _pictures(images, f"groups[{name!r}]") for name, images in groups.items()}
     k = max(len(images) for images in pictures.values())
     rows = -(-k // cols)
-    line = 0.16 if titles else 0.02
+    line = 0.18 if titles else 0.02
     tall = max(images.shape[1] / images.shape[2] for images in pictures.values())
     with plt.rc_context(STYLE):
         fig = plt.figure(
@@ -104,7 +104,7 @@ def image_grid(
             for i, image in enumerate(images):
                 axes[i].imshow(image, interpolation="nearest", cmap=cmap)
                 if titles:
-                    axes[i].set_title(titles[name][i], fontsize=6, pad=1.5)
+                    axes[i].set_title(titles[name][i], fontsize=7.5, pad=1.5)
     return fig
 
 
@@ -178,7 +178,7 @@ def neighbour_grid(
     cell = min(0.8, (9 - 2 * edge - blocks * apart - (blocks - 1) * between) / (blocks * (k + 1)))
     side = cell - 0.1
     tall = side * pictures.shape[1] / pictures.shape[2]
-    size = 6 if cell > 0.6 else 5.2
+    size = 7.5
     line = 1.22 * size / 72
     height = tall + 0.1 + 3 * line + 0.08
     block_width = (k + 1) * cell + apart
@@ -247,9 +247,9 @@ def _neighbour_key(ax: Axes, x: float, y: float, note: str, labeled: bool) -> No
         keys.append((*_NEIGHBOUR[False][:2], 1.3, "≠  another label"))
     for color, ls, lw, text in keys:
         ax.add_patch(plt.Rectangle((x, y - 0.06), 0.2, 0.12, fill=False, ec=color, ls=ls, lw=lw))
-        ax.text(x + 0.27, y, text, fontsize=7, va="center", color=color)
-        x += 0.27 + _text_width(text, 7) + 0.25
-    ax.text(x, y, note, fontsize=7, va="center")
+        ax.text(x + 0.27, y, text, fontsize=7.5, va="center", color=color)
+        x += 0.27 + _text_width(text, 7.5) + 0.25
+    ax.text(x, y, note, fontsize=7.5, va="center")
 
 
 def _text_width(text: str, size: float, weight: str = "normal") -> float:

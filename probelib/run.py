@@ -33,6 +33,7 @@ from probelib.guessing import guessing_loss
 from probelib.observe import Observer
 from probelib.plan import Plan, Run
 from probelib.posterior import LocalPosterior
+from probelib.progress import progress_bar
 from probelib.record import StoppingRule
 from probelib.samplers import Sampler
 from probelib.store import (
@@ -400,7 +401,7 @@ class _Bar:
 
     def __init__(self, place: TraceStore, draws: int, shown: bool):
         self._done = {g.start: min(place.progress(g).draws_done, draws) for g in place.groups}
-        self._bar = tqdm(
+        self._bar = progress_bar(
             total=draws * len(self._done),
             initial=sum(self._done.values()),
             unit="draw",

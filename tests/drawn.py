@@ -5,10 +5,15 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
+from matplotlib.text import Text
+
+# A page 1280 px wide shows figures so wide (tests/test_pages.py measures it), the pixels of a wider
+# one made smaller; text is to have 9 of them.
+PAGE, DENSITY, SMALLEST = 798, 130, 9.0
 
 
 def assert_drawn(draw: Callable[[], Figure], folder: Path) -> None:
-    """The figure is returned, not left with pyplot, and not blank."""
+    """The figure is returned, not left with pyplot, not blank, and legible on a page."""
     before = plt.get_fignums()
     fig = draw()
     assert isinstance(fig, Figure)
@@ -16,3 +21,11 @@ def assert_drawn(draw: Callable[[], Figure], folder: Path) -> None:
     fig.savefig(folder / "figure.png")
     pixels = plt.imread(folder / "figure.png")
     assert pixels[..., :3].std() > 0.01, "the figure is blank"
+    assert smallest_text(fig) >= SMALLEST, "text is too small on a page of the book"
+
+
+def smallest_text(fig: Figure) -> float:
+    """The height of the smallest text of a figure on a page, CSS pixels."""
+    sizes = [text.get_fontsize() for text in fig.findobj(Text) if text.get_text().strip()]
+    wide = fig.get_figwidth() + 0.2  # a notebook leaves an edge of 0.1 inch
+    return min(sizes, default=SMALLEST) / 72 * min(DENSITY, PAGE / wide)

@@ -98,11 +98,14 @@ def executed() -> nbformat.NotebookNode:
     return nb
 
 
-def copy_of(profile: str) -> nbformat.NotebookNode:
-    provenance = prepare.Provenance(
+def copied_from(profile: str) -> prepare.Provenance:
+    return prepare.Provenance(
         "notebooks/00.py", "0", profile, {"n": 1}, "abc", "CPU", {}, "now", 1.0
     )
-    copy = prepare.executed_copy(executed(), provenance, {})
+
+
+def copy_of(profile: str) -> nbformat.NotebookNode:
+    copy = prepare.executed_copy(executed(), copied_from(profile), {})
     nbformat.validate(copy)
     return copy
 
@@ -129,3 +132,36 @@ def test_a_smoke_run_has_a_banner_in_place_of_its_answer() -> None:
     assert "not a result" in note.source
     assert "image/png" in figure.outputs[0].data
     assert not any("answer" in prepare.tags(cell) for cell in (title, note, figure, *rest))
+
+
+BARS = "\r  0%|          | 0/2 [00:00<?, ?epoch/s]\ra: 100%|██████| 2/2 [00:01<00:00,  1.5epoch/s]"
+
+
+@pytest.mark.parametrize(
+    ("printed", "kept"),
+    [
+        (BARS + "\n", None),
+        (BARS, None),
+        ("before\n" + BARS + "\nafter\n", "before\nafter\n"),
+        (BARS + "\r" + 60 * " " + "\rwritten above the bar\n" + BARS, "written above the bar\n"),
+        ("no line break" + BARS + "\n", "no line break\n"),
+        (BARS + "beside it\n", "beside it\n"),
+        ("10 %\r20 %\rdone\n", "done\n"),
+        ("from Windows\r\n", "from Windows\n"),
+        ("a table\n 50%| of | it [all]\n\n", "a table\n 50%| of | it [all]\n\n"),
+    ],
+)
+def test_bars_are_left_out_and_what_was_printed_stays(printed: str, kept: str | None) -> None:
+    output = prepare.without_bars(nbformat.v4.new_output("stream", name="stdout", text=printed))
+    assert (output and output.text) == kept
+
+
+def test_a_page_has_neither_bars_nor_warnings() -> None:
+    nb = executed()
+    cell = nb.cells[3]
+    for name, text in (("stdout", BARS), ("stderr", "a warning"), ("stdout", "a result\n")):
+        cell.outputs.insert(0, nbformat.v4.new_output("stream", name=name, text=text))
+    nb.cells[3].metadata["tags"] = []  # so that its outputs stay where they are
+    page = prepare.executed_copy(nb, copied_from("laptop"), {})
+    [drawing] = [cell for cell in page.cells if cell.source == "draw()"]
+    assert [output.get("text") for output in drawing.outputs] == ["a result\n", None]

@@ -1,6 +1,7 @@
 """Chapters record numbers once, say only what was recorded, and show a miss as a miss."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -93,3 +94,70 @@ def test_a_kept_figure_lies_beside_the_results(chapter, tmp_path):
     fig, _ = plotting.figure()
     assert chapter.keep(fig, "digits") is fig
     assert (tmp_path / "02_test-digits.png").read_bytes().startswith(b"\x89PNG")
+
+
+# -- the published run -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def published(tmp_path):
+    """Published numbers of two chapters' profile, in a repository's place."""
+    folder = tmp_path / "results" / "laptop"
+    folder.mkdir(parents=True)
+    numbers = {"a": 1.0, "a_mcse": 0.3, "b": 2.0, "word": "yes"}
+    (folder / "02_test.json").write_text(json.dumps(numbers))
+    return folder
+
+
+def cells(page):
+    """The rows of a table, by its heads."""
+    heads = re.findall("<th[^>]*>(.*?)</th>", page)
+    rows = [re.findall("<td>(.*?)</td>", row) for row in re.findall("<tr>(.*?)</tr>", page)[1:]]
+    return [dict(zip(heads, row, strict=True)) for row in rows]
+
+
+@pytest.mark.parametrize("results_dir", ["own/laptop", "live"])
+def test_the_published_run_stands_beside_this_one(published, monkeypatch, results_dir):
+    pages = []
+    monkeypatch.setattr("probebook.chapter._show_html", pages.append)
+    own = Chapter("02_test", profile="laptop", results_dir=published.parent / results_dir)
+    own.record(a=2.0, a_mcse=0.4, b=3.0, b_mcse=0.1, c=4.0)
+    own.compare([Claim("A", "a", "7", digits=".2f"), Claim("B", "b"), Claim("C", "c")])
+    a, b, c = cells(pages[0])
+    assert list(a)[1:5] == ["paper", "published run", "this run", "difference"]
+    assert list(a.values())[1:5] == ["7", "1.00", "2.00", "+2.0 s.e."]  # 1 / hypot(0.3, 0.4)
+    assert (b["published run"], b["difference"]) == ("2", "–")  # its error was not recorded
+    assert (c["published run"], c["difference"]) == ("–", "–")
+
+
+@pytest.mark.parametrize(("profile", "folder"), [("laptop", "laptop"), ("paper", "own/paper")])
+def test_a_dash_where_this_is_the_published_run_or_there_is_none(
+    published, monkeypatch, profile, folder
+):
+    pages = []
+    monkeypatch.setattr("probebook.chapter._show_html", pages.append)
+    own = Chapter("02_test", profile=profile, results_dir=published.parent / folder)
+    own.record(a=2.0, a_mcse=0.4)
+    own.compare([Claim("A", "a")])
+    (row,) = cells(pages[0])
+    assert (row["published run"], row["this run"], row["difference"]) == ("–", "2", "–")
+
+
+def test_a_run_elsewhere_finds_the_published_numbers_beside_the_notebooks(
+    published, tmp_path, monkeypatch
+):
+    notebooks = published.parents[1] / "notebooks"
+    notebooks.mkdir()
+    monkeypatch.chdir(notebooks)
+    elsewhere = tmp_path / "elsewhere" / "results" / "own" / "laptop"
+    assert Chapter("02_test", profile="laptop", results_dir=elsewhere).published["a"] == 1.0
+    other = tmp_path / "other.json"
+    other.write_text('{"a": 5}')
+    given = Chapter("02_test", profile="laptop", results_dir=elsewhere, published=other)
+    assert given.published == {"a": 5}
+
+
+def test_published_numbers_that_cannot_be_read_are_none(published):
+    (published / "02_test.json").write_text("{")
+    own = Chapter("02_test", profile="laptop", results_dir=published.parent / "live")
+    assert own.published == {}

@@ -1,5 +1,6 @@
 """What chapters record and claim, on small made-up results."""
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,7 +12,7 @@ from scipy.stats import pearsonr
 
 import probelib
 from probebook import gibbs, llc_parts, toys
-from probebook.alignment import Alignment
+from probebook.alignment import Alignment, reliability_error, similarity_error
 from probebook.chapter import Chapter
 from probebook.chapters import (
     influence_functions,
@@ -19,10 +20,13 @@ from probebook.chapters import (
     local_posterior,
     loss_gain,
     loss_kernel,
+    loss_kernel_words,
     memorization,
     singular_fluctuation,
 )
+from probebook.memorization import detection
 from probebook.prerun import KeptPairs
+from probebook.samplers import record_text
 from probelib import Estimate
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("[0-9]*.py"))
@@ -105,8 +109,8 @@ def test_populations_are_told_apart(chapter):
     trust = SimpleNamespace(rhat_max=1.0, ess_min=9.0, loss_at_center=0.1, loss_along_chains=0.2)
     noisy = np.arange(10) >= 8
     gain = np.where(noisy, 6.0, 2.0)
-    memorization.record_populations(chapter, gain, noisy, Estimate(1, 1, 1, 1), trust)
-    assert chapter.numbers["gain_ratio"] == 3
+    memorization.record_populations(chapter, gain, noisy, trust)
+    assert chapter.numbers["gain_median_clean"] == 2
     assert chapter.numbers["gain_median_noisy"] == 6
 
 
@@ -151,13 +155,52 @@ def test_both_samplers_are_recorded_under_their_names(chapter):
     gain = probelib.loss_gain(drawn(2)).values
     ratio = gain[noisy].mean() / gain[~noisy].mean()
     assert chapter.numbers["gain_ratio_unbiased"] == pytest.approx(ratio)
-    assert rows[1]["ratio"] == f"{ratio:.2f}"
+    error = chapter.numbers["gain_ratio_unbiased_mcse"]
+    assert rows[1]["ratio"] == chapter.numbers["gain_ratio_unbiased_text"]
+    assert rows[1]["ratio"] == f"{ratio:.2f} ± {error:.2f}"
     assert {"auroc_gain_unbiased", "llc_unbiased_mcse", "llc_mcse"} <= set(chapter.numbers)
+    clean = probelib.loss_gain(drawn(2)).values[~noisy]
+    assert chapter.numbers["gain_clean_unbiased"] == pytest.approx(clean.mean())
 
 
-def test_the_nearest_recipe_is_nearest_in_proportion(chapter):
-    chapter.record(a_b_gain_ratio=5.1, c_gain_ratio=14.0, d_gain_ratio=-10.0)
-    assert memorization.nearest_recipe(chapter, ["a-b", "c", "d"]) == "c"
+def test_the_error_of_an_auroc_is_how_far_repetitions_scatter():
+    noisy = np.arange(60) >= 40
+    at, found, errors = np.where(noisy, 1.3, 1.0), [], []
+    for seed in range(40):
+        draws = np.random.default_rng(seed).normal(at, 2.0, size=(1, 96, 60))
+        trace = trace_of(draws)
+        gain = probelib.loss_gain(trace).values
+        found.append(detection(gain, noisy).auroc)
+        errors.append(memorization.auroc_error(trace, noisy))
+    assert np.median(errors) == pytest.approx(np.std(found), rel=0.6)
+    assert memorization.auroc_error(trace.isel(draw=slice(7)), noisy) == np.inf
+
+
+def test_halves_say_how_few_draws_bias_an_auroc(chapter):
+    noisy = np.arange(400) >= 200
+    draws = np.random.default_rng(0).normal(np.where(noisy, 1.0, 0.0), 8.0, size=(1, 100, 400))
+    trace = trace_of(draws)
+    chapter.record(auroc_gain=detection(probelib.loss_gain(trace).values, noisy).auroc)
+    memorization.record_halves(chapter, trace, noisy)
+    assert chapter.numbers["auroc_gain_draws_bias"] < -0.01  # noise mixes the populations
+    assert 0 < chapter.numbers["gain_halves_correlation"] < 1
+
+
+def test_a_number_whose_error_is_not_known_says_so(chapter):
+    chapter.record(a=1.234, b=2.0, b_mcse=0.1, b_step_bias=-0.04)
+    for key in ("a", "b"):
+        record_text(chapter, key)
+    assert chapter.numbers["a_text"] == "1.23 ± not known"
+    assert chapter.numbers["b_text"] == "2.00 ± 0.10 (step bias -0.04)"
+
+
+def test_the_nearest_recipe_is_nearest_in_proportion():
+    noisy = np.array([False, True])
+    traces = {
+        name: trace_of(np.tile([1.0, ratio], (1, 4, 1)))
+        for name, ratio in (("a", 5.1), ("b", 14.0), ("c", -10.0))
+    }
+    assert memorization.nearest_recipe(traces, noisy) == "b"
 
 
 def test_shares_of_every_trace_stand_in_a_row():
@@ -167,6 +210,18 @@ def test_shares_of_every_trace_stand_in_a_row():
     assert row["share of the LLC, clean"] == llc_parts.percent(numbers, "share_class_3")
     assert row["share of the LLC, noisy"] == "–"
     assert len(rows) == 3 + 10 + 10
+
+
+def test_v_is_the_trace_of_the_kernel_and_what_is_added_to_it_stands_apart(chapter):
+    trace = drawn(1)
+    walk = np.cumsum(np.random.default_rng(3).normal(size=(2, 60, 1)), axis=1)  # autocorrelated
+    trace["loss"] = trace.loss + walk
+    by_numpy = trace.loss.values.var((0, 1), ddof=1).sum()
+    singular_fluctuation.record_mnist(chapter, trace, by_numpy, 1 / 3)
+    assert chapter.numbers["trace_identity_error"] < 1e-12
+    assert chapter.numbers["mnist_v_correction"] > 0.01  # 1 / ESS of few independent draws
+    assert chapter.numbers["mnist_nu"] == pytest.approx(chapter.numbers["mnist_v"] / 6)
+    assert chapter.numbers["mnist_v_text"].startswith(f"{chapter.numbers['mnist_v']:,.0f} ±")
 
 
 def test_the_product_comes_to_its_limit(chapter):
@@ -236,17 +291,72 @@ def test_a_kept_run_is_held_to_what_is_computed_again(chapter):
 
 
 def test_claims_about_a_run_are_made_where_there_is_one():
-    none = [claim.key for claim in loss_kernel.claims(kept=False, row=None)]
+    none = [claim.key for claim in loss_kernel_words.claims(kept=False, row=None)]
     assert "verified_difference" not in none
     assert not any(key.startswith("table1") for key in none)
     row = loss_kernel.Table1Row(
         trace_of(np.zeros((2, 2, 3))), np.arange(3), np.arange(3), [], np.eye(3),
         Alignment(0.5, np.zeros(3), 0.1, 0.2),
     )  # fmt: skip
-    full = [claim.key for claim in loss_kernel.claims(kept=True, row=row)]
+    full = [claim.key for claim in loss_kernel_words.claims(kept=True, row=row)]
     assert full[2:5] == ["table1_mean_loss_chain", "table1_wordnet", "table1_class_agreement"]
     assert full[-1] == "verified_difference"
     assert set(none) < set(full)
+
+
+def test_a_stand_in_shows_what_was_measured_elsewhere(chapter, tmp_path):
+    numbers = dict.fromkeys(loss_kernel_words.PUBLISHED, 0.25)
+    assert loss_kernel_words.published(tmp_path) == {}
+    path = tmp_path / "04_loss_kernel.json"
+    path.write_text(json.dumps({"stand_in": "false", "profile": "laptop", **numbers}))
+    assert loss_kernel_words.published(tmp_path) == numbers
+    carried = {f"published_{key}": value for key, value in numbers.items()}
+    path.write_text(json.dumps({"stand_in": 1, "n_images": 54, **carried}))
+    assert loss_kernel_words.published(tmp_path) == numbers
+    chapter.record(**dict.fromkeys(loss_kernel_words.PUBLISHED, 0.75))
+    loss_kernel_words.record_front(chapter, True, numbers)
+    shown = chapter.numbers["front_wordnet_top5_cross_label"]
+    assert shown == "– (measured elsewhere, with photographs: 0.250)"
+    loss_kernel_words.record_front(chapter, True, {})
+    assert chapter.numbers["front_wordnet_chance"] == "–"
+    loss_kernel_words.record_front(chapter, False, numbers)
+    assert chapter.numbers["front_wordnet_chance"] == "0.750 [0.750, 0.750]"
+
+
+def test_a_stand_in_neither_agrees_nor_differs(chapter):
+    loss_kernel_words.show_open_claims(chapter, loss_kernel_words.claims(kept=False, row=None))
+    assert "claims_agree" not in chapter.numbers
+    assert chapter.numbers["claims_broken"] == 0
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        "file,class,rank,neighbour_file,neighbour_class,correlation",
+        "id,label,rank,neighbour_id,neighbour_label,correlation",
+    ],
+)
+def test_published_neighbours_are_named(tmp_path, head):
+    path = tmp_path / "04_loss_kernel-neighbours.csv"
+    lines = ["a,cat,1,b,lynx,0.5", "a,cat,2,c,dog,0.25", "b,lynx,1,a,cat,0.75"]
+    path.write_text("\n".join([head, *lines]))
+    lynx, cat = loss_kernel_words.published_neighbours(tmp_path)
+    assert list(lynx.values()) == ["lynx", "cat (0.75)"]
+    assert list(cat.values()) == ["cat", "lynx (0.50), dog (0.25)"]
+    path.write_text("\n".join([head.replace("correlation", "r"), *lines]))
+    assert loss_kernel_words.published_neighbours(tmp_path) == []
+
+
+def test_errors_over_photographs():
+    same = np.eye(40) + RNG.normal(size=(40, 40))
+    same = same + same.T
+    assert reliability_error(same, same) == pytest.approx(0)
+    other = RNG.normal(size=(40, 40))
+    assert 0.005 < reliability_error(same, other + other.T) < 0.2
+    labels = np.array([0, 1, 1, 0])
+    neighbours = np.array([[1], [2], [1], [1]])
+    # similarities 0, 1, 1, 0: a standard deviation of 0.577 over the square root of 4
+    assert similarity_error(neighbours, labels, np.eye(2)) == pytest.approx(1 / np.sqrt(12))
 
 
 def test_the_last_module_is_compared_at_growing_draws():

@@ -12,6 +12,7 @@ from pathlib import Path
 import nbformat
 import pytest
 from jupyter_client.kernelspec import get_kernel_spec
+from small_book import CHAPTER, add, empty
 
 import driver
 import gate
@@ -20,46 +21,11 @@ import render
 
 ROOT = Path(__file__).resolve().parent.parent
 
-CHAPTER = """# %% [markdown]
-# # Chapter {stem}
-
-# %% tags=["parameters"]
-profile: str = "laptop"  # which set of parameters
-seed: int = 0  # where the randomness starts
-results_dir: str = "../results/live"  # the number's home
-live: bool = True  # opened by hand
-n: int = 10  # µ, not ASCII
-
-# %%
-{body}
-
-# %% tags=["remove-cell"]
-import json
-from pathlib import Path
-
-numbers = {{"n": n, "headline": f"n is {{n}}"}}
-Path(results_dir, "{stem}.json").write_text(json.dumps(numbers))
-"""
-
 
 @pytest.fixture
 def layout(tmp_path: Path) -> driver.Layout:
     """A project with no chapters yet."""
-    layout = driver.Layout.of(tmp_path)
-    layout.notebooks.mkdir()
-    layout.params.mkdir()
-    layout.pages.mkdir()
-    (layout.params / "laptop.yaml").write_text("{}\n")
-    return layout
-
-
-def add(
-    layout: driver.Layout, stem: str, body: str = "print('n =', n)", text: str = CHAPTER
-) -> Path:
-    """Add a chapter to the project."""
-    path = layout.notebooks / f"{stem}.py"
-    path.write_text(text.format(stem=stem, body=body), encoding="utf-8")
-    return path
+    return empty(tmp_path)
 
 
 def go(layout: driver.Layout, profile: str = "laptop", **options: str | None) -> None:
@@ -169,6 +135,45 @@ def test_into_touches_nothing_else(tmp_path) -> None:
     assert not (layout.book / "notebooks").exists()
 
 
+def test_a_readers_run_leaves_the_published_results_alone(layout, capsys) -> None:
+    add(layout, "00_first")
+    root = layout.notebooks.parent
+    published = driver.Layout.of(root, publish=True)
+    go(published)
+    file = root / "results" / "laptop" / "00_first.json"
+    assert json.loads(file.read_text())["n"] == 10
+    before = file.read_bytes(), file.stat().st_mtime_ns
+    (layout.params / "laptop.yaml").write_text("00_first: {n: 3}\n")
+    go(layout)
+    assert (file.read_bytes(), file.stat().st_mtime_ns) == before
+    own = root / "results" / "own" / "laptop" / "00_first.json"
+    assert json.loads(own.read_text())["n"] == 3
+    assert findings(layout) == []
+
+
+def test_a_change_of_the_published_numbers_changes_the_readers_page_only(layout) -> None:
+    add(layout, "00_first")
+    root = layout.notebooks.parent
+    both = [layout, driver.Layout.of(root, publish=True)]
+
+    def identities() -> list[str]:
+        plans = [driver.plan(at, "laptop", driver.chapters(at.notebooks))[0] for at in both]
+        pairs = zip(plans, both, strict=True)
+        return [driver.chapter_identity(plan, at, "CPU") for plan, at in pairs]
+
+    own, public = identities()
+    file = root / "results" / "laptop" / "00_first.json"
+    file.parent.mkdir(parents=True)
+    file.write_text('{"n": 4}')
+    assert identities()[0] != own
+    assert identities()[1] == public
+
+
+def test_a_smoke_run_is_not_published(capsys) -> None:
+    assert driver.main(["--profile", "smoke", "--publish", "--no-render"]) == 1
+    assert capsys.readouterr().err == "error: the smoke profile is not a result to be published\n"
+
+
 # -- refusals: one sentence, nothing written -----------------------------------------------------
 
 
@@ -249,7 +254,7 @@ def test_a_failure_keeps_the_notebook_and_stops_the_run(layout) -> None:
 
 def test_main_returns_1_on_a_failure(layout, monkeypatch, capsys) -> None:
     add(layout, "00_first", body="1 / 0")
-    monkeypatch.setattr(driver.Layout, "of", classmethod(lambda cls, into=None: layout))
+    monkeypatch.setattr(driver.Layout, "of", classmethod(lambda cls, **_: layout))
     assert driver.main(["--no-render"]) == 1
     assert "error: 00_first failed: ZeroDivisionError" in capsys.readouterr().err
 
@@ -288,7 +293,7 @@ def test_the_executed_copy_shows_what_was_used(layout) -> None:
     assert parameters.source.splitlines() == [
         'profile: str = "smoke"  # which set of parameters',
         "seed: int = 0  # where the randomness starts",
-        'results_dir: str = "results/smoke"  # the number\'s home',
+        'results_dir: str = "results/own/smoke"  # the number\'s home',
         "live: bool = False  # opened by hand",
         "n: int = 2  # µ, not ASCII",
     ]
@@ -350,10 +355,7 @@ def test_the_log_shows_lines_and_thins_out_progress_bars() -> None:
 @pytest.fixture(scope="module")
 def good(tmp_path_factory) -> driver.Layout:
     """Two chapters that ran; the second has a figure with alt text."""
-    layout = driver.Layout.of(tmp_path_factory.mktemp("good"))
-    for folder in (layout.notebooks, layout.params, layout.pages):
-        folder.mkdir()
-    (layout.params / "laptop.yaml").write_text("{}\n")
+    layout = empty(tmp_path_factory.mktemp("good"))
     add(layout, "00_first")
     picture = (
         "from IPython.display import Image, display\n"
@@ -428,9 +430,20 @@ def test_the_gate_finds_mixed_profiles(change) -> None:
 
     def edit(nb):
         nb.metadata["probelib"]["profile"] = "smoke"
+        nb.metadata["probelib"]["parameters"]["results_dir"] = "results/own/smoke"
 
     assert change("00_first", edit) == [
         "chapters of different profiles in one book (smoke: 00_first; laptop: 01_second)"
+    ]
+
+
+def test_the_gate_finds_a_chapter_whose_numbers_went_elsewhere(change) -> None:
+    def edit(nb):
+        nb.metadata["probelib"]["parameters"]["results_dir"] = "results/laptop"
+
+    assert change("00_first", edit) == [
+        "00_first.ipynb: its numbers went to results/laptop, not to results/own/laptop; "
+        "run it again"
     ]
 
 
@@ -452,7 +465,7 @@ def test_the_gate_finds_missing_and_invalid_results(change, text, finding) -> No
     if text is not None:
         path.write_text(text)
     (found,) = findings(change.layout)
-    assert found.startswith("00_first.ipynb: results/laptop/00_first.json: ")
+    assert found.startswith("00_first.ipynb: results/own/laptop/00_first.json: ")
     assert finding in found
 
 
@@ -548,14 +561,27 @@ def test_only_a_public_address_becomes_a_link(remote, address, monkeypatch) -> N
     assert (found and found[0]) == address
 
 
+def test_the_configured_address_comes_first(monkeypatch) -> None:
+    monkeypatch.setenv("GITHUB_REPOSITORY", "another/place")
+    assert render.repository()[0] == "https://github.com/another/place"
+    assert render.repository("https://github.com/a/b")[0] == "https://github.com/a/b"
+    with pytest.raises(render.RenderError, match="OWNER/NAME"):
+        render.repository("https://example.org/a/b")
+
+
 def test_launch_buttons_appear_with_an_address_only(monkeypatch) -> None:
-    monkeypatch.setattr(render, "repository", lambda: None)
+    monkeypatch.setattr(render, "repository", lambda configured: None)
     without = render.configuration(ROOT / "book", "laptop")
     assert without["launch_buttons"] == {}
+    assert "book_image" not in without["sphinx"]["config"]
     assert "announcement" not in without["html"]
-    monkeypatch.setattr(render, "repository", lambda: ("https://github.com/a/b", "main"))
+    monkeypatch.setattr(render, "repository", lambda configured: ("https://github.com/a/b", "main"))
     with_address = render.configuration(ROOT / "book", "smoke")
     assert with_address["repository"]["url"] == "https://github.com/a/b"
+    image = with_address["sphinx"]["config"]["book_image"]
+    before, path = image.split("/main/")
+    assert before == "https://raw.githubusercontent.com/a/b"
+    assert (ROOT / path).is_file()
     assert "binderhub_url" in with_address["launch_buttons"]
     assert "colab_url" not in with_address["launch_buttons"]  # it could not import probelib
     assert "not a result" in with_address["html"]["announcement"]

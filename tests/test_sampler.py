@@ -2,6 +2,8 @@
 
 import copy
 import random
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -856,6 +858,15 @@ def test_the_bar_shows_rate_loss_and_time_to_go(capsys):
     shown = capsys.readouterr().err
     assert "3/3" in shown
     assert "draw/s" in shown
+
+
+def test_in_a_kernel_the_bar_is_no_error(capsys, monkeypatch):
+    notebook = SimpleNamespace(get_ipython=lambda: SimpleNamespace(kernel=object()))
+    monkeypatch.setitem(sys.modules, "IPython", notebook)
+    run(posterior_of(mlp()), progress=True, draws=3)
+    shown = capsys.readouterr()
+    assert "3/3" in shown.out
+    assert shown.err == ""
 
 
 class Halved(probelib.GradientEstimator):

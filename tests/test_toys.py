@@ -229,3 +229,12 @@ def test_source_is_shown_without_its_docstring():
     assert text.startswith("```python\ndef potential(")
     assert "Minus the log density" not in text
     assert "self.n_beta * self.mean_loss(weights)" in text
+
+
+def test_a_number_has_as_many_digits_as_its_error():
+    assert toys.with_error(16.5930, 0.0408) == "16.593 ± 0.041"
+    assert toys.with_error(17.733, 2.234) == "17.7 ± 2.2"
+    assert toys.with_error(43.38, 5.654, "%") == "43.4% ± 5.7%"
+    assert toys.with_error(1234.5, 56.0) == "1234 ± 56"
+    assert toys.with_error(0.25, None) == "0.25 ± not known"
+    assert toys.with_error(0.25, float("inf")) == "0.25 ± not known"

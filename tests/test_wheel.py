@@ -185,7 +185,6 @@ def test_a_release_links_absolutely(built: Built, tmp_path: Path) -> None:
             path = target.split(f"/{tag}/", 1)[1]
             assert (ROOT / path.split("#")[0]).exists(), target
     assert "(results/" not in page
-    assert "!git clone https://github.com/someone/book bayesian-probes" in page
     assert "https://github.com/someone/book" in (tmp_path / "pyproject.toml").read_text()
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from scipy.stats import spearmanr
 from scipy.stats import t as student_t
 
+from probelib import split_half_reliability
 from probelib.estimators.neighbours import benjamini_hochberg, of_found
 
 
@@ -201,6 +202,33 @@ def q_values(index: np.ndarray, choosing: np.ndarray, testing: np.ndarray) -> np
     return of_found(index, tested, benjamini_hochberg(p))
 
 
+def reliability_error(first: np.ndarray, second: np.ndarray, groups: int = 10) -> float:
+    """Standard error of the split-half reliability over photographs: a jackknife over groups.
+
+    Args:
+        first, second: R from two halves of the walks, shape (n, n).
+        groups: parts of the photographs that are left out in turn.
+    """
+    group = np.arange(len(first)) % groups
+    found = []
+    for k in range(groups):
+        rest = np.ix_(group != k, group != k)
+        found.append(split_half_reliability(first[rest], second[rest]))
+    return float(np.sqrt((groups - 1) * np.var(found)))
+
+
+def similarity_error(neighbours: np.ndarray, labels: np.ndarray, similarity: np.ndarray) -> float:
+    """Standard error, over references, of the mean similarity of their neighbours' classes.
+
+    Args:
+        neighbours: of each photograph, shape (n, k).
+        labels: of the photographs, shape (n,).
+        similarity: of the classes, shape (classes, classes).
+    """
+    each = similarity[labels[:, None], labels[neighbours]].mean(1)
+    return float(each.std(ddof=1) / np.sqrt(len(each)))
+
+
 def noise_free_slope(one: np.ndarray, first: np.ndarray, second: np.ndarray) -> float:
     """Whether ``one`` estimates the same R as two independent halves do: then it is 1.
 
@@ -263,6 +291,8 @@ __all__ = [
     "off_diagonal",
     "overlap",
     "q_values",
+    "reliability_error",
+    "similarity_error",
     "spearman",
     "spearman_of_pairs",
     "top",

@@ -14,6 +14,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from probebook import captions
+from probebook import published as publication
 from probebook.cache import write_atomically
 from probelib import Diagnostics
 
@@ -60,15 +62,28 @@ class Chapter:
         name: the chapter's file stem, ``NN_topic``.
         profile: ``smoke``, ``laptop`` or ``paper``.
         results_dir: where ``<name>.json`` goes, and the figures that are kept.
+        published: the file of published numbers; default: found from the other arguments
+            (:func:`probebook.published.find_published`).
     """
 
-    def __init__(self, name: str, *, profile: str, results_dir: str | os.PathLike):
+    def __init__(
+        self,
+        name: str,
+        *,
+        profile: str,
+        results_dir: str | os.PathLike,
+        published: str | os.PathLike | None = None,
+    ):
         self.name, self.profile = name, profile
+        if published is None:
+            published = publication.find_published(name, profile, results_dir)
+        self.published = publication.read_published(published)
         self.path = Path(results_dir) / f"{name}.json"
         self.numbers: dict[str, float | int | str] = {}
         self._started = time.perf_counter()
         # ArviZ logs a line for each series it thinks too short; the diagnostics say it better.
         logging.getLogger("arviz").setLevel(logging.ERROR)
+        captions.switch_on(name)
 
     def record(self, **numbers: Any) -> None:
         """Record numbers or strings under their names, and glue them for the book's pages.
@@ -96,7 +111,7 @@ class Chapter:
         """
         from IPython.display import Markdown, display
 
-        display(Markdown(template.format(**self.numbers)))
+        display(Markdown(captions.readable(template.format(**self.numbers), self.name)))
 
     def answer(self, template: str, trust: str) -> None:
         """Show the chapter's answer, with which its page begins, and how far it can be trusted.
@@ -115,7 +130,7 @@ class Chapter:
 
     def table(self, rows: Sequence[dict[str, Any]], caption: str) -> None:
         """Show rows (equal keys, in order) as a table."""
-        head = "".join(f"<th>{html.escape(str(k))}</th>" for k in rows[0])
+        head = "".join(f'<th scope="col">{html.escape(str(k))}</th>' for k in rows[0])
         body = "".join(
             "<tr>" + "".join(f"<td>{html.escape(str(v))}</td>" for v in row.values()) + "</tr>"
             for row in rows
@@ -132,8 +147,9 @@ class Chapter:
         return fig
 
     def compare(self, claims: Sequence[Claim], against: str = "paper") -> None:
-        """Show what the paper says beside this run, and record how many claims hold.
+        """Show what the paper says beside the published run and this one; record what holds.
 
+        The last two are compared in standard errors where both are recorded (``<key>_mcse``).
         ``claims_broken`` counts those that must hold and do not, ``claims_broken_names`` names
         them: the gate of the book (``book/gate.py``) reads both.
 
@@ -157,7 +173,9 @@ class Chapter:
                 {
                     "quantity": claim.what,
                     against: claim.paper or "not given",
+                    "published run": publication.show(self.published.get(claim.key), claim.digits),
                     "this run": format(value, claim.digits),
+                    "difference": publication.difference(claim.key, self.published, self.numbers),
                     "agrees if": _range(claim),
                     "verdict": verdict,
                     "note": claim.why,
@@ -172,7 +190,8 @@ class Chapter:
         )
         self.table(
             rows,
-            f"{against[0].upper()}{against[1:]} says / this run ({self.profile} profile): "
+            f"{against[0].upper()}{against[1:]} says / published run / this run "
+            f"({self.profile} profile): "
             f"{agree} agree, {differ} differ, {verdicts.count(None)} have nothing to be held to.",
         )
 

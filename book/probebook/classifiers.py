@@ -39,6 +39,7 @@ from probebook.wheels import WheelUnavailable, fetch_member
 __all__ = [
     "Classifier",
     "ClassifierUnavailable",
+    "data_identity",
     "first_classifier",
     "freeze_before",
     "load_classifier",
@@ -183,6 +184,19 @@ def _position(network: nn.Sequential, at: str) -> int:
     if at not in stages:
         raise ValueError(f"at is {at!r}, which is no stage; choose one of {', '.join(stages)}")
     return stages.index(at)
+
+
+def data_identity() -> str:
+    """What stands for the weights of ``inception_v1`` that would be read now: size and time.
+
+    Empty where there are none. The other networks' weights follow from their names.
+    """
+    data = os.environ.get("PROBELIB_DATA")
+    path = Path(data).expanduser() / "imagenet" / INCEPTION_FILE if data else None
+    if path is None or not path.is_file():
+        return ""
+    found = path.stat()
+    return f"{found.st_size} {found.st_mtime_ns}"
 
 
 # InceptionV1

@@ -446,7 +446,8 @@ def trace_waic(trace: xr.Dataset, beta: float) -> Prediction:
     r"""WAIC of a trace, its losses taken as negative log-likelihoods.
 
     :math:`-\frac1n \sum_i \log \operatorname{E}_w[e^{-\ell_i(w)}] + \frac\beta n \sum_i K_{ii}`,
-    with the variances of Eq. 5 (ddof 1; ArviZ's ``p_waic`` divides by S instead of S - 1).
+    with the variances of Eq. 5 (ddof 1; ArviZ's ``p_waic`` divides by S instead of S - 1), which
+    :func:`probelib.empirical_variance` corrects for autocorrelated draws and ArviZ does not.
 
     Args:
         trace: from :func:`probelib.sample`.
@@ -456,7 +457,7 @@ def trace_waic(trace: xr.Dataset, beta: float) -> Prediction:
         Losses in nats a sample, not less any truth's; ``generalization`` is NaN.
     """
     size, draws = trace.sizes["sample"], trace.sizes["chain"] * trace.sizes["draw"]
-    variance = probelib.empirical_variance(trace).value
+    variance = float(probelib.loss_kernel(trace).diagonal().sum())
     total = 0.0
     for start in range(0, size, _CHUNK):
         loss = trace.loss[:, :, start : start + _CHUNK].values.astype(np.float64)

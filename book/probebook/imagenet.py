@@ -57,6 +57,7 @@ __all__ = [
     "ImageNetUnavailable",
     "NotEnoughImages",
     "choose",
+    "data_identity",
     "decode",
     "find_images",
     "stand_in_images",
@@ -212,6 +213,32 @@ def find_images(root: str | os.PathLike | None = None) -> ImageFiles:
     if data and (folder := Path(data).expanduser() / "imagenet").is_dir():
         return _read_folder(folder, "PROBELIB_DATA/imagenet")
     return stand_in_images()
+
+
+def data_identity() -> str:
+    """SHA-256 that stands for what :func:`find_images` would find: names, sizes and times.
+
+    Nothing is opened. A source that is refused has an identity as well.
+    """
+    named, data = os.environ.get("PROBELIB_IMAGENET"), os.environ.get("PROBELIB_DATA")
+    folder = Path(named).expanduser() if named else None
+    if folder is None and data and (Path(data).expanduser() / "imagenet").is_dir():
+        folder = Path(data).expanduser() / "imagenet"
+    digest = hashlib.sha256()
+    if folder is None:
+        for path, owner in _sample_photographs():  # their times are those of the installation
+            digest.update(
+                f"{owner} {path.name} {path.is_file() and path.stat().st_size}\n".encode()
+            )
+        return f"stand-in {digest.hexdigest()}"
+    for root, folders, names in os.walk(folder):
+        folders.sort()
+        for name in sorted(names):
+            path = Path(root, name)
+            found = path.lstat()
+            line = f"{path.relative_to(folder)} {found.st_size} {found.st_mtime_ns}\n"
+            digest.update(line.encode(errors="surrogateescape"))
+    return f"{'PROBELIB_IMAGENET' if named else 'PROBELIB_DATA'} {digest.hexdigest()}"
 
 
 def choose(files: ImageFiles, n: int, *, seed: int, per_class: int | None = None) -> ImageFiles:

@@ -445,17 +445,17 @@ class Known:
         posterior = self.posterior
         exact = f"{self.truth:.4f}"
         if self.truth_se:
-            exact += f" ± {self.truth_se:.4f}"
+            exact = toys.with_error(self.truth, self.truth_se)
         return {
             "model": self.what,
             "nβ": f"{posterior.n_beta:g}",
             "γ": f"{posterior.localization:g}",
             "ε": f"{self.step_size:.2g}",
-            "measured": f"{estimate.value:.4f} ± {estimate.mcse:.4f}",
+            "measured": toys.with_error(estimate.value, estimate.mcse),
             "exact, this chain": exact,
             "exact, Eq. 1": f"{self.law:.4f}",
             "bias of the step": f"{self.truth / self.law - 1:+.1%}",
-            "λ": f"{self.limit:g}",
+            "λ": f"{self.limit:.4g}",
             "m": f"{self.multiplicity}",
             "exact value by": self.by,
         }

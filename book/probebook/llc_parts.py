@@ -11,6 +11,7 @@ import xarray as xr
 from torch import Tensor, nn
 
 import probelib
+from probebook.toys import with_error
 from probelib import Estimate
 from probelib.contract import required
 from probelib.estimators import share
@@ -157,7 +158,7 @@ def percent(numbers: Mapping[str, float], name: str) -> str:
     if name not in numbers:
         return "–"
     error = numbers.get(f"{name}_mcse")
-    return f"{numbers[name]:.2%} ± " + ("not known" if error is None else f"{error:.2%}")
+    return with_error(100 * numbers[name], None if error is None else 100 * error, "%")
 
 
 def fresh_mean_loss(model: nn.Module, inputs: Tensor, labels: Tensor, batch: int = 5000) -> float:

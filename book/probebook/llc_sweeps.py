@@ -1,4 +1,4 @@
-"""The LLC of one model of known law as each setting moves, measured and exact (chapter 05)."""
+"""The LLC of one model of known law as each setting changes, measured and exact (chapter 05)."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +19,7 @@ from probebook.known_llc import (
     monomial_chain_llc,
     stiff_chain_llc,
 )
+from probebook.toys import with_error
 
 KNOBS = {"n_beta": "nβ", "localization": "γ", "step_size": "ε"}
 _LIMIT = 0.75  # learning coefficient of the model
@@ -46,7 +47,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Sweeps:
-    """The LLC of :class:`Mixed` as each setting moves, measured and exact.
+    """The LLC of :class:`Mixed` as each setting changes, measured and exact.
 
     Attributes:
         points: what was measured.
@@ -81,12 +82,12 @@ class Sweeps:
         return out
 
     def rows(self) -> list[dict[str, str]]:
-        """A line of a table a point."""
+        """One line of a table per point."""
         return [
             {
                 "changed": KNOBS.get(p.knob, "steps from w*"),
                 "to": f"{p.value:.3g}",
-                "measured": f"{p.llc:.4f} ± {p.mcse:.4f}",
+                "measured": with_error(p.llc, p.mcse),
                 "exact, this chain": f"{p.chain:.4f}",
                 "exact, Eq. 1": f"{p.law:.4f}",
                 "held by the localization, of 2": f"{p.held:.3f}",
@@ -101,7 +102,7 @@ class Sweeps:
         return Claim(
             f"farthest of {len(self.points)} points of the sweeps, in standard errors",
             "sweep_z_max", "no bias", None, float(f"{limit:.3g}"), ".2f",
-            "the normal quantile at 1 in 10,000 for the largest of so many", must=True,
+            "normal quantile: chance alone exceeds it in one run of 10,000", must=True,
         )  # fmt: skip
 
 
@@ -116,7 +117,7 @@ def sweep_mixed(
     draws: int,
     seed: int,
 ) -> Sweeps:
-    """Turn nb, gamma, epsilon and the number of steps of :class:`Mixed`, each alone.
+    """Change nb, gamma, epsilon and the number of steps of :class:`Mixed`, each alone.
 
     Errors come from the independent chains.
 

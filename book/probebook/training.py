@@ -19,8 +19,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from threading import Event
 from types import MappingProxyType
 from typing import Literal
@@ -31,10 +31,12 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save, save_file
 from torch import nn
 from torch.nn import functional
-from tqdm import tqdm
 
 from probebook.cache import cache_dir, write_atomically
+from probebook.lifeline import end_with_parent
 from probebook.models import MLP
+from probebook.scratch import scratch_folder
+from probelib.progress import progress_bar
 
 __all__ = [
     "RECIPES",
@@ -242,7 +244,7 @@ def train(
     losses, accuracies = np.empty(recipe.epochs), np.empty(recipe.epochs)
     logits_seen = torch.empty(n, model.layers[-1].out_features, device=device)
     started = time.perf_counter()
-    bar = tqdm(
+    bar = progress_bar(
         total=recipe.epochs, desc=recipe.name, unit="epoch", disable=not progress, mininterval=1.0
     )
     with bar, _one_thread():
@@ -457,7 +459,7 @@ def _train_side_by_side(
     command = [sys.executable, "-c", f"from {_MODULE} import _worker; _worker()"]
     running: set[subprocess.Popen] = set()
     stopped = Event()
-    bar = tqdm(
+    bar = progress_bar(
         total=sum(recipe.epochs for recipe in recipes),
         desc=f"training {len(recipes)} networks",
         unit="epoch",
@@ -466,8 +468,9 @@ def _train_side_by_side(
     )
 
     def one(recipe: Recipe) -> TrainedNetwork:
-        result, log = (Path(folder) / f"{recipe.name}.{kind}" for kind in ("safetensors", "log"))
+        result, log = (folder / f"{recipe.name}.{kind}" for kind in ("safetensors", "log"))
         job = {
+            "parent": os.getpid(),
             "recipe": asdict(recipe),
             "seed": int(seed),
             "fingerprint": _fingerprint(recipe, images, labels, seed),
@@ -495,8 +498,8 @@ def _train_side_by_side(
         network = _load(result, recipe, images[0].numel(), seed, job["fingerprint"], "cpu")
         return replace(network, cached=False)
 
-    with TemporaryDirectory(prefix="probelib-") as folder, bar:
-        data = Path(folder) / "data.safetensors"
+    with scratch_folder("training") as folder, bar:
+        data = folder / "data.safetensors"
         save_file({"images": images.cpu().contiguous(), "labels": labels.cpu().contiguous()}, data)
         order = sorted(recipes, key=lambda recipe: (len(recipe.hidden), recipe.epochs))[::-1]
         with ThreadPoolExecutor(jobs) as pool:
@@ -515,13 +518,10 @@ def _train_side_by_side(
 def _worker() -> None:
     """The process of one training: the job is the first argument, in JSON."""
     job = json.loads(sys.argv[1])
+    end_with_parent(job["parent"])
     recipe = Recipe(**job["recipe"])
     data = load_file(job["data"])
-
-    def report() -> None:
-        sys.stdout.write(".")
-        sys.stdout.flush()
-
+    report = partial(print, ".", end="", flush=True)
     network = train(
         recipe, data["images"], data["labels"], seed=job["seed"], progress=False, _on_epoch=report
     )

@@ -10,12 +10,40 @@ from probebook.chapter import Chapter, Claim
 from probebook.known_llc import Known, monomial_law
 from probebook.llc_parts import Split, percent
 from probebook.samplers import estimate_cells
-from probebook.toys import exact_claim
+from probebook.toys import exact_claim, with_error
 from probelib import Estimate
+
+# name -> (exponents, volumes) for :func:`probebook.known_llc.monomial_law`, and a model's key
+Shown = Mapping[str, tuple[Sequence[int], Sequence[int] | None, str]]
+
+
+def stated(numbers: Mapping[str, float], name: str, share: bool = False) -> str:
+    """A recorded number with its error, where one is known, for a sentence.
+
+    Args:
+        numbers: recorded.
+        name: of the number; its error is ``<name>_mcse``.
+        share: write both in per cent.
+    """
+    if share:
+        return percent(numbers, name)
+    return with_error(numbers[name], numbers.get(f"{name}_mcse"))
+
+
+def extreme_classes(split: Split) -> dict[str, float]:
+    """The classes that hold the most and the least of the LLC per sample, over the average."""
+    per_sample = np.array([e.value for e in split.classes]) / split.class_samples
+    most, least = int(per_sample.argmax()), int(per_sample.argmin())
+    return {
+        "class_most": most,
+        "class_most_ratio": float(per_sample[most]),
+        "class_least": least,
+        "class_least_ratio": float(per_sample[least]),
+    }
 
 
 def share_rows(numbers: Mapping[str, float], prefixes: Mapping[str, str]) -> list[dict[str, str]]:
-    """A line of a table each part of the LLC: its share in every trace.
+    """One line of a table per part of the LLC: its share in every trace.
 
     Args:
         numbers: recorded.
@@ -90,9 +118,9 @@ def unbiased_row(
     return {
         "model": model.what,
         "exact, Eq. 1": f"{model.law:.4f}",
-        "SGLD": f"{paper.value:.4f} ± {paper.mcse:.4f}",
+        "SGLD": with_error(paper.value, paper.mcse),
         "off by": off(paper, ""),
-        "Leimkuhler-Matthews": f"{unbiased.value:.4f} ± {unbiased.mcse:.4f}",
+        "Leimkuhler-Matthews": with_error(unbiased.value, unbiased.mcse),
         "off by ": off(unbiased, "_unbiased"),
     }
 
@@ -118,9 +146,11 @@ def record_unbiased(
 def known_claim(chapter: Chapter, model: Known, estimate: Estimate) -> Claim:
     """Record the LLC of a known model, and claim that it is the exact one of its chain."""
     chapter.record(**model.numbers(estimate))
+    room = ", and three times its square" if model.allowed else ""
     return exact_claim(
         chapter, f"LLC: {model.what}", f"{model.key}_llc", model.truth,
-        total_error(model, estimate), model.allowed, why=model.by,
+        total_error(model, estimate), model.allowed, ".3g",
+        f"within four standard errors; exact value by {model.by}{room}",
     )  # fmt: skip
 
 
@@ -130,21 +160,17 @@ def total_error(model: Known, estimate: Estimate) -> float:
 
 
 def approach_to_limit(
-    chapter: Chapter,
-    known: Sequence[tuple[Known, Estimate]],
-    shown: Mapping[str, tuple[Sequence[int], Sequence[int] | None, str]],
-    kappa: np.ndarray,
+    models: Sequence[Known], measured: Sequence[Estimate], shown: Shown, kappa: np.ndarray
 ) -> tuple[dict, dict]:
-    """Curves and points for :func:`probebook.figures.approach`; records the share at kappa 10⁶.
+    """Curves and points for :func:`probebook.figures.approach`.
 
     Args:
-        chapter: where to.
-        known: models and their measured LLCs.
-        shown: name -> (exponents, volumes) for :func:`probebook.known_llc.monomial_law`, and the
-            key of the model.
+        models: the known models.
+        measured: their LLCs.
+        shown: those that are drawn.
         kappa: where the curves are computed.
     """
-    by_key = {model.key: (model, estimate) for model, estimate in known}
+    by_key = {model.key: pair for model, *pair in zip(models, models, measured, strict=True)}
     curves, points = {}, {}
     for name, (exponents, volumes, key) in shown.items():
         model, estimate = by_key[key]
@@ -156,9 +182,15 @@ def approach_to_limit(
         curves[name] = kappa, np.array(exact) / model.limit, leading
         at = model.posterior.n_beta / model.posterior.localization ** sum(exponents)
         points[name] = at, estimate.value / model.limit, estimate.mcse / model.limit
-        at_1e6 = monomial_law(exponents, 1e6, 1.0, volumes).llc
-        chapter.record(**{f"{key}_share_of_limit_at_1e6": at_1e6 / model.limit})
     return curves, points
+
+
+def record_shares_of_limit(chapter: Chapter, models: Sequence[Known], shown: Shown) -> None:
+    """Record what share of its limit the LLC of Eq. 1 has reached at kappa = 10⁶."""
+    limits = {model.key: model.limit for model in models}
+    for exponents, volumes, key in shown.values():
+        at_1e6 = monomial_law(exponents, 1e6, 1.0, volumes).llc
+        chapter.record(**{f"{key}_share_of_limit_at_1e6": at_1e6 / limits[key]})
 
 
 def identity_claims() -> list[Claim]:
@@ -167,19 +199,19 @@ def identity_claims() -> list[Claim]:
         Claim(
             "relative difference: LLC and sum of the gains times β", "identity_relative_error",
             "equal", None, 1e-10, ".1e",
-            "float64 sums of the same float32 losses, in two orders", must=True,
+            "rounding: float64 sums of the same float32 losses, in two orders", must=True,
         ),
         Claim(
-            "nβ Σμ over the LLC, relative distance from n", "identity_n_factor_relative_error",
+            "nβ Σμ over the LLC: relative distance from n", "identity_n_factor_relative_error",
             "", None, 1e-10, ".1e", "the factor is n, whatever the trace", must=True,
         ),
         Claim(
             "nβ Σμ over the LLC", "identity_n_factor", "1", 0.99, 1.01, ",.1f",
-            "erratum 3: the printed formula is n times too large",
+            "erratum 3: the printed formula is n times too large; the range is 1 %",
         ),
         Claim(
             "share of the LLC in the hardest 1 %", "share_hardest_1pct_held_out", digits=".3f",
-            why="ordered by other draws",
+            why="the order is from other draws",
         ),
         Claim(
             "the same with 10 % wrong labels", "noisy_share_hardest_1pct_held_out", digits=".3f",
@@ -190,11 +222,14 @@ def identity_claims() -> list[Claim]:
 
 __all__ = [
     "approach_to_limit",
+    "extreme_classes",
     "identity_claims",
     "known_claim",
+    "record_shares_of_limit",
     "record_unbiased",
     "sampler_row",
     "share_rows",
+    "stated",
     "total_error",
     "unbiased_row",
 ]

@@ -17,6 +17,7 @@ from probebook.toys import (
     path,
     printed_update,
     trace_by_chain,
+    with_error,
 )
 from probelib import Diagnostics, Estimate, Kernel
 
@@ -148,7 +149,7 @@ class Regression:
 
 
 def bias_rows(chapter: Chapter, claims: Sequence[Claim]) -> list[dict[str, str]]:
-    """A line of a table a claim of :class:`Regression`; records the bias of the chain."""
+    """One line of a table per claim of :class:`Regression`; records the bias of the chain."""
     rows = []
     for claim in claims:
         value, error, truth, zero = (
@@ -159,7 +160,7 @@ def bias_rows(chapter: Chapter, claims: Sequence[Claim]) -> list[dict[str, str]]
         rows.append(
             {
                 "quantity": claim.what.removeprefix("regression: "),
-                "measured": f"{value:.4f} ± {error:.4f}",
+                "measured": with_error(value, error),
                 "exact, this chain": f"{truth:.4f}",
                 "exact, Eq. 1": f"{zero:.4f}",
                 "bias of the chain": f"{truth / zero - 1:+.1%}",
@@ -189,8 +190,8 @@ def sampler_rows(
         of_trace = probelib.empirical_variance(trace)
         rows.append(
             {"settings": described}
-            | estimate_cells(chapter, f"regression_llc{end}", "LLC", of_llc, ".4f")
-            | estimate_cells(chapter, f"regression_trace_k{end}", "tr K", of_trace, ".4f")
+            | estimate_cells(chapter, f"regression_llc{end}", "LLC", of_llc, ".3f")
+            | estimate_cells(chapter, f"regression_trace_k{end}", "tr K", of_trace, ".3f")
             | {"mean gain over Eq. 1's": f"{gain:.3f}"}
         )
     exact = {"settings": "Eq. 1, exact", "LLC": f"{exact_llc:.4f}", "tr K": f"{exact_trace:.4f}"}
@@ -213,7 +214,7 @@ def unbiased_claims(
     chapter.record(
         regression_gain_z_max_unbiased=np.abs((gain.values - exact_gain) / gain.mcse.values).max()
     )
-    why = "Eq. 1 itself, at the step at which SGLD misses it"
+    why = "Eq. 1 itself, at the step size at which SGLD is biased"
     return [
         exact_claim(
             chapter, f"regression, unbiased sampler: {what}", key, truth,
@@ -229,7 +230,7 @@ def unbiased_claims(
 def step_rows(
     chapter: Chapter, runs: Mapping[str, Mapping[float, xr.Dataset]]
 ) -> list[dict[str, str]]:
-    """Record the network's LLC by step size and sampler, and give a line of a table a step size.
+    """Record the network's LLC by step size and sampler, and give a line of a table per step size.
 
     Args:
         chapter: where to.
@@ -276,7 +277,7 @@ def localization_claims(
     )  # fmt: skip
     printed = Claim(
         f"erratum 1: variance of a weight at γ = {gamma:g}", "erratum1_variance", "γ = 30",
-        28.4, 31.6, ".4f", "30 ± 5 % for the step size; it is 1/γ, a precision",
+        28.4, 31.6, ".4f", "30 ± 5 %, the bias of the step; measured is 1/γ: γ is a precision",
     )  # fmt: skip
     return [exact], [printed]
 
@@ -323,14 +324,14 @@ class Temperatures:
         exact = exact_claim(
             chapter, f"printed update: variance over Eq. 1's at nβ = {self.n_beta[at]:g}",
             "printed_variance_ratio", printed_law / self.eq1[at], error,
-            why="Eq. 7 as printed has a law of its own, and we ran it right",
+            why="exact law of Eq. 7 as printed: the experiment is right",
         )  # fmt: skip
         room = 4 * error + 0.081
         printed = Claim(
             f"erratum 2: variance of the printed update over Eq. 1's at nβ = {self.n_beta[at]:g}",
             "erratum2_printed_over_eq1", "1",
             float(f"{1 - room:.3g}"), float(f"{1 + room:.3g}"), ".3f",
-            "8 % for the step size; the missing β does the rest",
+            "8 % is the bias of the step; the rest is the missing β",
         )  # fmt: skip
         return [exact], [printed]
 
@@ -495,7 +496,7 @@ class Setting:
         llc: estimated.
         look: diagnostics.
         stiffness: epsilon A_max.
-        forgetting: 2 / (epsilon gamma), steps in which a flat direction is forgotten.
+        forgetting: 2 / (epsilon gamma), relaxation time of a flat direction in steps.
     """
 
     knob: str

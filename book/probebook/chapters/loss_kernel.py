@@ -1,4 +1,4 @@
-"""Chapter 04: the rows behind its tables, kept runs computed again, and the claims."""
+"""Chapter 04: the rows behind its tables, and kept runs computed again."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,19 +10,13 @@ from torch import nn
 
 import probelib
 from probebook import alignment as al
-from probebook.chapter import Chapter, Claim
+from probebook.chapter import Chapter
 from probebook.classifiers import Classifier
 from probebook.imagenet import Decoded, ImageFiles
 from probebook.prerun import KeptPairs
 
 Rows = list[dict[str, str]]
 EVEN, ODD = slice(0, None, 2), slice(1, None, 2)  # of the chains: two halves that share nothing
-NOT_A_RESULT = (
-    '<p class="not-a-result"><strong>A stand-in.</strong> No ImageNet photographs were found '
-    "here, so this page shows crops of a few photographs that Python packages ship, under "
-    "the labels that a small network gives them. Set <code>PROBELIB_IMAGENET</code> and run "
-    "it again for a result.</p>"
-)
 
 
 # -- two halves of the chains ------------------------------------------------------------------
@@ -69,7 +63,7 @@ def record_photographs(
     right_first = logits.argmax(1).numpy() == labels
     right_in_five = (logits.topk(5).indices.numpy() == labels[:, None]).any(1)
     chapter.record(
-        stand_in=str(stand_in).lower(),
+        stand_in=int(stand_in),
         network=classifier.name,
         n_parameters=sum(p.numel() for p in classifier.network.parameters()),
         n_images=len(labels),
@@ -321,6 +315,7 @@ class LastModule:
                 probelib.loss_kernel(trace).correlation(), *self.pair_halves
             ),
         )
+        chapter.record_verdict(trust, "sgld_verdict")
 
 
 def last_module(trace: xr.Dataset, pairs: xr.Dataset) -> LastModule:
@@ -392,6 +387,7 @@ class Table1Row:
             table1_interval_low=self.aligned.low,
             table1_interval_high=self.aligned.high,
         )
+        chapter.record_verdict(trust, "table1_verdict")
 
     def record_beside(
         self,
@@ -485,6 +481,7 @@ def record_kernel(
         mean_loss_start=float(at_center.mean()),
         mean_loss_chain=float(loss.mean()),
         split_half_reliability=reliability,
+        split_half_reliability_se=al.reliability_error(*halves),
         reliability_of_both=probelib.spearman_brown(reliability),
         shared_top5=al.overlap(*nearest),
         most_frequent_neighbour=int(np.bincount(cross.ravel()).max()),
@@ -508,7 +505,7 @@ def alignment_rows(
     labels: np.ndarray,
     among: np.ndarray,
     meaning: al.Meaning,
-) -> tuple[dict[str, al.Alignment], Rows]:
+) -> Rows:
     """Record what each similarity's neighbours mean, and give a line of a table each.
 
     Args:
@@ -518,9 +515,9 @@ def alignment_rows(
         among: WordNet similarity of the photographs' classes, shape (n, n).
         meaning: from :func:`probebook.alignment.meaning_of`.
     """
-    rows, results, features = [], {}, measured["features"]
+    rows, features = [], measured["features"]
     for name, matrix in measured.items():
-        aligned = results[name] = meaning(matrix, labels)
+        aligned = meaning(matrix, labels)
         key = "kernel" if name == "loss kernel" else name.replace(",", "").replace(" ", "_").lower()
         numbers = {
             "wordnet_top5": aligned.value,
@@ -544,7 +541,7 @@ def alignment_rows(
                 "top 5 shared with features": f"{numbers['shared_with_features']:.0%}",
             }
         )
-    return results, rows
+    return rows
 
 
 def record_agreement(
@@ -552,10 +549,6 @@ def record_agreement(
     measured: Mapping[str, np.ndarray],
     halves: Sequence[np.ndarray],
     main: al.Alignment,
-    gradient_cosine: np.ndarray,
-    some: np.ndarray,
-    labels: np.ndarray,
-    meaning: al.Meaning,
 ) -> None:
     """Record the kernel's neighbours beside chance, and its agreement with simpler similarities.
 
@@ -564,14 +557,8 @@ def record_agreement(
         measured: as there.
         halves: R from two halves of the walks.
         main: alignment of the loss kernel.
-        gradient_cosine: of the gradients at w*, on the photographs ``some``.
-        some: positions of those.
-        labels: of all photographs.
-        meaning: from :func:`probebook.alignment.meaning_of`.
     """
-    r, last = measured["loss kernel"], measured["last module only"]
     classes, features = measured["weights of the labels"], measured["features"]
-    block = r[np.ix_(some, some)]
     chapter.record(
         wordnet_top5_cross_label=main.value,
         wordnet_chance=main.chance,
@@ -580,91 +567,61 @@ def record_agreement(
         wordnet_over_chance=main.value - main.high,
         spearman_wordnet=chapter.numbers["kernel_spearman_wordnet"],
         feature_agreement=chapter.numbers["kernel_spearman_features"],
-        gradient_agreement=_pearson_of_pairs(block, gradient_cosine),
-        gradient_wordnet=meaning(gradient_cosine, labels[some]).value,
-        kernel_wordnet_on_sweep=meaning(block, labels[some]).value,
-        last_module_agreement=_pearson_of_pairs(r, last),
         class_agreement=al.noise_free_correlation(halves, (classes, classes)),
         feature_agreement_noise_free=al.noise_free_correlation(halves, (features, features)),
     )
+
+
+def record_gradients(
+    chapter: Chapter,
+    r: np.ndarray,
+    gradient_cosine: np.ndarray,
+    some: np.ndarray,
+    labels: np.ndarray,
+    meaning: al.Meaning,
+) -> None:
+    """Record the kernel beside the cosine of the gradients at w*.
+
+    Args:
+        chapter: where to.
+        r: of all photographs, shape (n, n).
+        gradient_cosine: of the photographs ``some``, shape (m, m).
+        some: positions of those, shape (m,).
+        labels: of all photographs.
+        meaning: from :func:`probebook.alignment.meaning_of`.
+    """
+    block = r[np.ix_(some, some)]
+    chapter.record(
+        gradient_agreement=_pearson_of_pairs(block, gradient_cosine),
+        gradient_wordnet=meaning(gradient_cosine, labels[some]).value,
+        kernel_wordnet_on_sweep=meaning(block, labels[some]).value,
+    )
+
+
+def record_last_module(chapter: Chapter, r: np.ndarray, of_module: np.ndarray) -> None:
+    """Record the correlation over pairs of the whole network's R and the last module's own."""
+    chapter.record(last_module_agreement=_pearson_of_pairs(r, of_module))
 
 
 def _pearson_of_pairs(one: np.ndarray, other: np.ndarray) -> float:
     return float(np.corrcoef(al.off_diagonal(one), al.off_diagonal(other))[0, 1])
 
 
-# -- claims ------------------------------------------------------------------------------------
-
-
-def claims(kept: bool, row: Table1Row | None) -> list[Claim]:
-    """What the paper says about neighbours, and what must hold of the runs.
-
-    Args:
-        kept: whether the kernel of the whole network is a kept run.
-        row: Table 1's, if there is one.
-    """
-    guessing = float(np.log(1000))
-    neighbours = Claim(
-        "cross-label neighbours: WordNet similarity above the interval of chance",
-        "wordnet_over_chance", "highly interpretable", 0.0, None, ".3f",
-        "the paper shows pictures; this is the distance to the upper end of the interval",
-    )  # fmt: skip
-    reliability = Claim(
-        "split-half reliability of R", "split_half_reliability", "", digits=".3f",
-        why="of one half; the paper gives none",
-    )  # fmt: skip
-    others = [
-        Claim(
-            "mean loss along the chains, this chapter's γ (nats)", "mean_loss_chain",
-            "a local posterior", None, guessing, ".2f", "below guessing",
-        ),
-        Claim(
-            "covariances of SGLD draws on those of gradient pairs, slope freed of noise",
-            "draws_on_pairs", "1", 0.9, 1.1, ".3f",
-            "two estimators of one kernel, not a claim of the paper; the room is for Eq. 1's data "
-            "term",
-        ),
-        Claim("Spearman of R with WordNet, all pairs", "spearman_wordnet", digits=".3f"),
-    ]  # fmt: skip
-    again = Claim(
-        "R of the kept run computed again, largest difference", "verified_difference", "0",
-        None, 0.02, ".4f", "bfloat16 and the order of sums", must=True,
-    )  # fmt: skip
-    of_row = [] if row is None else [
-        Claim(
-            "mean loss along the chain, Table 1's γ (nats)", "table1_mean_loss_chain",
-            "a local posterior", None, guessing, ".2f",
-            "above guessing, the draws do worse than a network that knows nothing",
-        ),
-        Claim(
-            "cross-label neighbours, Table 1's γ: WordNet similarity", "table1_wordnet",
-            "highly interpretable", row.aligned.high, None, ".3f",
-            "agrees if above the interval of chance",
-        ),
-        Claim(
-            "R at Table 1's γ and the weights of the labels: correlation",
-            "table1_class_agreement", "", digits=".2f",
-            why="corrected for noise; these weights know nothing of photographs",
-        ),
-    ]  # fmt: skip
-    return [neighbours, reliability, *of_row, *others, *([again] if kept else [])]
-
-
 __all__ = [
-    "NOT_A_RESULT",
     "LastModule",
     "Localization",
     "Table1Row",
     "alignment_rows",
-    "claims",
     "halves_of_draws",
     "halves_of_pairs",
     "label_weights",
     "last_module",
     "localization_of",
     "record_agreement",
+    "record_gradients",
     "record_kept",
     "record_kernel",
+    "record_last_module",
     "record_photographs",
     "record_steps",
     "reduced_rows",

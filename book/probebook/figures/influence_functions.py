@@ -63,7 +63,7 @@ def singular_influence(
         agreement: name -> (damping, rank correlation with the same at ``reference``).
         reference: a damping, drawn dotted.
     """
-    fig, axes = figure(1, 3, size=(11, 3.5))
+    fig, axes = figure(1, 3, size=(9.2, 3.3))
     left, middle, right = axes[0]
     values = eigenvalues[np.argsort(-np.abs(eigenvalues))]
     ranks, sizes = np.arange(1, len(values) + 1), np.abs(values)
@@ -144,7 +144,7 @@ def kernel_and_gradients(
         purity: name -> (quantile group, share of neighbours of the same class).
         chance: that share without any knowledge.
     """
-    fig, axes = figure(1, 3, size=(11, 3.5))
+    fig, axes = figure(1, 3, size=(9.2, 3.3))
     left, middle, right = axes[0]
     for mask, color, name in ((~same, SKY, "different classes"), (same, VERMILION, "same class")):
         left.scatter(

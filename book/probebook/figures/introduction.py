@@ -49,7 +49,7 @@ def probe_picture(
 
     first, second, loss = surface
     lines = middle.contour(first, second, loss, levels=12, colors="0.55", linewidths=0.7, zorder=1)
-    middle.clabel(lines, lines.levels[::3], fontsize=7, fmt="%.2g")
+    middle.clabel(lines, lines.levels[::3], fontsize=8, fmt="%.2g")
     middle.scatter(*cloud.T, s=5, lw=0, alpha=0.3, color=SKY, zorder=2, rasterized=True)
     middle.plot(*center, marker="*", ms=15, color=VERMILION, mec="white", zorder=3)
     middle.annotate(
