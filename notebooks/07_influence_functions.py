@@ -807,7 +807,7 @@ chapter.say(
     "digits {mnist_spearman_low:.2f} to {mnist_spearman_high:.2f}), over pairs of different classes "
     "{mnist_spearman_across:.2f} ({mnist_spearman_across_low:.2f} to {mnist_spearman_across_high:.2f}). "
     "Between the 1 % and the 99 % quantile, the lengths of the "
-    "gradients span a factor **{mnist_spread_gradient:,.0f}**, the deviations of the losses "
+    "gradients span a factor **{mnist_spread_gradient:.0e}**, the deviations of the losses "
     "**{mnist_spread_deviation:,.0f}**. The longest twentieth holds {mnist_longest_share:.0%} of the "
     "squared length, and the twentieth with the largest variance {mnist_deviation_share:.0%} of the trace "
     "of $K$. Neighbours of the same class: {mnist_purity_kernel:.3f} by the kernel, "
