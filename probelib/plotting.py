@@ -77,7 +77,8 @@ def image_grid(
         groups: name of each block -> its images, shape (k, height, width) for grey, or
             (k, height, width, 3) or (k, 3, height, width) for RGB; 0 to 255 where they are
             integers, 0 to 1 where they are floats. Floats outside that are scaled to fit.
-        titles: name of each block -> a short line above each of its images.
+        titles: name of each block -> a few words above each of its images, in two lines where one
+            is wider than the image.
         cols: images per row within a block.
         size: width of an image, inches.
         cmap: of grey images; "gray_r" draws bright pixels dark.
@@ -88,7 +89,12 @@ def image_grid(
     pictures = {name: _pictures(images, f"groups[{name!r}]") for name, images in groups.items()}
     k = max(len(images) for images in pictures.values())
     rows = -(-k // cols)
-    line = 0.18 if titles else 0.02
+    above = {
+        name: [_wrapped(text, size - 0.05, 7.5, "normal", 2) for text in texts]
+        for name, texts in (titles or {}).items()
+    }
+    deepest = max((text.count("\n") + 1 for texts in above.values() for text in texts), default=0)
+    line = 0.05 + 0.13 * deepest if titles else 0.02
     tall = max(images.shape[1] / images.shape[2] for images in pictures.values())
     with plt.rc_context(STYLE):
         fig = plt.figure(
@@ -104,7 +110,7 @@ def image_grid(
             for i, image in enumerate(images):
                 axes[i].imshow(image, interpolation="nearest", cmap=cmap)
                 if titles:
-                    axes[i].set_title(titles[name][i], fontsize=7.5, pad=1.5)
+                    axes[i].set_title(above[name][i], fontsize=7.5, pad=1.5)
     return fig
 
 

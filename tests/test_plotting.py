@@ -104,6 +104,19 @@ def test_grid_shows_every_image_under_its_title():
     np.testing.assert_array_equal(drawn[0].images[0].get_array(), IMAGES[0])
 
 
+def test_words_above_images_do_not_touch():
+    words = ["7: <0.01", "3: 12.5", "8"]
+    fig = plotting.image_grid(
+        {"low": IMAGES[:3], "high": IMAGES[:3]}, {"low": words, "high": words}
+    )
+    fig.draw_without_rendering()
+    drawn = [ax for ax in fig.get_axes() if ax.images]
+    assert drawn[0].get_title() == "7:\n<0.01"
+    for ax in drawn:
+        limit = 0.42 * fig.dpi  # images stand 0.47 inch apart by default
+        assert ax.title.get_window_extent().width <= limit + 2  # hinting moves an edge by a pixel
+
+
 @pytest.mark.parametrize(
     "images",
     [
