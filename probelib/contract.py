@@ -345,20 +345,21 @@ def _same(all_of_it: xr.Variable, first: xr.Variable) -> bool:
     return every.size > 0 and bool(np.all(equal))
 
 
-def run_number(fingerprint: Mapping[str, Any], thin: int) -> int:
+def run_number(fingerprint: Mapping[str, Any], thin: int) -> float:
     """The scalar coordinate ``run`` of a trace, from its fingerprint.
 
     Its upper half is another for another posterior, its lower half for other paths of the chains.
-    Where traces are joined it becomes an array, and tells what attributes no longer do.
+    Where traces are joined it becomes an array, and tells what attributes no longer do. A whole
+    number of 52 bits, as a float: so every kind of file holds it.
     """
     posterior = {name: fingerprint.get(name) for name in _OF_POSTERIOR}
     others = fingerprint.keys() - {*_OF_POSTERIOR, *_OF_NO_PATH}
     path = posterior | {name: fingerprint[name] for name in others} | {"thin": thin}
     upper, lower = (
-        int.from_bytes(hashlib.sha256(json.dumps(of, sort_keys=True).encode()).digest()[:4]) >> 1
+        int.from_bytes(hashlib.sha256(json.dumps(of, sort_keys=True).encode()).digest()[:4]) >> 6
         for of in (posterior, path)
     )
-    return upper << 32 | lower
+    return float(upper << 26 | lower)
 
 
 _OF_POSTERIOR = (
@@ -376,7 +377,7 @@ def _check_joined(data: xr.Dataset, argument: str) -> None:
     if "run" not in data.coords:
         return
     runs = np.unique(data["run"].values)
-    if len(np.unique(runs >> 32)) > 1:
+    if len(np.unique(runs // 2**26)) > 1:
         raise ValueError(
             f"{argument} joins traces of several posteriors (other weights, data, n_beta or "
             "localization), which have no expectation in common; read each on its own"
