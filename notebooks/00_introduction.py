@@ -241,7 +241,7 @@ figures.data_maps(
 # what Eqs. 4 to 6 give on that grid. A run agrees when it lies within four Monte-Carlo standard errors
 # plus the bias of the step size. This bias is at most a fraction $\epsilon A_{\max} / 4$ of a variance,
 # with $\epsilon$ the step size and $A_{\max}$ the largest precision of the posterior;
-# {doc}`chapter 1 <01_local_posterior>` derives and measures it. The book is not built with a miss here.
+# {doc}`chapter 01 <01_local_posterior>` derives and measures it. The book is not built with a miss here.
 
 # %%
 exact = integrate(posterior)
@@ -280,7 +280,7 @@ chapter.compare(
 # - **Draws are not independent.** Neighbouring draws of a chain are similar. The errors above account for
 #   it; dividing by the square root of the number of draws would not.
 # - **Two weights are an easy case.** This loss is convex, with one minimum. In a network the chains may
-#   not have reached all directions when you stop; {doc}`chapter 1 <01_local_posterior>` shows how to
+#   not have reached all directions when you stop; {doc}`chapter 01 <01_local_posterior>` shows how to
 #   notice.
 #
 # The library checks the draws. $\hat R$ (R-hat) compares the chains with each other and is near 1 where
@@ -359,13 +359,13 @@ chapter.say(
 #
 # | chapter | question |
 # | --- | --- |
-# | {doc}`1 · The local posterior <01_local_posterior>` | Does the sampler sample what it should? Every answer that is known exactly, three errata, and how to choose the settings. |
-# | {doc}`2 · Loss gain on MNIST <02_loss_gain>` | Which digits are fragile, and does the gain say more than the loss? |
-# | {doc}`3 · Memorization <03_memorization>` | Can the probe tell what was memorized from what was learned? |
-# | {doc}`4 · The loss kernel on ImageNet <04_loss_kernel>` | Does the kernel of a large network follow the meaning of its images? |
-# | {doc}`5 · The LLC sum identity <05_llc_identity>` | Do the gains add up to the learning coefficient, and is the estimate right where the answer is known? |
-# | {doc}`6 · Singular fluctuation <06_singular_fluctuation>` | What is the trace of the kernel, and how well does one data set determine it? |
-# | {doc}`7 · Influence functions <07_influence_functions>` | When is the kernel the classical influence, and which of the two predicts retraining? |
+# | {doc}`01 · The local posterior <01_local_posterior>` | Does the sampler sample what it should? Every answer that is known exactly, three errata, and how to choose the settings. |
+# | {doc}`02 · Loss gain on MNIST <02_loss_gain>` | Which digits are fragile, and does the gain say more than the loss? |
+# | {doc}`03 · Memorization <03_memorization>` | Can the probe tell what was memorized from what was learned? |
+# | {doc}`04 · The loss kernel on ImageNet <04_loss_kernel>` | Does the kernel of a large network follow the meaning of its images? |
+# | {doc}`05 · The LLC sum identity <05_llc_identity>` | Do the gains add up to the learning coefficient, and is the estimate right where the answer is known? |
+# | {doc}`06 · Singular fluctuation <06_singular_fluctuation>` | What is the trace of the kernel, and how well does one data set determine it? |
+# | {doc}`07 · Influence functions <07_influence_functions>` | When is the kernel the classical influence, and which of the two predicts retraining? |
 # | {doc}`Errata <../errata>` | Seven places where the paper needs a correction. |
 # | {doc}`Glossary <../glossary>` and {doc}`API <../api>` | The words, and the library. |
 #

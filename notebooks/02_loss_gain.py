@@ -104,7 +104,7 @@ chapter.record(
 #
 # The paper says "a two-layer ReLU MLP (width 512)". That leaves open the number of hidden layers, the
 # optimiser and the scale of the pixels. This book takes one hidden layer, pixels in $[0, 1]$, and SGD
-# with momentum. {doc}`Chapter 3 <03_memorization>` says why, and what changes under other readings.
+# with momentum. {doc}`Chapter 03 <03_memorization>` says why, and what changes under other readings.
 
 # %%
 mnist = load_mnist("train")

@@ -153,7 +153,7 @@ chapter.say(
 # %% [markdown]
 # ## The probe
 #
-# The call is that of {doc}`chapter 2 <02_loss_gain>`. Table 1 asks for one chain here, and a longer
+# The call is that of {doc}`chapter 02 <02_loss_gain>`. Table 1 asks for one chain here, and a longer
 # burn-in. The loss gain $\mu_i = \operatorname{E}_w[\ell_i(w) - \ell_i(w^*)]$ is how much the loss of
 # sample $i$ rises, on average, at weights $w$ drawn from the local posterior.
 
@@ -283,7 +283,7 @@ chapter.say(
 # ## Is it the step?
 #
 # `LeimkuhlerMatthews` samples the same posterior, and has no step bias on a quadratic
-# ({doc}`chapter 2 <02_loss_gain>` says more). It runs with the same seed, number of steps and step size,
+# ({doc}`chapter 02 <02_loss_gain>` says more). It runs with the same seed, number of steps and step size,
 # and keeps fewer of the draws.
 
 # %%
@@ -562,7 +562,7 @@ chapter.say(
 # One number per sample, computed without a true label, was held to labels that we know to be wrong. The
 # answer at the top of the page says how far the loss gain separates them, and how that compares with the
 # loss. How much of the sum of all gains the wrong labels hold is the question of
-# {doc}`chapter 5 <05_llc_identity>`.
+# {doc}`chapter 05 <05_llc_identity>`.
 #
 # **References.** Influence and memorization are closely related: {cite:t}`koh2017understanding`; the
 # covariance kernel as a tool for case influence: {cite:t}`thomas2018reconciling`.

@@ -954,7 +954,7 @@ chapter.say(
 )
 
 # %% [markdown]
-# Next: {doc}`chapter 5 <05_llc_identity>` adds the loss gains up to the learning coefficient.
+# Next: {doc}`chapter 05 <05_llc_identity>` adds the loss gains up to the learning coefficient.
 #
 # **References.** The original network: {cite:t}`szegedy2015going`. The covariance identity:
 # {cite:t}`houdre1998interpolation`. WordNet similarity: {cite:t}`wu1994verb`.

@@ -20,7 +20,7 @@
 
 # %% [markdown] tags=["about"]
 # This chapter reproduces Appendix B.1 of the paper. It checks the identity on the MNIST trace of
-# {doc}`chapter 2 <02_loss_gain>`, shows [erratum 3](demo-erratum-3-mnist) with both numbers, and splits
+# {doc}`chapter 02 <02_loss_gain>`, shows [erratum 3](demo-erratum-3-mnist) with both numbers, and splits
 # the local learning coefficient (LLC) by class, by wrong labels and by loss gain.
 #
 # It adds fourteen models whose coefficient is known, singular ones among them, and it shows which
@@ -28,8 +28,8 @@
 #
 # | profile | what runs | two cores |
 # | --- | --- | --- |
-# | `smoke` | the small traces of chapters 2 and 3, short chains: not a result | seconds |
-# | `laptop` | the full traces of chapters 2 and 3 from the cache; fourteen known models, four sweeps | a few minutes, and those of chapters 2 and 3 if they have not run |
+# | `smoke` | the small traces of chapters 02 and 03, short chains: not a result | seconds |
+# | `laptop` | the full traces of chapters 02 and 03 from the cache; fourteen known models, four sweeps | a few minutes, and those of chapters 02 and 03 if they have not run |
 # | `paper` | the same as `laptop` | the same |
 
 # %% tags=["hide-input"]
@@ -47,15 +47,15 @@ from probebook.probes import mnist_probe
 
 # %% tags=["parameters"]
 profile: str = "laptop"  # smoke, laptop or paper
-seed: int = 0  # of the chains; chapters 2 and 3 have the same
+seed: int = 0  # of the chains; chapters 02 and 03 have the same
 results_dir: str = "../results/live"  # where this chapter's numbers go
 live: bool = True  # False when the driver runs it: no progress bars then
-n_samples: int = 60_000  # training digits, as in chapters 2 and 3
-epochs: int = 20  # of training, as in chapter 2
+n_samples: int = 60_000  # training digits, as in chapters 02 and 03
+epochs: int = 20  # of training, as in chapter 02
 chains: int = 5  # C, Table 1
 draws: int = 500  # T, Table 1
 burn_in: int = 10  # b, Table 1
-noisy_epochs: int = 100  # of training on noisy labels, as in chapter 3
+noisy_epochs: int = 100  # of training on noisy labels, as in chapter 03
 noisy_chains: int = 1  # C, Table 1
 noisy_draws: int = 500  # T, Table 1
 noisy_burn_in: int = 100  # b, Table 1
@@ -92,7 +92,7 @@ told = partial(helpers.stated, chapter.numbers)
 #   = \beta \sum_i \mu_i .$$
 #
 # This is exact. It needs neither many samples nor a chain that has converged. It holds for every trace,
-# to rounding. The trace of chapter 2 is read in two ways that share no arithmetic:
+# to rounding. The trace of chapter 02 is read in two ways that share no arithmetic:
 #
 # - **by sample**: `probelib.loss_gain` subtracts $\ell_i(w^*)$ and averages each sample's losses over
 #   the draws; then the samples are averaged;
@@ -170,7 +170,7 @@ chapter.say(
 # ## Can the draws be trusted?
 #
 # The identity holds for any trace. What follows is about the posterior, so the draws must represent it.
-# The second trace is that of {doc}`chapter 3 <03_memorization>`, with 10 % of the labels wrong.
+# The second trace is that of {doc}`chapter 03 <03_memorization>`, with 10 % of the labels wrong.
 
 # %%
 noisy_probe = mnist_probe(
@@ -259,7 +259,7 @@ chapter.say(
 # ## The same by the unbiased sampler
 #
 # Both traces above were drawn by the paper's sampler, stochastic-gradient Langevin dynamics (SGLD). The
-# length of its step biases them ({doc}`chapter 2 <02_loss_gain>`). Here are the same two posteriors by
+# length of its step biases them ({doc}`chapter 02 <02_loss_gain>`). Here are the same two posteriors by
 # `LeimkuhlerMatthews`, at the same step size.
 
 # %%
@@ -322,7 +322,7 @@ chapter.say(
 #
 # **Regular models.** Linear regression in $d$ dimensions has $\lambda = d/2$. The law of the chain is
 # Gaussian, with covariance $C = [A(1 - \epsilon A/4)]^{-1}$ where $A = n\beta H + \gamma I$ and $H$ is the
-# Hessian of $L$. So $\frac{n\beta}2 \operatorname{tr}(HC)$ is exact ({doc}`chapter 1
+# Hessian of $L$. So $\frac{n\beta}2 \operatorname{tr}(HC)$ is exact ({doc}`chapter 01
 # <01_local_posterior>`).
 #
 # **Normal crossings.** The model $x \prod_i w_i^{k_i}$ with target 0 has

@@ -20,7 +20,7 @@
 
 # %% [markdown] tags=["about"]
 # This chapter is about Appendix B.2 of the paper (Eqs. 13 and 14), and Eqs. 11 and 12, on which it rests.
-# It measures the singular fluctuation of the network of {doc}`chapter 2 <02_loss_gain>`, and which digits
+# It measures the singular fluctuation of the network of {doc}`chapter 02 <02_loss_gain>`, and which digits
 # it comes from.
 #
 # It adds tests on three small models whose posteriors can be integrated: Eq. 12 over many data sets, and
@@ -29,8 +29,8 @@
 #
 # | profile | what runs | two cores |
 # | --- | --- | --- |
-# | `smoke` | few data sets, short chains, the probe of chapter 2 in its smoke size: not a result | seconds |
-# | `laptop` | everything in full, the trace of chapter 2 from the cache | two minutes, and chapter 2 if it has not run |
+# | `smoke` | few data sets, short chains, the probe of chapter 02 in its smoke size: not a result | seconds |
+# | `laptop` | everything in full, the trace of chapter 02 from the cache | two minutes, and chapter 02 if it has not run |
 # | `paper` | the same as `laptop` | the same |
 
 # %% tags=["hide-input"]
@@ -105,7 +105,7 @@ chapter.record(n_samples=n_samples, data_sets=data_sets)
 # $$V = \sum_i \operatorname{Var}_w[\ell_i(w)] = \operatorname{tr} K, \qquad
 #   \nu = \frac\beta2 \lim_{n \to \infty} \operatorname{E}_{\mathcal D}[V].$$
 #
-# Here are both on the network of chapter 2, with Table 1's settings. `mnist_probe` repeats the call of
+# Here are both on the network of chapter 02, with Table 1's settings. `mnist_probe` repeats the call of
 # that chapter, and reads its trace from the cache.
 
 # %%
@@ -151,7 +151,7 @@ chapter.say(
 )
 
 # %% [markdown]
-# The step bias of the paper's sampler is in both numbers ({doc}`chapter 2 <02_loss_gain>`). Here is the same
+# The step bias of the paper's sampler is in both numbers ({doc}`chapter 02 <02_loss_gain>`). Here is the same
 # posterior by `LeimkuhlerMatthews`, at the same step size.
 
 # %%

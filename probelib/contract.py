@@ -377,6 +377,7 @@ def _check_joined(data: xr.Dataset, argument: str) -> None:
     if "run" not in data.coords:
         return
     runs = np.unique(data["run"].values)
+    runs = runs[np.isfinite(runs)]  # a part from elsewhere has no number
     if len(np.unique(runs // 2**26)) > 1:
         raise ValueError(
             f"{argument} joins traces of several posteriors (other weights, data, n_beta or "
