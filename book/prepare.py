@@ -283,7 +283,9 @@ def first_screen(nb: NotebookNode) -> list[NotebookNode]:
             continue
         cell = nb.cells[position]
         # A page leaves out the outputs of a cell without code, though the code is hidden.
-        moved = nbformat.v4.new_code_cell(cell.source, outputs=cell.outputs)
+        moved = nbformat.v4.new_code_cell(
+            cell.source, outputs=cell.outputs, execution_count=cell.execution_count
+        )
         moved.metadata["tags"] = sorted({*tags(cell), "remove-input"})
         moved.metadata["mystnb"] = cell.metadata.pop("mystnb", {})
         name = moved.metadata["mystnb"].get("figure", {}).get("name")
