@@ -252,6 +252,11 @@ one.
 """
 
 
+def is_glue(output: NotebookNode) -> bool:
+    """Whether an output is a recorded number, which pages refer to and nobody sees."""
+    return any(kind.startswith("application/papermill.record") for kind in output.get("data", {}))
+
+
 def fold(nb: NotebookNode) -> None:
     """Fold what a reader may want to look up: what the chapter is about, and its parameters."""
     about, parameters = tagged(nb, "about"), tagged(nb, "parameters")
@@ -356,7 +361,10 @@ def executed_copy(
     if provenance.profile in NOT_A_RESULT:
         note = nbformat.v4.new_markdown_cell(SMOKE_NOTE)
         note.metadata["tags"] = ["not-a-result"]
-        opening = [note, *(cell for cell in opening if "answer" not in tags(cell))]
+        for cell in opening:
+            if "answer" in tags(cell):  # what it recorded for other pages stays
+                cell.outputs = [output for output in cell.outputs if is_glue(output)]
+        opening = [note, *opening]
     nb.cells[1:1] = opening
     nb.metadata[PROVENANCE] = asdict(provenance)
     return stable_ids(nb)

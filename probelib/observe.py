@@ -192,4 +192,4 @@ def _in_full(output: Tensor) -> Tensor:
     return output.float() if output.dtype in (torch.bfloat16, torch.float16) else output
 
 
-__all__ = ["Observer"]
+__all__ = ["AtCenter", "Observer"]
