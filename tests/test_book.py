@@ -87,7 +87,7 @@ NUMBER = re.compile(r"[-+]?\d+(?:\.(?P<decimals>\d+))?(?:e(?P<power>[-+]\d+))?(?
 
 def shown_numbers(table: str) -> list[tuple[float, float, str]]:
     """Every number in a table: its value, half a unit of its last digit, and where it stands."""
-    heads = [html.unescape(text) for text in re.findall(r"<th[^>]*>(.*?)</th>", table)]
+    heads = [html.unescape(text) for text in re.findall(r"<th(?: [^>]*)?>(.*?)</th>", table)]
     found = []
     for row in re.findall(r"<tr>(.*?)</tr>", table)[1:]:
         cells = [html.unescape(text) for text in re.findall(r"<td>(.*?)</td>", row)]
