@@ -189,7 +189,7 @@ def main() -> None:
     ]
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(asked.jobs, mp_context=context, initializer=_one_thread) as pool:
-        # Studies first: each keeps one process busy for long, while the others take the cases.
+        # Studies first: they take longest, and would else keep one process busy at the end.
         studies = (
             {} if asked.words else {name: pool.submit(study) for name, study in STUDIES.items()}
         )

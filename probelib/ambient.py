@@ -4,7 +4,7 @@ import functools
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch.nn.utils import parametrize
@@ -13,7 +13,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 _LOCK = threading.Lock()
-_inside, _fast_path = 0, True
+_inside, _put_back = 0, ExitStack()
 _here = threading.local()
 
 
@@ -45,22 +45,19 @@ def _nothing_set() -> Iterator[None]:
         for kind in {"cpu", accelerator.type if accelerator else "cpu"}:
             if torch.is_autocast_enabled(kind):
                 stack.enter_context(torch.autocast(kind, enabled=False))
-        stack.enter_context(_one_attention())
-        stack.enter_context(_full_products())
-        stack.enter_context(_no_kept_weights())
+        stack.enter_context(_switches_turned())
         _here.entered = True
         stack.callback(setattr, _here, "entered", False)
         yield
 
 
 @contextmanager
-def _one_attention() -> Iterator[None]:
-    """The switch is that of all threads: the first call turns it, the last one puts it back."""
-    global _inside, _fast_path
+def _switches_turned() -> Iterator[None]:
+    """The switches are those of all threads: the first call turns them, the last puts them back."""
+    global _inside, _put_back
     with _LOCK:
         if _inside == 0:
-            _fast_path = torch.backends.mha.get_fastpath_enabled()
-            torch.backends.mha.set_fastpath_enabled(False)
+            _put_back = _turn()
         _inside += 1
     try:
         yield
@@ -68,35 +65,34 @@ def _one_attention() -> Iterator[None]:
         with _LOCK:
             _inside -= 1
             if _inside == 0:
-                torch.backends.mha.set_fastpath_enabled(_fast_path)
+                _put_back.close()
 
 
-@contextmanager
-def _full_products() -> Iterator[None]:
-    """Products of float32 matrices in float32: shortened, they would be other losses."""
-    precision = torch.get_float32_matmul_precision()
-    if precision == "highest":
-        yield
-        return
-    torch.set_float32_matmul_precision("highest")
+def _turn() -> ExitStack:
+    """Turn what is not as it has to be; closing the result puts it back."""
+    back, attention = ExitStack(), torch.backends.mha
+    if attention.get_fastpath_enabled():
+        back.callback(attention.set_fastpath_enabled, True)
+        attention.set_fastpath_enabled(False)
+    if parametrize._cache_enabled:  # weights would be those of the first call for all others
+        back.callback(_keep_weights, parametrize._cache_enabled, parametrize._cache)
+        _keep_weights(0, {})
     try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(precision)
+        precision = torch.get_float32_matmul_precision()
+        if precision != "highest":
+            back.callback(torch.set_float32_matmul_precision, precision)
+            torch.set_float32_matmul_precision("highest")
+    except RuntimeError:  # somebody set it for one kind of device: then torch has no word for all
+        kinds: tuple[Any, ...] = (torch.backends.mkldnn, torch.backends.cuda)
+        for products in (kind.matmul for kind in kinds):
+            back.callback(setattr, products, "fp32_precision", products.fp32_precision)
+            products.fp32_precision = "ieee"
+    return back
 
 
-@contextmanager
-def _no_kept_weights() -> Iterator[None]:
-    """Inside ``parametrize.cached()`` weights would be those of the first call for all others."""
-    kept = parametrize._cache_enabled, parametrize._cache
-    if not kept[0]:
-        yield
-        return
-    parametrize._cache_enabled, parametrize._cache = 0, {}
-    try:
-        yield
-    finally:
-        parametrize._cache_enabled, parametrize._cache = kept
+def _keep_weights(enabled: int, kept: dict[tuple[int, str], torch.Tensor | None]) -> None:
+    """Set what ``parametrize.cached()`` sets."""
+    parametrize._cache_enabled, parametrize._cache = enabled, kept
 
 
 __all__ = ["undisturbed"]

@@ -318,17 +318,8 @@ class Chains:
     def _mean_loss(self, weights: Tensor, x: Tensor, y: Tensor) -> Tensor:
         return self.posterior.losses(weights, x, y).mean()
 
-    @torch.enable_grad()
     def _gradient(self, weights: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Gradient and value of the mean loss by plain autograd, which runs every model."""
-        weights = weights.detach().requires_grad_()
-        loss = self._mean_loss(weights, x, y)
-        if not loss.requires_grad:
-            raise ValueError(
-                "per_sample_loss has no gradient with respect to the weights; leave out what "
-                "detaches it, such as .detach(), .item() or argmax"
-            )
-        return torch.autograd.grad(loss, weights)[0], loss.detach()
+        return _by_autograd(self._mean_loss, weights, x, y)
 
     def _vmap_agrees(self) -> bool:
         """Whether torch.func can run this model for all chains at once, with the same result.
@@ -391,6 +382,21 @@ def rehearse(run: Run, data: Samples, cost: schedule.Pass) -> schedule.Thinning:
             weights=posterior.n_parameters,
         ),
     )
+
+
+@torch.enable_grad()
+def _by_autograd(
+    loss_of: Callable[..., Tensor], weights: Tensor, x: Tensor, y: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Gradient and value of a mean loss by plain autograd, which runs every model."""
+    weights = weights.detach().requires_grad_()
+    loss = loss_of(weights, x, y)
+    if not loss.requires_grad:
+        raise ValueError(
+            "per_sample_loss has no gradient with respect to the weights; leave out what "
+            "detaches it, such as .detach(), .item() or argmax"
+        )
+    return torch.autograd.grad(loss, weights)[0], loss.detach()
 
 
 def _recorded(function: Callable[..., Any], *args: Tensor) -> Callable[..., Any]:

@@ -380,8 +380,9 @@ def _check_joined(data: xr.Dataset, argument: str) -> None:
     runs = runs[np.isfinite(runs)]  # a part from elsewhere has no number
     if len(np.unique(runs // 2**26)) > 1:
         raise ValueError(
-            f"{argument} joins traces of several posteriors (other weights, data, n_beta or "
-            "localization), which have no expectation in common; read each on its own"
+            f"{argument} joins traces of several posteriors (other weights, model, loss, data, "
+            "n_beta or localization, or another Python or torch under model and loss); read each "
+            "on its own"
         )
     if len(runs) > 1 and "sample" in data["run"].dims:
         raise ValueError(
@@ -496,8 +497,8 @@ def init_mcse(trace: xr.Dataset) -> tuple[np.ndarray, float]:
     if "init_loss_mcse" not in trace.coords:
         return np.zeros(n), 0.0
     error = trace["init_loss_mcse"].values.astype(np.float64)
-    observed, of_mean = trace.attrs.get("init_loss_mcse_of_mean", (0, 0.0))
-    return error, float(of_mean) if observed == n else float(error.mean())
+    of_mean = trace.attrs.get("init_loss_mcse_of_mean", {})
+    return error, float(of_mean["mcse"] if of_mean.get("samples") == n else error.mean())
 
 
 def require_unweighted(trace: xr.Dataset, what: str) -> None:

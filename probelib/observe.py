@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.special import stdtrit
 from torch import Tensor
 from torch.func import vmap
 from torch.utils._pytree import tree_map_only
@@ -105,6 +104,8 @@ class Observer:
         found = torch.stack([self.losses(center, at)[0] for at in _streams(passes)]).cpu().numpy()
         if passes == 1:
             return AtCenter(found[0], None, 0.0)
+        from scipy.special import stdtrit  # slow to import, so where it is used
+
         # Half of a 95 % interval over 1.96, as all errors are.
         scale = float(stdtrit(passes - 1, 0.975)) / 1.96 / math.sqrt(passes)
         error, of_mean = (scale * a.std(0, ddof=1) for a in (found, found.mean(1)))

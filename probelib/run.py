@@ -342,7 +342,8 @@ def _begin(
         "wall_time": time.perf_counter() - started,
     }
     if center.mcse is not None:
-        attrs["init_loss_mcse_of_mean"] = [len(center.loss), center.mcse_of_mean]
+        of_mean = {"samples": len(center.loss), "mcse": center.mcse_of_mean}
+        attrs["init_loss_mcse_of_mean"] = of_mean
     place.create(start, groups, attrs | ({"thinning": asdict(thinning)} if thinning else {}))
     return run, chains
 

@@ -3,6 +3,8 @@
 import copy
 import logging
 import random
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+import xarray as xr
 from torch import nn
 from torch.utils.data import Subset, TensorDataset
 
@@ -24,6 +27,7 @@ from probelib import (
     influence,
     sample,
 )
+from probelib.ambient import undisturbed
 from probelib.data import Samples
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -285,6 +289,52 @@ def shortened(precision):
     torch.set_float32_matmul_precision(before)
 
 
+def test_a_precision_set_for_one_kind_of_device_is_no_error():
+    """Torch then refuses to say the one for all."""
+    code = """if True:
+        import torch
+        from torch import nn
+        import probelib
+        products = torch.backends.mkldnn.matmul
+        products.fp32_precision = "bf16"
+        seen = []
+        def loss(output, target):
+            seen.append(products.fp32_precision)
+            return probelib.squared_error(output, target)
+        posterior = probelib.LocalPosterior(
+            nn.Linear(2, 1), loss, (torch.ones(4, 2), torch.ones(4, 1)), n_beta=1, localization=1
+        )
+        probelib.sample(posterior, sampler=probelib.SGLD(1e-3, 2), draws=2, progress=False)
+        assert set(seen) == {"ieee"}, seen
+        assert products.fp32_precision == "bf16"
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_thread_that_ends_first_leaves_the_switches_to_the_other():
+    began, ended, seen = threading.Event(), threading.Event(), []
+
+    @undisturbed
+    def first():
+        began.wait(20)
+
+    @undisturbed
+    def second():
+        began.set()
+        ended.wait(20)
+        seen.append(torch.get_float32_matmul_precision())
+
+    with shortened("medium"), ThreadPoolExecutor(2) as pool:
+        one = pool.submit(first)
+        other = pool.submit(second)
+        one.result()
+        ended.set()
+        other.result()
+        assert torch.get_float32_matmul_precision() == "medium"
+    assert seen == ["highest"]
+
+
 @pytest.mark.parametrize("precision", ["medium", "high"])
 def test_products_are_not_shortened(precision):
     seen = []
@@ -498,6 +548,9 @@ def test_losses_at_the_centre_of_a_random_model_have_an_error(part, tmp_path):
     without = trace.drop_vars("init_loss_mcse")
     too_small = gain.values / probelib.loss_gain(without).mcse.values
     assert np.sqrt(np.mean(np.square(too_small))) > 2
+    whole.to_netcdf(tmp_path / "a.nc")
+    copied = xr.open_dataset(tmp_path / "a.nc").isel(sample=part)
+    assert probelib.local_learning_coefficient(copied).mcse == pytest.approx(llc.mcse, rel=1e-5)
     again = draw(of, **run, store=tmp_path / "a.zarr")
     np.testing.assert_array_equal(again.init_loss_mcse, whole.init_loss_mcse)
 
