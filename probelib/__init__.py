@@ -28,7 +28,12 @@ from probelib.estimators import (
 from probelib.gradient_pairs import gradient_pairs
 from probelib.gradients import ControlVariate, FullGradient, GradientEstimator, Minibatch
 from probelib.importance import importance_sample, khat, reweight
-from probelib.losses import cross_entropy, squared_error
+from probelib.losses import (
+    cross_entropy,
+    sequence_cross_entropy,
+    squared_error,
+    token_cross_entropy,
+)
 from probelib.posterior import LocalPosterior
 from probelib.run import DivergenceError, sample
 from probelib.samplers import SGLD, LeimkuhlerMatthews, RMSpropSGLD, Sampler
@@ -88,8 +93,10 @@ __all__ = [
     "pair_kernel",
     "reweight",
     "sample",
+    "sequence_cross_entropy",
     "singular_fluctuation",
     "spearman_brown",
     "split_half_reliability",
     "squared_error",
+    "token_cross_entropy",
 ]

@@ -13,14 +13,18 @@ from collections.abc import Mapping
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, fields
 from numbers import Real
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from probelib import tokens
 from probelib.arguments import shown
 
 if TYPE_CHECKING:
     import xarray as xr
+
+#: Which losses an estimate is of, where a trace has those of tokens and of samples.
+Over = Literal["sample", "token"] | None
 
 #: What is recorded of each step, before it: the minibatch loss (nats) and, of the estimated
 #: gradient g of L that the step used, g'G g, g'G (w - w*) and g'G h, with h that of the step before
@@ -33,6 +37,15 @@ VARIABLES: dict[str, tuple[str, ...]] = {
     "init_loss": ("sample",),
     "distance": ("chain", "draw"),
     **dict.fromkeys(STEP_VARIABLES, ("chain", "step")),
+}
+#: What a trace of losses per token has instead of ``loss`` and ``init_loss`` above: losses at each
+#: position of a sample, NaN where it has none; and ``loss`` and ``init_loss`` of the samples, as the
+#: posterior has them, by another name.
+TOKEN_VARIABLES: dict[str, tuple[str, ...]] = {
+    "loss": ("chain", "draw", "sample", "token"),
+    "init_loss": ("sample", "token"),
+    "sample_loss": ("chain", "draw", "sample"),
+    "init_sample_loss": ("sample",),
 }
 #: What a trace of weighted draws has beside them: the log weight of each draw, its standard error
 #: where L came from a subset of the data, and L(w) over the data (nats).
@@ -62,6 +75,14 @@ COORDINATES = {
     "label": ("sample",),
     "init_loss_mcse": ("sample",),
 }
+#: Those of a trace of losses per token, beside or instead: the position in the sample, and what the
+#: target is there, where targets are whole numbers.
+TOKEN_COORDINATES = {
+    "token": ("token",),
+    "token_id": ("sample", "token"),
+    "init_loss_mcse": ("sample", "token"),
+    "init_sample_loss_mcse": ("sample",),
+}
 #: Root attributes that a reader may use. Dicts are JSON text in what is read from netCDF; what
 #: ``config`` does not say may stand beside it, as ``trace.attrs["n_beta"]``.
 ATTRIBUTES = {
@@ -76,6 +97,7 @@ ATTRIBUTES = {
     "preconditioned": "whether steps are longer for some weights than for others",
     "guessing_loss": "of the observed samples, nats, were the model's output always the same",
     "fingerprint": "of weights, data, code and settings",
+    "token_shape": "shape of a sample's positions, of which ``token`` is the flat number",
     "versions": "of the packages that made the trace",
 }
 
@@ -186,6 +208,7 @@ def canonical(
     *needs: str,
     argument: str = "trace",
     variables: Mapping[str, tuple[str, ...]] = VARIABLES,
+    over: Over = "sample",
 ) -> xr.Dataset:
     """What a reader needs of a trace, with the dimensions of the tables above, by name.
 
@@ -200,14 +223,19 @@ def canonical(
             where it has them, and so do coordinates along one dimension.
         argument: how an error calls the trace.
         variables: the table that says their dimensions.
+        over: of losses per token, "sample" reads those of the samples in their place; "token" the
+            tokens', each as a sample; and None those, where there are any.
 
     Raises:
         TypeError: it is no data set.
-        ValueError: a variable is missing, or has dimensions that cannot be understood; no samples.
+        ValueError: a variable is missing, or has dimensions that cannot be understood; no samples,
+            or no tokens.
     """
     import xarray as xr  # slow to import, so where it is used
 
     data = _reset(_unstacked(_data_set(trace, argument), argument))
+    if variables is VARIABLES:
+        data = _one_axis(data, over, argument)
     table = {**variables, **OPTIONAL}
     for name in needs:
         if name not in data.data_vars:
@@ -237,6 +265,95 @@ def canonical(
         raise ValueError(f"{argument} has no samples; keep at least one")
     _check_chains(ordered, argument)
     return ordered
+
+
+def has_tokens(data: xr.Dataset) -> bool:
+    """Whether a trace has losses per token (perhaps of one position alone)."""
+    if "loss" not in data:
+        return False
+    return "token" in data["loss"].dims or ("token" in data.coords and data["token"].ndim == 0)
+
+
+def _one_axis(data: xr.Dataset, over: Over, argument: str) -> xr.Dataset:
+    """A trace whose losses lie along ``sample`` alone: those of its samples, or of its tokens."""
+    if over not in ("sample", "token", None):
+        raise ValueError(f"over is {shown(over)}; choose 'sample' or 'token'")
+    if not has_tokens(data):
+        if over == "token":
+            raise ValueError(
+                f"over is 'token', but {argument} has one loss per sample; give sample(...) an "
+                "observe_loss, such as probelib.token_cross_entropy"
+            )
+        return data
+    return _of_samples(data, argument) if over == "sample" else _of_tokens(data, argument)
+
+
+def _of_samples(data: xr.Dataset, argument: str) -> xr.Dataset:
+    """A trace of losses per token with those of its samples alone."""
+    names = {"sample_loss": "loss", "init_sample_loss": "init_loss"}
+    names |= {"init_sample_loss_mcse": "init_loss_mcse"}
+    if "sample_loss" not in data:
+        raise ValueError(
+            f"{argument} has losses per token and no sample_loss, those of whole samples, which "
+            "this estimate is of; keep that variable when you select others"
+        )
+    found = {new: data[old].variable for old, new in names.items() if old in data.variables}
+    of_tokens = {*TOKEN_VARIABLES, *TOKEN_COORDINATES} & {*data.variables}
+    coords = {name: found.pop(name) for name in COORDINATES if name in found}
+    return data.drop_vars(of_tokens).assign(found).assign_coords(coords)
+
+
+def _of_tokens(data: xr.Dataset, argument: str) -> xr.Dataset:
+    """A trace of losses per token with each of these as a sample."""
+    import xarray as xr  # slow to import, so where it is used
+
+    places = places_of(data, argument)
+    size = {"sample": places.samples, "token": places.positions}
+    loss = _in_order(data, "loss", TOKEN_VARIABLES["loss"], argument)
+    arrays: dict[Any, xr.Variable] = {"loss": tokens.flat(loss, places)}
+    coords: dict[Any, xr.Variable] = {}
+    for name, array in data.variables.items():
+        if name in ("loss", "sample_loss", "init_sample_loss", "init_sample_loss_mcse"):
+            continue
+        along, ours = {*array.dims} & {*size}, name in {**COORDINATES, **TOKEN_COORDINATES}
+        if along or (ours and name != "chain"):
+            if not {*array.dims} <= {*size}:  # somebody's own, of each draw
+                continue
+            values = array.set_dims(size).transpose("sample", "token").values
+            array = xr.Variable(("sample",), values[places.there])
+        (coords if name in data.coords else arrays)[name] = array
+    return xr.Dataset(arrays, coords=coords, attrs=data.attrs)
+
+
+def places_of(trace: xr.Dataset, argument: str = "trace") -> tokens.Places:
+    """Which samples of a trace of losses per token have which positions.
+
+    Raises:
+        ValueError: none has any.
+    """
+    there = np.zeros((0, 0), bool)
+    if "init_loss" in trace:
+        there = ~np.isnan(_in_order(trace, "init_loss", ("sample", "token"), argument).values)
+    if not there.any():  # made elsewhere
+        loss = _in_order(trace, "loss", TOKEN_VARIABLES["loss"], argument)
+        there = ~np.isnan(loss[:, :1].values).all((0, 1))
+    if not there.any():
+        raise ValueError(f"{argument} has no tokens with a loss; keep at least one")
+    return tokens.Places(there)
+
+
+def token_coordinates(trace: xr.Dataset) -> dict[str, Any]:
+    """The coordinates of the samples and positions of a trace of losses per token, in memory."""
+    dims = ("sample", "token")
+    found = {}
+    for name, array in trace.coords.items():
+        ours = name in {**COORDINATES, **TOKEN_COORDINATES} and name != "chain"
+        if (ours or set(array.dims) & {*dims}) and set(array.dims) <= {*dims}:
+            whole = array.variable
+            if not whole.dims:  # one was selected, whose dimension is back
+                whole = whole.set_dims({"token" if name == "token" else "sample": 1})
+            found[str(name)] = whole.compute()
+    return found
 
 
 def attributes(trace: xr.Dataset) -> dict[str, Any]:
@@ -273,7 +390,7 @@ def _data_set(trace: Any, argument: str) -> xr.Dataset:
 
 def _unstacked(data: xr.Dataset, argument: str) -> xr.Dataset:
     """Dimensions into which some of ours were stacked, taken apart again."""
-    ours = ("chain", "draw", "sample")
+    ours = ("chain", "draw", "sample", "token")
     for dim in map(str, data.dims):
         levels = [d for d in ours if d != dim and d in data.coords and data[d].dims == (dim,)]
         if len(levels) < 2:
@@ -368,7 +485,8 @@ _OF_POSTERIOR = (
 )  # fmt: skip
 # What says which chains there are and what is kept of them, not where they go.
 _OF_NO_PATH = (
-    "observed_data", "chains", "first_chain", "loss_dtype", "observe_dtype", "format", "thin",
+    "observed_data", "observe_loss", "chains", "first_chain", "loss_dtype", "observe_dtype",
+    "format", "thin",
 )  # fmt: skip
 
 
@@ -522,18 +640,24 @@ __all__ = [
     "OPTIONAL",
     "PAIRS",
     "STEP_VARIABLES",
+    "TOKEN_COORDINATES",
+    "TOKEN_VARIABLES",
     "VARIABLES",
     "WEIGHT_VARIABLES",
+    "Over",
     "RunSettings",
     "attributes",
     "canonical",
     "diverged",
     "draw_weights",
+    "has_tokens",
     "init_mcse",
     "log_weights",
+    "places_of",
     "require_unweighted",
     "required",
     "run_number",
     "sample_coordinates",
     "settings",
+    "token_coordinates",
 ]

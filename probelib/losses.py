@@ -1,4 +1,4 @@
-"""Per-sample losses that keep their precision where a network is very confident."""
+"""Losses per sample and per token that keep their precision where a network is very confident."""
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +28,37 @@ def cross_entropy(output: Tensor, target: Tensor) -> Tensor:
     return -F.logsigmoid(true_logit - torch.logsumexp(others, dim=-1))
 
 
+def token_cross_entropy(output: Tensor, target: Tensor, ignore_index: int = -100) -> Tensor:
+    """Cross-entropy of each token, as exact as :func:`cross_entropy`: a loss to observe.
+
+    The target of a position is what the model should say *there*: a language model's are its
+    inputs, one position on.
+
+    Args:
+        output: logits, shape (batch, positions..., classes).
+        target: true classes, integers, shape (batch, positions...).
+        ignore_index: the target of positions that are none, such as padding.
+
+    Returns:
+        Losses in nats, shape (batch, positions...); NaN where the target is ``ignore_index``.
+    """
+    counted = target != ignore_index
+    losses = cross_entropy(output, torch.where(counted, target, 0))
+    return torch.where(counted, losses, torch.nan)
+
+
+def sequence_cross_entropy(output: Tensor, target: Tensor, ignore_index: int = -100) -> Tensor:
+    """Mean cross-entropy of a sample's tokens: one loss per sample, to sample from.
+
+    Args:
+        output, target, ignore_index: as for :func:`token_cross_entropy`.
+
+    Returns:
+        Losses in nats per token, shape (batch,); NaN where a sample has no token that counts.
+    """
+    return token_cross_entropy(output, target, ignore_index).flatten(1).nanmean(1)
+
+
 def squared_error(output: Tensor, target: Tensor) -> Tensor:
     r"""Half the squared error of each sample, :math:`\ell = \frac12 \lVert f(x) - y \rVert^2`.
 
@@ -51,4 +82,4 @@ def squared_error(output: Tensor, target: Tensor) -> Tensor:
     return 0.5 * (output - target).pow(2).reshape(output.shape[0], -1).sum(-1)
 
 
-__all__ = ["cross_entropy", "squared_error"]
+__all__ = ["cross_entropy", "sequence_cross_entropy", "squared_error", "token_cross_entropy"]

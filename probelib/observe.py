@@ -15,8 +15,10 @@ from torch.utils._pytree import tree_map_only
 
 from probelib.ambient import undisturbed
 from probelib.data import Samples
+from probelib.observe_loss import losses_of_tokens
 from probelib.plan import Run
 from probelib.randomness import chain_seeds, own_stream
+from probelib.tokens import Places
 
 # Passes at w* that a model which draws at random is averaged over.
 _PASSES = 16
@@ -32,11 +34,11 @@ _NO_STEP = 2**40
 
 @dataclass(frozen=True)
 class AtCenter:
-    """l_i(w*) of the observed samples.
+    """l_i(w*) of the observed samples, as :meth:`Observer.losses` gives it.
 
     Attributes:
-        loss: shape (sample,), nats.
-        mcse: its standard error, shape (sample,), where the model draws at random; else None.
+        loss: shape (n_observed,), nats.
+        mcse: its standard error, shape (n_observed,), where the model draws at random; else None.
         mcse_of_mean: that of the mean over samples.
     """
 
@@ -47,6 +49,9 @@ class AtCenter:
 
 class Observer:
     """Evaluates the observed samples' losses, as a trace records them.
+
+    With losses per token these come first, in the order of samples and positions and only those
+    that there are (see :attr:`places`), and the samples' own losses after them.
 
     Args:
         run: says what to observe, and at which precision.
@@ -66,6 +71,8 @@ class Observer:
         draws_at_random: bool = True,
     ):
         self.posterior, self.samples = run.posterior, run.observed
+        self.observe_loss = run.observe_loss
+        self._places: Places | None = None
         self.dtype, self.batch_size = run.plan.observe_dtype, batch_size
         self._kept = torch.promote_types(run.posterior.loss_dtype, torch.float32)
         # In train mode a loss depends on its batch: another size would be another trace.
@@ -76,6 +83,69 @@ class Observer:
     def stage(self, samples: Samples) -> None:
         """Observe these from now on: the same, read once."""
         self.samples = samples
+
+    @property
+    def n_observed(self) -> int:
+        """Losses per row of weights."""
+        places = self.places
+        return len(self.samples) + (0 if places is None else len(places))
+
+    @property
+    def places(self) -> Places | None:
+        """Which samples have a loss at which positions; None where there is one loss a sample.
+
+        Found at w* by a pass over all samples, where nobody has said it.
+        """
+        if self.observe_loss is not None and self._places is None:
+            self._places = self._find_places()
+        return self._places
+
+    @places.setter
+    def places(self, places: Places | None) -> None:
+        self._places = places
+
+    @undisturbed
+    @torch.no_grad()
+    def token_shape(self) -> list[int]:
+        """Shape of a sample's positions, as the loss per token has them."""
+        assert self.observe_loss is not None
+        x, y = self.samples.batch(slice(0, 1))
+        with own_stream(self._seeds[0], 0, 1, self.posterior.device):
+            output = self.posterior.outputs(self.posterior.center, x)
+        return list(self.observe_loss(output, y).shape[1:])
+
+    def token_ids(self) -> np.ndarray | None:
+        """Targets of the tokens (sample, token), where there is a whole number for each."""
+        if (places := self.places) is None:
+            return None
+        found = []
+        for _, y in self.samples.batches(self.batch_size):
+            whole = isinstance(y, Tensor) and not (y.is_floating_point() or y.is_complex())
+            if not whole or y[0].numel() != places.positions:
+                return None
+            found.append(y.flatten(1).cpu().numpy())
+        return np.concatenate(found)
+
+    @undisturbed
+    @torch.no_grad()
+    def _find_places(self) -> Places:
+        center, found, start = self.posterior.center.unsqueeze(0), [], 0
+        for batch in self.samples.batches(self.batch_size):
+            losses = self._batch(center, batch, 0, start, ())[0, :, 1:]
+            found.append((~losses.isnan()).cpu().numpy())
+            start += len(losses)
+        lengths = sorted({there.shape[1] for there in found})
+        if len(lengths) > 1:
+            raise ValueError(
+                f"observe_loss returns {lengths[0]} positions for some samples and {lengths[-1]} "
+                "for others; pad them to one number, with NaN as the loss where there is none"
+            )
+        there = np.concatenate(found)
+        if not there.any():
+            raise ValueError(
+                "observe_loss is NaN at all positions of all samples; give at least one a loss"
+            )
+        return Places(there)
 
     @undisturbed
     def losses(self, weights: Tensor, step: int = 0, left_out: Collection[int] = ()) -> Tensor:
@@ -108,7 +178,8 @@ class Observer:
 
         # Half of a 95 % interval over 1.96, as all errors are.
         scale = float(stdtrit(passes - 1, 0.975)) / 1.96 / math.sqrt(passes)
-        error, of_mean = (scale * a.std(0, ddof=1) for a in (found, found.mean(1)))
+        samples = found[:, -len(self.samples) :]
+        error, of_mean = (scale * a.std(0, ddof=1) for a in (found, samples.mean(1)))
         return AtCenter(found.mean(0), error, float(of_mean))
 
     @functools.cached_property
@@ -119,11 +190,11 @@ class Observer:
         center = self.posterior.center.unsqueeze(0)
         batch = self.samples.batch(slice(0, min(self.batch_size, len(self.samples))))
         first, other = (self._batch(center, batch, at, 0, ()) for at in _streams(2))
-        return not torch.equal(first, other)
+        return not bool(((first == other) | (first.isnan() & other.isnan())).all())
 
     @undisturbed
     def some_at_center(self, batches: int = 4, samples: int = 64) -> tuple[np.ndarray, np.ndarray]:
-        """Positions and l_i(w*) of at least so many batches and samples, spread over all.
+        """Places and l_i(w*) of at least so many batches and samples, spread over all.
 
         Whole batches with their own randomness: in train mode a loss depends on its batch.
         """
@@ -136,21 +207,53 @@ class Observer:
             batch = self.samples.batch(slice(start, stop))
             center, passes = self.posterior.center.unsqueeze(0), _PASSES if self._by_chance else 1
             found = [self._batch(center, batch, at, int(start), ())[0] for at in _streams(passes)]
-            losses.append(torch.stack(found).to(self._kept).mean(0).cpu().numpy())
-            index.append(np.arange(start, stop))
+            mean = torch.stack(found).to(self._kept).mean(0)
+            losses.append(self._flat(mean.unsqueeze(0), start)[0].cpu().numpy())
+            index.append(self._at(int(start), stop))
         return np.concatenate(index), np.concatenate(losses)
 
     @torch.no_grad()
     def _losses(self, weights: Tensor, step: int, left_out: Collection[int]) -> Tensor:
-        shape = len(weights), len(self.samples)
+        shape = len(weights), self.n_observed
         out = torch.empty(shape, dtype=self._kept, device=weights.device)
         start = 0
         for batch in self.samples.batches(self.batch_size):
-            stop = start + len(batch[1])
-            out[:, start:stop] = self._batch(weights, batch, step, start, left_out)
+            losses = self._batch(weights, batch, step, start, left_out)
+            stop = start + losses.shape[1]
+            if self.places is None:
+                out[:, start:stop] = losses
+            else:
+                out[:, self._at(start, stop)] = self._flat(losses, start).to(self._kept)
             start = stop
         out[list(left_out)] = torch.nan
         return out
+
+    def _at(self, start: int, stop: int) -> np.ndarray:
+        """Places of the losses of some samples among all."""
+        samples, places = np.arange(start, stop), self.places
+        if places is None:
+            return samples
+        tokens = np.arange(places.first[start], places.first[stop])
+        return np.concatenate([tokens, len(places) + samples])
+
+    def _flat(self, losses: Tensor, start: int) -> Tensor:
+        """Losses (rows, batch, 1 + positions) of a batch as (rows, n), tokens first.
+
+        Raises:
+            ValueError: a loss at a position where w* has none.
+        """
+        if (places := self.places) is None:
+            return losses
+        there = torch.from_numpy(places.there[start : start + losses.shape[1]]).to(losses.device)
+        more = ~losses[..., 1:].isnan() & ~there
+        if more.any():
+            _, sample, token = more.nonzero()[0].tolist()
+            raise ValueError(
+                f"observe_loss has a loss of sample {start + sample} at position {token} for some "
+                "weights and NaN there for others; which positions have a loss must follow from "
+                "the target alone"
+            )
+        return torch.cat([losses[..., 1:][:, there], losses[..., 0]], 1)
 
     @torch.no_grad()
     def _batch(
@@ -161,7 +264,10 @@ class Observer:
         start: int,
         left_out: Collection[int],
     ) -> Tensor:
-        """Losses (rows, batch) of one batch, which begins at sample ``start``."""
+        """Losses (rows, batch) of one batch, which begins at sample ``start``.
+
+        With losses per token (rows, batch, 1 + positions), those of the samples first.
+        """
         if self.together:
             try:
                 return vmap(self._of_row, in_dims=(0, None, None))(weights, *batch)
@@ -169,10 +275,11 @@ class Observer:
                 raise
             except Exception:  # some operations can be run together with gradients only
                 self.together = False
-        rows = []
+        rows: list[Tensor] = []
         for row, w in enumerate(weights):
             if row in left_out:
-                rows.append(weights.new_full((len(batch[1]),), torch.nan))
+                each = () if (places := self.places) is None else (1 + places.positions,)
+                rows.append(weights.new_full((len(batch[1]), *each), torch.nan))
             elif self._draws_at_random:
                 with own_stream(self._seeds[row], step, start + 1, weights.device):
                     rows.append(self._of_row(w, *batch))
@@ -183,10 +290,16 @@ class Observer:
     def _of_row(self, weights: Tensor, x: Tensor, y: Tensor) -> Tensor:
         """Losses at one row; the loss itself always sees outputs in full precision."""
         if self.dtype != "bfloat16":
-            return self.posterior.losses(weights, x, y)
-        with torch.autocast(weights.device.type, dtype=torch.bfloat16):
             output = self.posterior.outputs(weights, x)
-        return self.posterior.loss_of(tree_map_only(Tensor, _in_full, output), y)
+        else:
+            with torch.autocast(weights.device.type, dtype=torch.bfloat16):
+                output = self.posterior.outputs(weights, x)
+            output = tree_map_only(Tensor, _in_full, output)
+        if self.observe_loss is None:
+            return self.posterior.loss_of(output, y)
+        # First: the posterior's loss may write into the outputs.
+        tokens = losses_of_tokens(self.observe_loss, output, y)
+        return torch.cat([self.posterior.loss_of(output, y)[:, None], tokens], 1)
 
 
 def _in_full(output: Tensor) -> Tensor:

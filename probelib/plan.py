@@ -20,7 +20,8 @@ from probelib.arguments import (
 from probelib.data import Data, Samples
 from probelib.fingerprint import describe, plain
 from probelib.gradients import GradientEstimator, gradient_of
-from probelib.posterior import LocalPosterior
+from probelib.observe_loss import ObserveLoss, check_observe_loss
+from probelib.posterior import LocalPosterior, own_loss
 from probelib.samplers.base import Sampler, Target
 from probelib.store.layout import FORMAT
 
@@ -141,16 +142,23 @@ class Run:
         observed: the samples whose losses are recorded.
         sampler: the call's own copy.
         plan: chains, draws and the rest.
+        observe_loss: what is recorded of each token, the call's own copy; None: one loss a sample.
     """
 
     posterior: LocalPosterior
     observed: Samples
     sampler: Sampler
     plan: Plan
+    observe_loss: ObserveLoss | None = None
 
     @classmethod
     def of(
-        cls, posterior: LocalPosterior, observe: Data | None, sampler: Sampler, plan: Plan
+        cls,
+        posterior: LocalPosterior,
+        observe: Data | None,
+        sampler: Sampler,
+        plan: Plan,
+        observe_loss: ObserveLoss | None = None,
     ) -> Run:
         """A run, with everything checked against everything else.
 
@@ -173,11 +181,16 @@ class Run:
         if observe is not None:
             observed = Samples(observe, posterior.device, "observe")
             posterior.check(observed)
+        if observe_loss is not None:
+            what = "a function of (output, target)"
+            require_kind("observe_loss", observe_loss, callable, what)
+            observe_loss = own_loss(observe_loss)
+            check_observe_loss(posterior, observed, observe_loss)
         plan = plan.on_device(posterior.device)
         if plan.loss_dtype == "auto":
             kept = torch.promote_types(posterior.loss_dtype, torch.float32)
             plan = replace(plan, loss_dtype=str(kept).removeprefix("torch."))
-        return cls(posterior, observed, copy.deepcopy(sampler), plan)
+        return cls(posterior, observed, copy.deepcopy(sampler), plan, observe_loss)
 
     @property
     def target(self) -> Target:
@@ -202,6 +215,7 @@ class Run:
             # Its code, and the settings that an identity of somebody's own may have left out.
             "sampler_code": describe([self.sampler, self.gradient]),
             **self.plan.identity(),
+            **({} if self.observe_loss is None else {"observe_loss": describe(self.observe_loss)}),
             "format": FORMAT,
         }
 

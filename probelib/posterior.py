@@ -68,7 +68,7 @@ class LocalPosterior:
         require_kind("per_sample_loss", per_sample_loss, callable, "a function of (output, target)")
         self.n_beta = require_positive("n_beta", n_beta)
         self.localization = require_positive("localization", localization)
-        self.per_sample_loss = _own(per_sample_loss)
+        self.per_sample_loss = own_loss(per_sample_loss)
         self.train_mode = train_mode
         soundness.require_runnable(model)
         #: The copy that is run, in the mode it runs in.
@@ -265,7 +265,7 @@ def _copied(model: nn.Module) -> nn.Module:
         ) from error
 
 
-def _own(loss: PerSampleLoss) -> PerSampleLoss:
+def own_loss(loss: PerSampleLoss) -> PerSampleLoss:
     """A loss that nobody else can change: a copy, where it is an object that can be copied.
 
     Weights of its own, such as a temperature, belong to it as they are.
@@ -280,4 +280,5 @@ def _own(loss: PerSampleLoss) -> PerSampleLoss:
 __all__ = [
     "LocalPosterior",
     "PerSampleLoss",
+    "own_loss",
 ]

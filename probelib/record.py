@@ -41,7 +41,7 @@ class StoppingRule:
         if until is None:
             return
         done, _ = store.done()
-        self._dtype, self._index = store.loss_dtype, schedule.watched(store.sizes.sample)
+        self._dtype, self._index = store.loss_dtype, schedule.watched(store.n_observed)
         before = store.losses(done, self._index)
         before = before.astype(np.promote_types(before.dtype, np.float32))
         self._rows = list(torch.from_numpy(before).unbind(1))
@@ -269,7 +269,7 @@ class Recorder:
             first_step=first_step,
             first_draw=self.plan.draws_after(first_step),
             steps={name: np.empty((self.chains.chains, 0), np.float32) for name in STEP_VARIABLES},
-            losses=np.empty((self.chains.chains, 0, len(self.chains.observed)), np.float32),
+            losses=np.empty((self.chains.chains, 0, self.chains.observer.n_observed), np.float32),
             distance=np.empty((self.chains.chains, 0), np.float32),
         )
         if kept.steps:

@@ -31,6 +31,7 @@ from probelib.chains import Chains, rehearse
 from probelib.data import Data
 from probelib.guessing import guessing_loss
 from probelib.observe import Observer
+from probelib.observe_loss import ObserveLoss
 from probelib.plan import Plan, Run
 from probelib.posterior import LocalPosterior
 from probelib.progress import progress_bar
@@ -52,6 +53,7 @@ from probelib.store.matching import (
     warn_of_unseen,
 )
 from probelib.store.paths import local_path
+from probelib.tokens import Places
 from probelib.workers import run_group, run_in_executor
 
 if TYPE_CHECKING:
@@ -77,6 +79,7 @@ def sample(
     observe: Data | None = None,
     *,
     sampler: Sampler,
+    observe_loss: ObserveLoss | None = None,
     chains: int = 4,
     draws: int = 500,
     burn_in: int = 0,
@@ -125,6 +128,9 @@ def sample(
         observe: the samples whose losses are recorded; default: those of the posterior.
         sampler: how chains advance, such as ``probelib.SGLD(step_size=1e-3, batch_size=64)``. It
             is copied, never changed.
+        observe_loss: maps (output, target) to losses of shape (batch, positions...), in nats, NaN
+            where there is none: what is recorded of each sample beside its loss, such as
+            ``probelib.token_cross_entropy``. The posterior's own loss still defines L.
         chains: number C of independent chains, all starting at w*.
         draws: number T of draws kept per chain; with ``until`` at most so many.
         burn_in: number b of steps before the first draw counts.
@@ -158,7 +164,9 @@ def sample(
         progress: show a bar with rate, loss and time to go.
 
     Returns:
-        The trace: see :mod:`probelib.contract`. ``loss`` has shape (chains, draws, n_observed).
+        The trace: see :mod:`probelib.contract`. ``loss`` has shape (chains, draws, n_observed);
+        with ``observe_loss`` it has a dimension ``token`` more, and ``sample_loss`` is what it
+        would be without.
 
     Raises:
         ValueError, TypeError: a bad argument, named in the message; nothing has been written.
@@ -182,7 +190,7 @@ def sample(
     )
     _check_place(store, cache, overwrite)
     _check_executor(executor, chains_per_task, store if cache is None else cache, until)
-    run = Run.of(posterior, observe, sampler, plan)
+    run = Run.of(posterior, observe, sampler, plan, observe_loss)
     fingerprint = run.fingerprint()
     place = _open(run, fingerprint, store, cache, overwrite)
     if (found := _finished(place, run.plan)) is not None:
@@ -244,6 +252,7 @@ def _check_is_of(place: DiskStore, run: Run, fingerprint: dict[str, Any]) -> Non
     # on its batch, so that a size that is asked for must be the one that was used.
     batch_size = run.plan.observe_batch_size or place.attrs["observe_batch_size"]
     observer = Observer(run, batch_size, together=place.attrs["observe_together"])
+    observer.places = place.places
     index, losses = observer.some_at_center()
     same_device = place.attrs["device"] == str(run.posterior.device)
     check_losses(place.init_loss(index), losses, index, same_device, place.path)
@@ -309,8 +318,9 @@ def _begin(
     chains, plan = Chains(run), run.plan
     chains.stage()
     center = chains.observer.at_center()
-    _check_init_loss(center.loss, plan.loss_dtype)
-    _warn_of_rounding(center.loss, plan.loss_dtype, run.posterior.n_beta)
+    n, places = len(run.observed), chains.observer.places
+    _check_init_loss(center.loss, plan.loss_dtype, places)
+    _warn_of_rounding(center.loss[-n:], plan.loss_dtype, run.posterior.n_beta)
     thinning = rehearse(run, chains.data, chains.cost) if plan.thin == "auto" else None
     if thinning:
         if progress:
@@ -319,12 +329,16 @@ def _begin(
     plan = run.plan
     groups = [min(together, plan.chains - first) for first in range(0, plan.chains, together)]
     start = Start(
-        sizes=Sizes(plan.chains, plan.draws, plan.steps, len(run.observed)),
+        sizes=Sizes(
+            plan.chains, plan.draws, plan.steps, n, None if places is None else places.positions
+        ),
         init_loss=center.loss,
         init_loss_mcse=center.mcse,
         labels=run.observed.labels(),
         loss_dtype=plan.loss_dtype,
         first_chain=plan.first_chain,
+        places=places,
+        token_ids=chains.observer.token_ids(),
     )
     attrs = {
         "config": run.config(),
@@ -342,8 +356,10 @@ def _begin(
         "wall_time": time.perf_counter() - started,
     }
     if center.mcse is not None:
-        of_mean = {"samples": len(center.loss), "mcse": center.mcse_of_mean}
+        of_mean = {"samples": n, "mcse": center.mcse_of_mean}
         attrs["init_loss_mcse_of_mean"] = of_mean
+    if places is not None:
+        attrs["token_shape"] = chains.observer.token_shape()
     place.create(start, groups, attrs | ({"thinning": asdict(thinning)} if thinning else {}))
     return run, chains
 
@@ -530,11 +546,16 @@ def _check_executor(executor: Any, chains_per_task: Any, store: Any, until: floa
         )
 
 
-def _check_init_loss(init_loss: np.ndarray, loss_dtype: str) -> None:
+def _check_init_loss(init_loss: np.ndarray, loss_dtype: str, places: Places | None) -> None:
     if not np.isfinite(init_loss).all():
-        bad = int(np.flatnonzero(~np.isfinite(init_loss))[0])
+        bad, where = int(np.flatnonzero(~np.isfinite(init_loss))[0]), ""
+        if places is not None and bad < len(places):
+            where, bad = f" at position {places.token[bad]}", int(places.sample[bad])
+        elif places is not None:
+            bad -= len(places)
         raise ValueError(
-            f"observe has a non-finite loss at w*, first in sample {bad}; remove or repair it"
+            f"observe has a non-finite loss at w*, first in sample {bad}{where}; remove or repair "
+            "it"
         )
     if init_loss.max() > np.finfo(loss_dtype).max:
         raise ValueError(

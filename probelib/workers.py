@@ -67,6 +67,7 @@ def run_group(
         if store.progress(group).checkpoint is not None:
             chains.restore(store.checkpoint(group), store.path)
         chains.stage()
+        chains.observer.places = store.places
         if stopping is not None:
             stopping.rewind(run.plan.draws_after(chains.step))
         recorder = Recorder(

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from probelib.contract import COORDINATES, diverged
+from probelib.contract import (
+    COORDINATES,
+    Over,
+    diverged,
+    has_tokens,
+    places_of,
+    token_coordinates,
+)
 from probelib.estimators.weighted import mean, weights_of
 
 if TYPE_CHECKING:
@@ -41,8 +48,8 @@ def blocks_of_losses(
         if not np.isfinite(loss).all():
             chain, draw, at = (int(i) for i in np.argwhere(~np.isfinite(loss))[0])
             raise ValueError(
-                f"trace has a non-finite loss in chain {chain}, draw {draw}, sample {start + at}; "
-                "select the chains and draws that are finite first"
+                f"trace has a non-finite loss in chain {chain}, draw {draw}, "
+                f"{_named(trace, start + at)}; select the chains and draws that are finite first"
             )
         yield block, loss.astype(np.float64)
 
@@ -52,9 +59,9 @@ def blocks_of_changes(trace: xr.Dataset) -> Iterator[tuple[slice, np.ndarray]]:
     for block, loss in blocks_of_losses(trace):
         init = _read(trace.init_loss, block)
         if not np.isfinite(init).all():
-            first = block.start + int((~np.isfinite(init)).argmax())
+            first = _named(trace, block.start + int((~np.isfinite(init)).argmax()))
             raise ValueError(
-                f"trace has no l_i(w*) of sample {first}, "
+                f"trace has no l_i(w*) of {first}, "
                 "which a loss change needs; give init_loss, where the trace was made elsewhere"
             )
         yield block, loss - init
@@ -68,6 +75,13 @@ def blocks_of_deviations(trace: xr.Dataset) -> Iterator[tuple[slice, np.ndarray]
     weights = weights_of(trace)
     for block, loss in blocks_of_losses(trace):
         yield block, loss - mean(loss, weights)
+
+
+def _named(trace: xr.Dataset, at: int) -> str:
+    """A sample, or a token, in words."""
+    if "token" not in trace.coords:
+        return f"sample {at}"
+    return f"position {trace.token.values[at]} of sample {trace.sample_id.values[at]}"
 
 
 def require_draws(trace: xr.Dataset) -> None:
@@ -102,6 +116,23 @@ def per_sample(
     )
 
 
+def by_token(values: xr.DataArray, trace: xr.Dataset, over: Over) -> xr.DataArray:
+    """Estimates along all tokens of a trace as (sample, token), NaN where there is none.
+
+    Those of a trace without tokens, or of its samples, stay as they are.
+    """
+    if over == "sample" or not has_tokens(trace):
+        return values
+    import xarray as xr  # slow to import, so where it is used
+
+    places, coords = places_of(trace), token_coordinates(trace)
+    for name, coord in values.coords.items():
+        if name not in coords:
+            coords[str(name)] = (("sample", "token"), places.spread(coord.values))
+    spread = places.spread(values.values)
+    return xr.DataArray(spread, coords, ("sample", "token"), values.name, values.attrs)
+
+
 def _read(of: xr.DataArray, samples: slice) -> np.ndarray:
     """Values of some samples, which the store's checksums must find as they were written."""
     try:
@@ -117,6 +148,7 @@ __all__ = [
     "blocks_of_changes",
     "blocks_of_deviations",
     "blocks_of_losses",
+    "by_token",
     "per_sample",
     "require_draws",
     "sample_coords",

@@ -20,11 +20,12 @@ import torch
 from torch import Tensor
 
 from probelib.ambient import undisturbed
-from probelib.contract import canonical
+from probelib.contract import Over, canonical
 from probelib.estimators import blocks
 from probelib.estimators.blocks import (
     blocks_of_deviations,
     blocks_of_losses,
+    by_token,
     per_sample,
     require_draws,
     sample_coords,
@@ -209,8 +210,9 @@ class LossKernel(Kernel):
         ValueError: fewer than two draws, or (at first use) losses that are not finite.
     """
 
-    def __init__(self, trace: xr.Dataset):
-        trace = canonical(trace, "loss")
+    def __init__(self, trace: xr.Dataset, over: Over = None):
+        self._given, self._over = trace, over
+        trace = canonical(trace, "loss", over=over)
         require_draws(trace)
         self._trace, self._weights = trace, weights_of(trace)
         self.shape = (trace.sizes["sample"], trace.sizes["sample"])
@@ -226,7 +228,8 @@ class LossKernel(Kernel):
         if error.any():  # what has not moved yet may do so: no draw tells how far
             error[error == 0] = np.inf
         coords = sample_coords(self._trace)
-        return per_sample(coords, np.square(self._scale), error, "loss_variance")
+        found = per_sample(coords, np.square(self._scale), error, "loss_variance")
+        return by_token(found, self._given, self._over)
 
     @by_position
     def covariance(self, rows: Positions = None, cols: Positions = None) -> np.ndarray:
@@ -317,7 +320,7 @@ class LossKernel(Kernel):
                 {"draw": slice(0, self._draws // 2)},
                 {"draw": slice(-3 * self._draws // 8, None)},
             ]
-        first, second = (LossKernel(self._trace.isel(half)) for half in halves)
+        first, second = (LossKernel(self._trace.isel(half), "sample") for half in halves)
         return first, second
 
     def _p_values(self, rows: np.ndarray, cols: np.ndarray) -> np.ndarray:
@@ -453,9 +456,9 @@ class LossKernel(Kernel):
         return f"LossKernel({self.shape[0]} samples, {self._chains} x {self._draws} draws)"
 
 
-def loss_kernel(trace: xr.Dataset) -> LossKernel:
+def loss_kernel(trace: xr.Dataset, over: Over = None) -> LossKernel:
     """The posterior loss kernel of a trace (Eqs. 5 and 6): see :class:`LossKernel`."""
-    return LossKernel(trace)
+    return LossKernel(trace, over)
 
 
 class MatrixKernel(Kernel):

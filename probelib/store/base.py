@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,8 @@ import zarr
 from probelib.contract import run_number
 from probelib.store.checkpoints import Checkpoint, Progress
 from probelib.store.integrity import TraceMismatch
-from probelib.store.layout import GROWING, Sizes, Start, array_of
+from probelib.store.layout import Sizes, Start, array_of, split
+from probelib.tokens import Places
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -36,6 +38,7 @@ class TraceStore(ABC):
     #: Lengths of the dimensions; arrays may have more room than that.
     sizes: Sizes
     _group: zarr.Group
+    _places: Places | None = None
 
     # --- what is there ---
 
@@ -111,11 +114,12 @@ class TraceStore(ABC):
         Args:
             chains: which.
             first: position of the first draw.
-            loss: shape (chains, k, sample); NaN from where a chain has diverged.
+            loss: shape (chains, k, n_observed); NaN from where a chain has diverged.
             distance: shape (chains, k).
         """
         draws = slice(first, first + loss.shape[1])
-        self._write("loss", (chains, draws), loss)
+        for name, values in split("loss", loss, self.places).items():
+            self._write(name, (chains, draws), values)
         self._write("distance", (chains, draws), distance)
 
     def write_steps(self, chains: slice, first: int, recorded: dict[str, np.ndarray]) -> None:
@@ -136,12 +140,12 @@ class TraceStore(ABC):
         draws = max(draws, *(self.progress(group).draws_done for group in self.groups))
         steps = max(steps, *(self.progress(group).steps_done for group in self.groups))
         self._resize_arrays(draws, steps, shrink=False)
-        sizes = Sizes(self.sizes.chain, draws, steps, self.sizes.sample)
+        sizes = replace(self.sizes, draw=draws, step=steps)
         self._set_root(self.attrs | {"config": config}, sizes)
         self._resize_arrays(draws, steps, shrink=True)
 
     def _resize_arrays(self, draws: int, steps: int, shrink: bool) -> None:
-        for name, dims in GROWING.items():
+        for name, dims in self.sizes.growing.items():
             array, size = array_of(self._group, name), steps if "step" in dims else draws
             if array.shape[1] > size if shrink else array.shape[1] < size:
                 array.resize((array.shape[0], size, *array.shape[2:]))
@@ -202,13 +206,42 @@ class TraceStore(ABC):
     def _complete(self, config: dict[str, Any], draws: int) -> bool:
         return draws >= config["draws"] and len(self.diverged) < config["chains"]
 
+    @property
+    def places(self) -> Places | None:
+        """Which samples have which tokens; None where there is one loss per sample."""
+        if self.sizes.token is None:
+            return None
+        if self._places is None:
+            self._places = Places(~np.isnan(np.asarray(array_of(self._group, "init_loss")[...])))
+        return self._places
+
+    @property
+    def n_observed(self) -> int:
+        """Losses at each draw: of all tokens that there are, then of all samples."""
+        return self.sizes.sample + (0 if self.places is None else len(self.places))
+
     def init_loss(self, index: np.ndarray) -> np.ndarray:
-        """l_i(w*) of some samples, shape (len(index),)."""
-        return np.asarray(array_of(self._group, "init_loss").oindex[index])
+        """l_i(w*) of some of the ``n_observed`` losses, shape (len(index),)."""
+        return self._some("init_loss", (), index)
 
     def losses(self, draws: int, index: np.ndarray) -> np.ndarray:
-        """The first draws' losses of some samples, shape (chain, draws, len(index))."""
-        return np.asarray(array_of(self._group, "loss").oindex[:, slice(0, draws), index])
+        """Some of the first draws' ``n_observed`` losses, shape (chain, draws, len(index))."""
+        return self._some("loss", (slice(None), slice(0, draws)), index)
+
+    def _some(self, name: str, at: tuple[slice, ...], index: np.ndarray) -> np.ndarray:
+        """Losses at some of the ``n_observed`` places, at draws or at w*."""
+        places = self.places
+        if places is None:
+            return np.asarray(array_of(self._group, name).oindex[*at, index])
+        index, n = np.asarray(index), len(places)
+        of_tokens = index < n
+        rows, back = np.unique(places.sample[index[of_tokens]], return_inverse=True)
+        part = np.asarray(array_of(self._group, name).oindex[*at, rows])
+        of_samples = array_of(self._group, name.replace("loss", "sample_loss"))
+        found = np.empty((*part.shape[:-2], len(index)), part.dtype)
+        found[..., of_tokens] = part[..., back, places.token[index[of_tokens]]]
+        found[..., ~of_tokens] = of_samples.oindex[*at, index[~of_tokens] - n]
+        return found
 
     def dataset(self, draws: int | None = None) -> xr.Dataset:
         """The trace up to its last complete draw, read lazily; see :meth:`done`.

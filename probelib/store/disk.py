@@ -119,10 +119,12 @@ class DiskStore(TraceStore):
         self.attrs, self.sizes = layout.check_root(root)
         layout.check_arrays(self.path, root, self.sizes)
         self._group = zarr.open_group(self.path, mode="r+", zarr_format=3, use_consolidated=False)
-        layout.check_written_once(self.path, self._group, self.attrs)
+        self._places = None
+        layout.check_written_once(self.path, self._group, self.attrs, self.sizes)
         self.refresh()
         for group in self.groups:
-            layout.check_draws(self.path, self._group, group, self._progress[group.start])
+            progress = self._progress[group.start]
+            layout.check_draws(self.path, self._group, group, progress, self.sizes)
 
     def changed(self) -> bool:
         """Whether somebody has committed since the records were read here."""
@@ -191,6 +193,7 @@ class DiskStore(TraceStore):
             finally:
                 shutil.rmtree(aside, ignore_errors=True)
         self._group = zarr.open_group(self.path, mode="r+", zarr_format=3, use_consolidated=False)
+        self._places = None
         self._progress = {group.start: Progress() for group in self.groups}
 
     def _lay_out(
@@ -200,7 +203,7 @@ class DiskStore(TraceStore):
         layout.create_arrays(group, start)
         group.create_group("checkpoint")
         attrs = layout.first_attributes(start, groups, attrs)
-        attrs |= {"chunks": layout.written_once(folder, attrs)}
+        attrs |= {"chunks": layout.written_once(folder, attrs, start.sizes)}
         self.attrs, self.sizes = layout.write_root(folder, attrs, start.sizes), start.sizes
         for part in self.groups:
             file = folder / "checkpoint" / self._record(part).name
@@ -246,7 +249,7 @@ class DiskStore(TraceStore):
     def _resize_arrays(self, draws: int, steps: int, shrink: bool) -> None:
         with disk_errors(self.path, "all draws before it are kept"):
             super()._resize_arrays(draws, steps, shrink)
-            for name in layout.GROWING:
+            for name in self.sizes.growing:
                 synchronise(self.path / name / "zarr.json")
 
     def require_there(self) -> None:

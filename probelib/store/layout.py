@@ -20,38 +20,58 @@ import zarr
 from zarr.codecs import Crc32cCodec
 
 from probelib.arguments import is_whole
-from probelib.contract import COORDINATES, VARIABLES
+from probelib.contract import COORDINATES, TOKEN_COORDINATES, TOKEN_VARIABLES, VARIABLES
 from probelib.store.checkpoints import Progress
 from probelib.store.integrity import checksum, chunk_checksum, read_json, write_atomically
+from probelib.tokens import Places
 
 #: Raised whenever the same call would give other numbers or another layout, so that no store
 #: written before the change is taken for one written after it.
 FORMAT = 5
 
-#: Dimensions of each array of a trace.
-DIMENSIONS = VARIABLES | COORDINATES
-#: Those that grow along draws or steps.
-GROWING = {name: dims for name, dims in VARIABLES.items() if dims[0] == "chain"}
+#: Dimensions of each array of a trace, and of one with losses per token.
+_DIMENSIONS = VARIABLES | COORDINATES
+_TOKEN_DIMENSIONS = _DIMENSIONS | TOKEN_VARIABLES | TOKEN_COORDINATES
 _DRAW_CHUNK, _STEP_CHUNK, _SAMPLE_CHUNK = 50, 8192, 8192
 # What is ever decoded: plain numbers, in arrays of ours with a checksum and nothing else.
 _DTYPES = {"bool", *(f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64))}
 _DTYPES |= {"float16", "float32", "float64"}
 _CODECS = {"bytes", "crc32c", "zstd", "gzip", "blosc"}
-_WRITTEN_ONCE = ("init_loss", "chain", "sample_id", "label", "init_loss_mcse")
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """Lengths of a trace's dimensions."""
+    """Lengths of a trace's dimensions; ``token`` is None where there is one loss per sample."""
 
     chain: int
     draw: int
     step: int
     sample: int
+    token: int | None = None
+
+    @property
+    def dimensions(self) -> dict[str, tuple[str, ...]]:
+        """Of each array that a trace may have."""
+        return _DIMENSIONS if self.token is None else _TOKEN_DIMENSIONS
+
+    @property
+    def variables(self) -> list[str]:
+        """Arrays that a trace has, beside its coordinates."""
+        return [*VARIABLES] if self.token is None else [*(VARIABLES | TOKEN_VARIABLES)]
+
+    @property
+    def growing(self) -> dict[str, tuple[str, ...]]:
+        """Arrays that grow along draws or steps, with their dimensions."""
+        dims = {name: self.dimensions[name] for name in self.variables}
+        return {name: of for name, of in dims.items() if of[0] == "chain"}
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Of an array of the trace."""
-        return tuple(getattr(self, dim) for dim in DIMENSIONS[name])
+        return tuple(getattr(self, dim) for dim in self.dimensions[name])
+
+    def as_json(self) -> dict[str, int]:
+        """Those that there are."""
+        return {name: size for name, size in asdict(self).items() if size is not None}
 
 
 @dataclass(frozen=True)
@@ -60,11 +80,13 @@ class Start:
 
     Attributes:
         sizes: of its dimensions.
-        init_loss: l_i(w*), shape (sample,).
+        init_loss: l_i(w*), shape (n_observed,): of the tokens that there are, then of the samples.
         labels: shape (sample,), or None.
         loss_dtype: "float64", "float32" or "float16".
         first_chain: number of the first chain.
-        init_loss_mcse: of l_i(w*), shape (sample,), where the model draws at random.
+        init_loss_mcse: of l_i(w*), shape (n_observed,), where the model draws at random.
+        places: of tokens, where there are losses of them.
+        token_ids: their targets, shape (sample, token), where these are whole numbers.
     """
 
     sizes: Sizes
@@ -73,45 +95,70 @@ class Start:
     loss_dtype: str
     first_chain: int = 0
     init_loss_mcse: np.ndarray | None = None
+    places: Places | None = None
+    token_ids: np.ndarray | None = None
+
+    def values(self) -> dict[str, np.ndarray]:
+        """What never changes of the trace, coordinates included."""
+        return split("init_loss", self.init_loss, self.places) | self.coordinates()
 
     def coordinates(self) -> dict[str, np.ndarray]:
         """Those of the trace."""
         number = np.arange(self.first_chain, self.first_chain + self.sizes.chain)
         found = {"chain": number, "sample_id": np.arange(self.sizes.sample)}
-        some = {"label": self.labels, "init_loss_mcse": self.init_loss_mcse}
-        return found | {name: values for name, values in some.items() if values is not None}
+        if self.labels is not None:
+            found["label"] = self.labels
+        if self.init_loss_mcse is not None:
+            found |= split("init_loss_mcse", self.init_loss_mcse, self.places)
+        if self.places is not None:
+            found["token"] = np.arange(self.places.positions)
+            if self.token_ids is not None:
+                found["token_id"] = self.token_ids
+        return found
+
+
+def split(name: str, values: np.ndarray, places: Places | None) -> dict[str, np.ndarray]:
+    """Values (..., n_observed) by array: those of tokens, where there are some, and of samples."""
+    if places is None:
+        return {name: values}
+    n, of_samples = len(places), name.replace("loss", "sample_loss")
+    return {name: places.spread(values[..., :n]), of_samples: values[..., n:]}
 
 
 def create_arrays(group: zarr.Group, start: Start) -> None:
     """Lay out the arrays of a trace, and write those that never change."""
     sizes = start.sizes
+    token = min(sizes.token or 1, _SAMPLE_CHUNK)
     chunk = {
         "chain": 1,
         "draw": min(sizes.draw, _DRAW_CHUNK),
         "step": min(sizes.step, _STEP_CHUNK),
         "sample": min(sizes.sample, _SAMPLE_CHUNK),
+        "token": token,
     }
-    values = {"init_loss": start.init_loss} | start.coordinates()
-    grown = dict.fromkeys(GROWING, "float32") | {"loss": start.loss_dtype}
+    values = start.values()
+    grown = dict.fromkeys(sizes.growing, "float32")
+    for name in ("loss", "sample_loss"):
+        if name in grown:
+            grown[name] = start.loss_dtype
     if start.loss_dtype == "float64":
         grown["sampling_loss"] = "float64"
     for name in (*grown, *values):
-        dtype = np.dtype(grown[name] if name in grown else values[name].dtype)
+        dims, dtype = sizes.dimensions[name], np.dtype(grown.get(name) or values[name].dtype)
+        some = chunk | ({"sample": max(1, chunk["sample"] // token)} if "token" in dims else {})
         array = group.create_array(
             name,
             shape=sizes.shape(name),
-            chunks=sizes.shape(name)
-            if name in values
-            else tuple(chunk[dim] for dim in DIMENSIONS[name]),
+            chunks=sizes.shape(name) if name in values else tuple(some[dim] for dim in dims),
             dtype=dtype,
             fill_value=np.nan if np.issubdtype(dtype, np.floating) else 0,
             # Losses are close to random bits: compression costs time and saves next to nothing.
             compressors=[Crc32cCodec()],
-            dimension_names=DIMENSIONS[name],
+            dimension_names=dims,
             config={"write_empty_chunks": True},
         )
         if name in values:
-            array[:] = values[name]
+            array[...] = values[name]
 
 
 # --- the root record ---
@@ -139,7 +186,7 @@ def root_record(folder: Path, attrs: dict[str, Any], sizes: Sizes) -> dict[str, 
         attrs: root attributes; sizes and checksum are added.
         sizes: at most what the arrays have room for.
     """
-    content = json.loads(json.dumps(attrs | {"sizes": asdict(sizes)}))
+    content = json.loads(json.dumps(attrs | {"sizes": sizes.as_json()}))
     content.pop("checksum", None)
     arrays = {path.parent.name: read_json(path) for path in sorted(folder.glob("*/zarr.json"))}
     arrays = {k: a for k, a in arrays.items() if a.get("node_type") == "array"}
@@ -163,7 +210,7 @@ def write_root(folder: Path, attrs: dict[str, Any], sizes: Sizes) -> dict[str, A
 
 
 def _at_size(name: str, array: dict[str, Any], sizes: Sizes) -> dict[str, Any]:
-    if name not in DIMENSIONS:  # somebody's own, beside ours
+    if name not in sizes.dimensions:  # somebody's own, beside ours
         return array
     return copy.deepcopy(array) | {"shape": list(sizes.shape(name))}
 
@@ -191,7 +238,7 @@ def check_root(root: dict[str, Any]) -> tuple[dict[str, Any], Sizes]:
         raise ValueError("zarr.json does not have the content that its checksum says")
     config = attrs["config"]
     sizes = Sizes(**attrs["sizes"])
-    numbers = {f"sizes.{name}": value for name, value in asdict(sizes).items()}
+    numbers = {f"sizes.{name}": value for name, value in sizes.as_json().items()}
     numbers |= {f"config.{k}": config[k] for k in ("chains", "draws", "thin", "burn_in")}
     numbers |= {name: attrs[name] for name in ("observe_batch_size", "seed")}
     for name, value in numbers.items():
@@ -224,7 +271,7 @@ def check_arrays(folder: Path, root: dict[str, Any], sizes: Sizes) -> None:
         ValueError: naming the first that is not.
         OSError: a file cannot be read.
     """
-    wanted = [*VARIABLES, *root["attributes"]["coordinates"].split()]
+    wanted = [*sizes.variables, *root["attributes"]["coordinates"].split()]
     found = {path.parent.name for path in folder.glob("*/zarr.json")} - {"checkpoint", *wanted}
     consolidated = root["consolidated_metadata"]["metadata"]
     for name in (*wanted, *sorted(found)):
@@ -232,13 +279,13 @@ def check_arrays(folder: Path, root: dict[str, Any], sizes: Sizes) -> None:
         plain = _is_plain(array)
         if name in wanted:
             plain &= [codec["name"] for codec in array["codecs"]] == ["bytes", "crc32c"]
-            plain &= tuple(array["dimension_names"]) == DIMENSIONS[name]
+            plain &= tuple(array["dimension_names"]) == sizes.dimensions[name]
         if not plain:
             raise ValueError(f"{name} is not laid out as probelib lays it out")
         if name not in wanted:  # somebody's own, beside ours
             continue
         chunk, shape = array["chunk_grid"]["configuration"]["chunk_shape"], array["shape"]
-        if len(shape) != len(DIMENSIONS[name]) or not _fits(name, shape, chunk, sizes):
+        if len(shape) != len(sizes.dimensions[name]) or not _fits(name, shape, chunk, sizes):
             raise ValueError(f"{name} has the shape {shape}, which does not fit the rest")
         if consolidated[name] != _at_size(name, array, sizes):
             raise ValueError(f"zarr.json and {name}/zarr.json do not agree")
@@ -267,18 +314,28 @@ def _fits(name: str, shape: list[Any], chunk: list[Any], sizes: Sizes) -> bool:
     """Whether an array has room for the trace: more of it only along draws and steps."""
     if len(chunk) != len(shape) or not all(is_whole(c) and c > 0 for c in chunk):
         return False
-    if name in _WRITTEN_ONCE:
+    if name not in sizes.growing:
         return shape == chunk == list(sizes.shape(name))
     return all(
         is_whole(length) and (length >= size if dim in ("draw", "step") else length == size)
-        for dim, length, size in zip(DIMENSIONS[name], shape, sizes.shape(name), strict=True)
+        for dim, length, size in zip(sizes.dimensions[name], shape, sizes.shape(name), strict=True)
     )
 
 
-def written_once(folder: Path, attrs: dict[str, Any]) -> dict[str, str | None]:
+def written_once(folder: Path, attrs: dict[str, Any], sizes: Sizes) -> dict[str, str | None]:
     """The chunks of the arrays that never change, with their checksums."""
-    names = ["init_loss", *attrs["coordinates"].split()]
-    return {f"{name}/c/0": chunk_checksum(folder / name / "c" / "0") for name in names}
+    keys = [_only_chunk(name, dims) for name, dims in _never_changing(attrs, sizes).items()]
+    return {key: chunk_checksum(folder / key) for key in keys}
+
+
+def _never_changing(attrs: dict[str, Any], sizes: Sizes) -> dict[str, tuple[str, ...]]:
+    """Names and dimensions of the arrays that a trace begins with."""
+    names = [*(name for name in sizes.variables if name not in sizes.growing)]
+    return {name: sizes.dimensions[name] for name in (*names, *attrs["coordinates"].split())}
+
+
+def _only_chunk(name: str, dims: tuple[str, ...]) -> str:
+    return f"{name}/c/{'/'.join('0' * len(dims))}"
 
 
 def array_of(group: zarr.Group, name: str) -> zarr.Array[Any]:
@@ -289,14 +346,18 @@ def array_of(group: zarr.Group, name: str) -> zarr.Array[Any]:
     return array
 
 
-def check_written_once(folder: Path, group: zarr.Group, attrs: dict[str, Any]) -> None:
+def check_written_once(
+    folder: Path, group: zarr.Group, attrs: dict[str, Any], sizes: Sizes
+) -> None:
     """Whether the arrays that never change are there, as they were written (ValueError)."""
-    for name in ("init_loss", *attrs["coordinates"].split()):
-        key = f"{name}/c/0"
+    for name, dims in _never_changing(attrs, sizes).items():
+        key = _only_chunk(name, dims)
         check_chunk(folder, key, _length(array_of(group, name)), attrs["chunks"].get(key))
 
 
-def check_draws(folder: Path, group: zarr.Group, chains: slice, progress: Progress) -> None:
+def check_draws(
+    folder: Path, group: zarr.Group, chains: slice, progress: Progress, sizes: Sizes
+) -> None:
     """Whether the files of all draws and steps that a group of chains has done are there.
 
     Raises:
@@ -306,7 +367,7 @@ def check_draws(folder: Path, group: zarr.Group, chains: slice, progress: Progre
         at = progress.diverged.get(chain, {})
         draws = min(at.get("draws", progress.draws_done), progress.draws_done)
         steps = min(at.get("step", progress.steps_done), progress.steps_done)
-        for name, dims in GROWING.items():
+        for name, dims in sizes.growing.items():
             array, done = array_of(group, name), steps if "step" in dims else draws
             if done > array.shape[1]:
                 raise ValueError(f"{name} has no room for the draws that are done")
@@ -344,9 +405,7 @@ def _length(array: zarr.Array[Any]) -> int:
 
 
 __all__ = [
-    "DIMENSIONS",
     "FORMAT",
-    "GROWING",
     "Sizes",
     "Start",
     "array_of",
@@ -360,6 +419,7 @@ __all__ = [
     "first_attributes",
     "is_trace",
     "root_record",
+    "split",
     "write_root",
     "written_once",
 ]

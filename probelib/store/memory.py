@@ -25,6 +25,7 @@ class MemoryStore(TraceStore):
     def create(self, start: Start, groups: list[int], attrs: dict[str, Any]) -> None:
         self._group = zarr.create_group(self._store, zarr_format=3)
         create_arrays(self._group, start)
+        self._places = start.places
         self._set_root(first_attributes(start, groups, attrs), start.sizes)
         self._progress = {group.start: Progress() for group in self.groups}
 

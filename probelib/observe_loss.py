@@ -1,0 +1,79 @@
+"""What is recorded of each sample beside its loss: a loss per token, or whatever its parts are."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from probelib.copies import version
+from probelib.data import Samples
+from probelib.posterior import LocalPosterior
+from probelib.soundness import check_samples
+
+ObserveLoss = Callable[[Any, Any], Tensor]
+
+
+def losses_of_tokens(observe_loss: ObserveLoss, output: Any, target: Any) -> Tensor:
+    """Losses (batch, positions) of a batch's outputs, NaN where there is no token.
+
+    Raises:
+        ValueError: they are of another shape, or the function writes into what it is given.
+    """
+    given = [t for t in (output, target) if isinstance(t, Tensor)]
+    before = [version(t) for t in given]
+    losses = observe_loss(output, target)
+    batch = len(target) if isinstance(target, Tensor) else None
+    if not isinstance(losses, Tensor) or losses.ndim < 2 or batch not in (None, len(losses)):
+        got = tuple(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
+        raise ValueError(
+            f"observe_loss returned {got} for a batch of {batch}; it must return one loss per "
+            f"position of each sample, shape ({batch}, positions...), such as "
+            "probelib.token_cross_entropy does; for one per sample leave observe_loss out"
+        )
+    if not losses.is_floating_point():
+        raise ValueError(f"observe_loss returned {losses.dtype}; return floating-point numbers")
+    if [version(t) for t in given] != before:
+        raise ValueError(
+            "observe_loss writes into what it is given; let it write into a copy, made with "
+            ".clone()"
+        )
+    return losses.flatten(1)
+
+
+class _Summed:
+    """One number of all positions: it changes with each of them, and not with what is none."""
+
+    def __init__(self, observe_loss: ObserveLoss):
+        self.observe_loss = observe_loss
+
+    def __call__(self, output: Any, target: Any) -> Tensor:
+        losses = losses_of_tokens(self.observe_loss, output, target)
+        there = ~losses.isnan()
+        weight = 1 + torch.linspace(0, 1, losses.shape[1], device=losses.device)
+        # Also what is none counts, so that it must be none at all weights and in all batches.
+        each = torch.where(there, losses, 0) * weight.to(losses.dtype)
+        return each.sum(1) / losses.shape[1] + (~there * weight.to(losses.dtype)).sum(1)
+
+
+def check_observe_loss(
+    posterior: LocalPosterior, samples: Samples, observe_loss: ObserveLoss
+) -> None:
+    """Evaluate some samples at w* and nearby, and name what is wrong.
+
+    Raises:
+        ValueError: it does not return finite losses of shape (batch, positions...), or they depend
+            on what else is in the batch, or on whether gradients are taken.
+    """
+    summed = copy.copy(posterior)
+    summed.per_sample_loss = _Summed(observe_loss)
+    try:
+        check_samples(summed, samples)
+    except ValueError as error:
+        raise ValueError(str(error).replace("per_sample_loss", "observe_loss")) from error
+
+
+__all__ = ["ObserveLoss", "check_observe_loss", "losses_of_tokens"]
