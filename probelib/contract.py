@@ -39,8 +39,9 @@ VARIABLES: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(STEP_VARIABLES, ("chain", "step")),
 }
 #: What a trace of losses per token has instead of ``loss`` and ``init_loss`` above: losses at each
-#: position of a sample, NaN where it has none; and ``loss`` and ``init_loss`` of the samples, as the
-#: posterior has them, by another name.
+#: position of a sample, NaN where it has none; and those of the samples, as the posterior has them,
+#: by another name. The attribute ``token_shape`` is the shape of a sample's positions, of which
+#: ``token`` is the flat number.
 TOKEN_VARIABLES: dict[str, tuple[str, ...]] = {
     "loss": ("chain", "draw", "sample", "token"),
     "init_loss": ("sample", "token"),
@@ -97,7 +98,6 @@ ATTRIBUTES = {
     "preconditioned": "whether steps are longer for some weights than for others",
     "guessing_loss": "of the observed samples, nats, were the model's output always the same",
     "fingerprint": "of weights, data, code and settings",
-    "token_shape": "shape of a sample's positions, of which ``token`` is the flat number",
     "versions": "of the packages that made the trace",
 }
 

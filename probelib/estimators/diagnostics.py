@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from probelib.contract import STEP_VARIABLES, RunSettings, canonical, diverged, settings
+from probelib.contract import STEP_VARIABLES, Over, RunSettings, canonical, diverged, settings
 from probelib.estimators import weighted
 from probelib.estimators.llc import local_learning_coefficient, mean_loss_change
 from probelib.estimators.series import Estimate, ess_and_rhat
@@ -112,7 +112,9 @@ class Diagnostics:
         return "\n".join([verdict, *(f"  {marks[f.good]} {f.sentence}" for f in self.findings)])
 
 
-def diagnostics(trace: xr.Dataset, n_samples: int = 500, seed: int = 0) -> Diagnostics:
+def diagnostics(
+    trace: xr.Dataset, n_samples: int = 500, seed: int = 0, over: Over = None
+) -> Diagnostics:
     """Whether a trace can be trusted, with the numbers behind the verdict.
 
     It looks at what biases the LLC, and with it gains and kernel: whether w* is a minimum of
@@ -126,6 +128,8 @@ def diagnostics(trace: xr.Dataset, n_samples: int = 500, seed: int = 0) -> Diagn
         trace: from :func:`probelib.sample` or :func:`probelib.open_trace`.
         n_samples: how many samples to look at (all, if there are fewer).
         seed: of that choice.
+        over: of a trace of losses per token, whether it looks at so many of them ("token", the
+            default) or of the samples; the LLC is that of the samples all the same.
 
     Returns:
         The verdict, and its numbers.
@@ -135,6 +139,7 @@ def diagnostics(trace: xr.Dataset, n_samples: int = 500, seed: int = 0) -> Diagn
             finite.
     """
     has_distance = isinstance(trace, Mapping) and "distance" in trace  # else canonical says why
+    each = canonical(trace, "loss", over=over)  # in whose R-hat and ESS there is interest
     trace = canonical(trace, "loss", "init_loss", *["distance"] * has_distance)
     lost = diverged(trace)
     if lost and len(lost) == trace.sizes["chain"]:
@@ -143,12 +148,13 @@ def diagnostics(trace: xr.Dataset, n_samples: int = 500, seed: int = 0) -> Diagn
             f"trace has no chain that did not diverge, the first at step {at['step']}; sample "
             "again with a smaller step_size"
         )
-    all_chains, trace = trace, trace.drop_sel(chain=[int(c) for c in lost]) if lost else trace
+    left_out = [int(chain) for chain in lost]
+    all_chains, trace, each = trace, *(of.drop_sel(chain=left_out) for of in (trace, each))
     mean = mean_loss_change(trace)
-    n = trace.sizes["sample"]
+    n = each.sizes["sample"]
     samples = np.sort(np.random.default_rng(seed).choice(n, min(n, n_samples), replace=False))
     series = np.concatenate(
-        [mean[..., None], trace.loss[:, :, samples].values.astype(np.float64)], -1
+        [mean[..., None], each.loss[:, :, samples].values.astype(np.float64)], -1
     )
     ess, rhat = np.array([ess_and_rhat(series[..., i]) for i in range(series.shape[-1])]).T
     at_center = float(trace.init_loss.values.astype(np.float64).mean())

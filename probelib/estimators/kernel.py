@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from probelib.ambient import undisturbed
-from probelib.contract import Over, canonical
+from probelib.contract import Over, canonical, has_tokens, places_of
 from probelib.estimators import blocks
 from probelib.estimators.blocks import (
     blocks_of_deviations,
@@ -203,8 +203,12 @@ class LossKernel(Kernel):
     K has the divisor S - 1 (A.1). Autocorrelated draws make it too small by about K / ESS, which is
     less than its error; :func:`probelib.empirical_variance` puts that right, R does not feel it.
 
+    Of a trace of losses per token its samples are the tokens that there are, sample after sample:
+    :meth:`find` says where one of them is, and neighbours name sample and position.
+
     Args:
         trace: from :func:`probelib.sample` or :func:`probelib.open_trace`.
+        over: of a trace of losses per token, "token" (the default) or "sample".
 
     Raises:
         ValueError: fewer than two draws, or (at first use) losses that are not finite.
@@ -217,6 +221,21 @@ class LossKernel(Kernel):
         self._trace, self._weights = trace, weights_of(trace)
         self.shape = (trace.sizes["sample"], trace.sizes["sample"])
         self._chains, self._draws = trace.sizes["chain"], trace.sizes["draw"]
+
+    def find(self, sample: int, token: int) -> int:
+        """The position in this kernel of a token, by the positions of its sample and of itself.
+
+        Raises:
+            ValueError: a kernel of whole samples.
+            IndexError: no such token.
+        """
+        if self._over == "sample" or not has_tokens(self._given):
+            raise ValueError("over is 'sample' in this kernel, which has no tokens to be found")
+        places = places_of(self._given)
+        found = np.flatnonzero((places.sample == sample) & (places.token == token))
+        if not len(found):
+            raise IndexError(f"token is {token}, which sample {sample} does not have")
+        return int(found[0])
 
     def diagonal(self) -> xr.DataArray:
         error = np.empty(self.shape[0])
