@@ -233,7 +233,7 @@ def canonical(
     """
     import xarray as xr  # slow to import, so where it is used
 
-    data = _reset(_unstacked(_data_set(trace, argument), argument))
+    data = unstacked(trace, argument)
     if variables is VARIABLES:
         data = _one_axis(data, over, argument)
     table = {**variables, **OPTIONAL}
@@ -265,6 +265,15 @@ def canonical(
         raise ValueError(f"{argument} has no samples; keep at least one")
     _check_chains(ordered, argument)
     return ordered
+
+
+def unstacked(trace: xr.Dataset, argument: str = "trace") -> xr.Dataset:
+    """A trace with plain dimensions, none of ours stacked into another.
+
+    Raises:
+        TypeError, ValueError: as for :func:`canonical`.
+    """
+    return _reset(_unstacked(_data_set(trace, argument), argument))
 
 
 def has_tokens(data: xr.Dataset) -> bool:
@@ -344,15 +353,14 @@ def places_of(trace: xr.Dataset, argument: str = "trace") -> tokens.Places:
 
 def token_coordinates(trace: xr.Dataset) -> dict[str, Any]:
     """The coordinates of the samples and positions of a trace of losses per token, in memory."""
-    dims = ("sample", "token")
-    found = {}
+    known, found = {**COORDINATES, **TOKEN_COORDINATES}, {}
     for name, array in trace.coords.items():
-        ours = name in {**COORDINATES, **TOKEN_COORDINATES} and name != "chain"
-        if (ours or set(array.dims) & {*dims}) and set(array.dims) <= {*dims}:
-            whole = array.variable
-            if not whole.dims:  # one was selected, whose dimension is back
-                whole = whole.set_dims({"token" if name == "token" else "sample": 1})
-            found[str(name)] = whole.compute()
+        dims = known.get(str(name), array.dims)
+        if dims and {*dims} <= {"sample", "token"}:
+            ours = name in known
+            found[str(name)] = (
+                _in_order(trace, str(name), dims, "trace") if ours else array.variable
+            )
     return found
 
 
@@ -660,4 +668,5 @@ __all__ = [
     "sample_coordinates",
     "settings",
     "token_coordinates",
+    "unstacked",
 ]

@@ -19,7 +19,8 @@ from torch.overrides import TorchFunctionMode
 Kind = TypeVar("Kind")
 _WITHOUT_STATE = ModuleType, type(threading.Lock()), type(threading.RLock()), logging.Logger
 # What torch itself keeps on a module, its tensors and its parts, which a call is given anew.
-_OF_TORCH = ("_parameters", "_buffers", "_modules")
+# The last are weak references of recurrent layers to their weights, which nothing could pickle.
+_OF_TORCH = ("_parameters", "_buffers", "_modules", "_flat_weight_refs")
 
 
 class _Detached(TorchFunctionMode):

@@ -13,6 +13,7 @@ from probelib.contract import (
     has_tokens,
     init_mcse,
     settings,
+    unstacked,
 )
 from probelib.estimators.blocks import blocks_of_changes, by_token, per_sample, sample_coords
 from probelib.estimators.llc import mean_loss_change
@@ -41,7 +42,8 @@ def loss_gain(trace: xr.Dataset, over: Over = None) -> xr.DataArray:
     Raises:
         ValueError: fewer than two draws, or losses that are not finite.
     """
-    whole, trace = trace, canonical(trace, "loss", "init_loss", over=over)
+    whole = unstacked(trace)
+    trace = canonical(whole, "loss", "init_loss", over=over)
     gain, error = np.empty(trace.sizes["sample"]), np.empty(trace.sizes["sample"])
     weights = weights_of(trace)
     for block, change in blocks_of_changes(trace):
@@ -51,14 +53,16 @@ def loss_gain(trace: xr.Dataset, over: Over = None) -> xr.DataArray:
         error[error == 0] = np.inf
     error = np.hypot(error, init_mcse(trace)[0])
     found = per_sample(sample_coords(trace), gain, error, "loss_gain")
-    of_mean = _relative_step_bias(whole, trace, gain)
+    of_mean = _relative_step_bias(whole, trace, gain, over)
     return by_token(found.assign_coords(step_bias=("sample", of_mean * gain)), whole, over)
 
 
-def _relative_step_bias(whole: xr.Dataset, trace: xr.Dataset, gain: np.ndarray) -> float:
+def _relative_step_bias(
+    whole: xr.Dataset, trace: xr.Dataset, gain: np.ndarray, over: Over
+) -> float:
     """That of the mean gain of the samples, whether these or their tokens are read."""
     n_beta = settings(trace).n_beta or math.nan
-    if not has_tokens(whole):
+    if over == "sample" or not has_tokens(whole):
         return relative_step_bias(trace, n_beta * gain.mean())
     if "sample_loss" not in whole:  # made elsewhere
         return math.nan

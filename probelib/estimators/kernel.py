@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from probelib.ambient import undisturbed
-from probelib.contract import Over, canonical, has_tokens, places_of
+from probelib.contract import Over, canonical, has_tokens, places_of, unstacked
 from probelib.estimators import blocks
 from probelib.estimators.blocks import (
     blocks_of_deviations,
@@ -215,8 +215,8 @@ class LossKernel(Kernel):
     """
 
     def __init__(self, trace: xr.Dataset, over: Over = None):
-        self._given, self._over = trace, over
-        trace = canonical(trace, "loss", over=over)
+        self._given, self._over = unstacked(trace), over
+        trace = canonical(self._given, "loss", over=over)
         require_draws(trace)
         self._trace, self._weights = trace, weights_of(trace)
         self.shape = (trace.sizes["sample"], trace.sizes["sample"])
