@@ -7,7 +7,6 @@ its attributes, through this module alone.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from contextlib import nullcontext, suppress
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from probelib import tokens
+from probelib import joined, tokens
 from probelib.arguments import shown
 
 if TYPE_CHECKING:
@@ -69,7 +68,7 @@ PAIRS = {
 }
 #: Coordinates and their dimensions. ``label`` exists where the observed data has labels, and
 #: ``init_loss_mcse`` (nats) where the model draws at random, so that l_i(w*) has an error.
-#: A scalar, ``run``, stands beside them: see :func:`run_number`.
+#: A scalar, ``run``, stands beside them: see :func:`probelib.joined.run_number`.
 COORDINATES = {
     "chain": ("chain",),
     "sample_id": ("sample",),
@@ -257,13 +256,13 @@ def canonical(
     for name, dims in COORDINATES.items():
         if name in data.coords:
             coords[name] = _in_order(data, name, dims, argument)
-    _check_joined(data, argument)
+    joined.require_one_run(data, argument)
     ordered = xr.Dataset(arrays, coords=coords, attrs=attributes(data))
     if "chain" in ordered.dims and "chain" not in ordered.coords:
         ordered = ordered.assign_coords(chain=np.arange(ordered.sizes["chain"]))
     if ordered.sizes.get("sample") == 0:
         raise ValueError(f"{argument} has no samples; keep at least one")
-    _check_chains(ordered, argument)
+    joined.require_no_copies(ordered, argument)
     return ordered
 
 
@@ -470,104 +469,6 @@ def _same(all_of_it: xr.Variable, first: xr.Variable) -> bool:
     return every.size > 0 and bool(np.all(equal))
 
 
-def run_number(fingerprint: Mapping[str, Any], thin: int) -> float:
-    """The scalar coordinate ``run`` of a trace, from its fingerprint.
-
-    Its upper half is another for another posterior, its lower half for other paths of the chains.
-    Where traces are joined it becomes an array, and tells what attributes no longer do. A whole
-    number of 52 bits, as a float: so every kind of file holds it.
-    """
-    posterior = {name: fingerprint.get(name) for name in _OF_POSTERIOR}
-    others = fingerprint.keys() - {*_OF_POSTERIOR, *_OF_NO_PATH}
-    path = posterior | {name: fingerprint[name] for name in others} | {"thin": thin}
-    upper, lower = (
-        int.from_bytes(hashlib.sha256(json.dumps(of, sort_keys=True).encode()).digest()[:4]) >> 6
-        for of in (posterior, path)
-    )
-    return float(upper << 26 | lower)
-
-
-_OF_POSTERIOR = (
-    "weights", "model", "per_sample_loss", "sampling_data", "n_beta", "localization", "train_mode",
-    "precision",
-)  # fmt: skip
-# What says which chains there are and what is kept of them, not where they go.
-_OF_NO_PATH = (
-    "observed_data", "observe_loss", "chains", "first_chain", "loss_dtype", "observe_dtype",
-    "format", "thin",
-)  # fmt: skip
-
-
-def _check_joined(data: xr.Dataset, argument: str) -> None:
-    """Refuse chains of several posteriors, and samples of several runs, read as those of one."""
-    if "run" not in data.coords:
-        return
-    runs = np.unique(data["run"].values)
-    runs = runs[np.isfinite(runs)]  # a part from elsewhere has no number
-    if len(np.unique(runs // 2**26)) > 1:
-        raise ValueError(
-            f"{argument} joins traces of several posteriors (other weights, model, loss, data, "
-            "n_beta or localization, or another Python or torch under model and loss); read each "
-            "on its own"
-        )
-    if len(runs) > 1 and "sample" in data["run"].dims:
-        raise ValueError(
-            f"{argument} joins samples of several runs, whose draws have nothing to do with each "
-            "other; observe all samples in one run, or in runs of one seed and sampler"
-        )
-
-
-def _check_chains(data: xr.Dataset, argument: str) -> None:
-    """No chain may be there twice, whatever its number, and no weighted draw: both would count."""
-    if "loss" not in data or data.sizes["draw"] * data.sizes["chain"] < 2:
-        return
-    if "log_weight" in data:
-        weight = data["log_weight"].values[..., np.newaxis]
-        draws = np.concatenate([_losses(data), weight], -1, dtype=np.float64)
-        draws = draws.reshape(-1, draws.shape[-1])
-        if (draws != draws[:1]).any() and (found := _twice(draws)) is not None:
-            raise ValueError(
-                f"{argument} has weighted draws twice, those at {found[0]} and {found[1]} for "
-                "instance; leave the copies out"
-            )
-        return
-    begin, whole = _losses(data, _BEGIN), None
-    moves = (begin != begin[:, :1]).any((1, 2))  # chains that stay are alike without being copies
-    if _twice(begin[moves]) is not None:  # only then are they read to the end
-        whole = _losses(data)[moves]
-    if whole is not None and (found := _twice(whole)) is not None:
-        first, other = data["chain"].values[moves][list(found)]
-        if first == other or data.sizes["draw"] >= _BEGIN:  # a few may be the same by chance
-            raise ValueError(
-                f"{argument} has chain {first} twice, with the same draws (as chain {other}); "
-                f"leave one out: {argument}.isel(chain=[...])"
-            )
-
-
-_BEGIN = 8  # draws
-
-
-def _losses(data: xr.Dataset, draws: int | None = None) -> np.ndarray:
-    """Of the first four samples (chain, draw, sample); NaN where they cannot be read."""
-    first = data["loss"][:, :draws, :4]
-    try:
-        return first.values
-    except (OSError, RuntimeError, ValueError):  # an estimator will meet it, and say so
-        return np.full(first.shape, np.nan)
-
-
-def _twice(rows: np.ndarray) -> tuple[int, int] | None:
-    """Positions of two equal rows, of those that are all numbers."""
-    if len(rows) < 2:
-        return None
-    rows = rows.reshape(len(rows), -1)
-    at = np.flatnonzero(np.isfinite(rows).all(1))
-    _, first, back = np.unique(rows[at], axis=0, return_index=True, return_inverse=True)
-    original = first[back.ravel()]
-    copies = np.flatnonzero(original != np.arange(len(at)))
-    return (int(at[original[copies[0]]]), int(at[copies[0]])) if len(copies) else None
-
-
 def log_weights(trace: xr.Dataset) -> np.ndarray | None:
     """The log weights of a trace's draws, shape (chain, draw), or None where it has none.
 
@@ -664,7 +565,6 @@ __all__ = [
     "places_of",
     "require_unweighted",
     "required",
-    "run_number",
     "sample_coordinates",
     "settings",
     "token_coordinates",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import zarr
 
-from probelib.contract import run_number
+from probelib.joined import run_number
 from probelib.store.checkpoints import Checkpoint, Progress
 from probelib.store.integrity import TraceMismatch
 from probelib.store.layout import Sizes, Start, array_of, split
