@@ -14,7 +14,16 @@ import xarray as xr
 import zarr
 from numpy.typing import ArrayLike
 
-from probelib.contract import canonical, require_unweighted, required, settings
+from probelib.contract import (
+    canonical,
+    has_tokens,
+    places_of,
+    require_unweighted,
+    required,
+    settings,
+    token_coordinates,
+    unstacked,
+)
 from probelib.store import TraceMismatch
 from probelib.store.paths import local_path
 from probelib.trace import Trace
@@ -30,7 +39,9 @@ def to_devinterp(trace: xr.Dataset, path: str | os.PathLike, name: str = "observ
     :func:`probelib.loss_kernel`, and the LLC of its ``compute_llc`` that of
     :func:`probelib.local_learning_coefficient`: it averages what it takes for the minibatch losses
     of the steps, and is given the mean loss over the observed samples at the draws. A sample is a
-    sequence with one loss. l_i(w*) goes with it only as its mean, for which devinterp has a place.
+    sequence with one loss; of a trace of losses per token it has all of them, and
+    ``correlation_method="token"`` is their kernel. l_i(w*) goes with it only as its mean, for which
+    devinterp has a place.
 
     Args:
         trace: from :func:`probelib.sample` or :func:`probelib.open_trace`.
@@ -39,15 +50,16 @@ def to_devinterp(trace: xr.Dataset, path: str | os.PathLike, name: str = "observ
 
     Raises:
         FileExistsError: something lies at ``path``.
-        ValueError: the trace has a loss that is not finite, weighted draws, no draws, or no setting
-            of its run that devinterp keeps.
+        ValueError: the trace has a loss that is not finite, weighted draws, no draws, samples of
+            different numbers of tokens, or no setting of its run that devinterp keeps.
     """
     place = local_path("path", path)
     if place.exists():
         raise FileExistsError(f"path {str(path)!r} exists; choose another, or remove it")
+    each = _losses(unstacked(trace))
     trace = canonical(trace, "loss", "init_loss")
     require_unweighted(trace, "devinterp")
-    chains, draws, n = (trace.sizes[dim] for dim in ("chain", "draw", "sample"))
+    chains, draws, n, length = (each.sizes[dim] for dim in ("chain", "draw", "sample", "token"))
     if not chains or not draws:
         raise ValueError(f"trace has {chains} chains of {draws} draws; it needs one of each")
     batch = f"batch_{name}"
@@ -68,30 +80,61 @@ def to_devinterp(trace: xr.Dataset, path: str | os.PathLike, name: str = "observ
                 fill_value=np.nan if dtype == "float32" else 0,
             )
 
-        each = array(f"loss_{name}", {"chain": chains, "draw": draws, batch: n, "token_pos": 1})
+        of_loss = {"chain": chains, "draw": draws, batch: n, "token_pos": length}
+        losses = array(f"loss_{name}", of_loss)
         mean = np.empty((chains, draws))
         for first in range(0, draws, _DRAWS_AT_ONCE):
             part = slice(first, first + _DRAWS_AT_ONCE)
-            loss = trace.loss[:, part].values
+            loss = each[:, part].values
             if not np.isfinite(loss).all():
                 chain = trace["chain"].values[np.argwhere(~np.isfinite(loss))[0, 0]]
                 raise ValueError(
                     f"trace has a non-finite loss in chain {chain}; leave it out: "
                     f"trace.drop_sel(chain=[{chain}])"
                 )
-            each[:, part] = loss.astype(np.float32)[..., None]
-            mean[:, part] = loss.mean(-1, dtype=np.float64)
-        sampling = {"chain": chains, "step": draws, "batch_sampling": 1, "token_pos": 1}
-        array("sampling_loss_micro", sampling)[:] = mean.astype(np.float32)[:, :, None, None]
+            losses[:, part] = loss.astype(np.float32)
+            mean[:, part] = trace.loss[:, part].values.mean(-1, dtype=np.float64)
+        sampling = {"chain": chains, "step": draws, "batch_sampling": 1, "token_pos": length}
+        array("sampling_loss_micro", sampling)[:] = mean.astype(np.float32)[
+            :, :, None, None
+        ].repeat(length, -1)
         init = trace.init_loss.values.mean(dtype=np.float64)
-        array("init_loss", {"chain": chains, "token_pos": 1})[:] = init
-        number = trace.sample_id.values if "sample_id" in trace.coords else np.arange(n)
-        tokens = np.repeat(number[:, None], 2, 1)
-        array(f"input_ids_{name}", {batch: n, "token": 2}, "int64")[:] = tokens
+        array("init_loss", {"chain": chains, "token_pos": length})[:] = init
+        tokens = _input_ids(each)
+        array(f"input_ids_{name}", {batch: n, "token": length + 1}, "int64")[:] = tokens
         root.attrs.update({"metadata": {"config": {"sampler": sampler}}, "completed": 1})
         os.rename(aside, place)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def _losses(trace: xr.Dataset) -> xr.DataArray:
+    """The losses of a trace as (chain, draw, sample, token), of one token where it has none."""
+    if not has_tokens(trace):
+        return canonical(trace, "loss").loss.expand_dims("token", -1)
+    places, coords = places_of(trace), token_coordinates(trace)
+    if not places.there.all():
+        sample, token = np.argwhere(~places.there)[0]
+        raise ValueError(
+            f"trace has no loss at position {token} of sample {sample}, and devinterp takes "
+            "samples of one length; keep the positions that all have: trace.isel(token=slice(...))"
+        )
+    one = canonical(trace, "loss", over="token").loss.variable
+    shape = (*one.shape[:2], *places.there.shape)
+    loss = one.values.reshape(shape)
+    return xr.DataArray(loss, coords, ("chain", "draw", "sample", "token"))
+
+
+def _input_ids(losses: xr.DataArray) -> np.ndarray:
+    """Tokens (sample, token + 1) as devinterp keeps them: the first has no loss, and is unknown.
+
+    Where they are not known, the number of the sample in their place.
+    """
+    n, length = losses.sizes["sample"], losses.sizes["token"]
+    if "token_id" in losses.coords:
+        return np.concatenate([np.full((n, 1), -1), losses.token_id.values], 1)
+    number = losses.sample_id.values if "sample_id" in losses.coords else np.arange(n)
+    return np.repeat(number[:, None], length + 1, 1)
 
 
 def _devinterp_settings(trace: xr.Dataset) -> dict[str, Any]:
@@ -111,18 +154,24 @@ def _devinterp_settings(trace: xr.Dataset) -> dict[str, Any]:
 
 
 def from_devinterp(
-    path: str | os.PathLike, name: str | None = None, init_loss: ArrayLike | None = None
+    path: str | os.PathLike,
+    name: str | None = None,
+    init_loss: ArrayLike | None = None,
+    *,
+    tokens: bool = False,
 ) -> xr.Dataset:
     """A store that devinterp 2.0.1's ``sample()`` wrote, as a trace.
 
-    The loss of a sample is its mean over positions, as devinterp's "sequence" has it. What it does
+    The loss of a sample is its mean over positions, as devinterp's "sequence" has it; with
+    ``tokens`` the trace has the losses of these as well. What it does
     not keep is NaN here: ``distance``, and ``init_loss`` unless you give it. The kernel needs
     neither; the gain and the LLC ask for ``init_loss``.
 
     Args:
         path: its ``output_path``.
         name: of the observed samples; may be left out if there is one set only.
-        init_loss: l_i(w*), shape (sample,), nats.
+        init_loss: l_i(w*), shape (sample,), nats; with ``tokens`` (sample, token).
+        tokens: keep the losses per token.
 
     Returns:
         The data set described in :mod:`probelib.contract`, in memory.
@@ -163,21 +212,39 @@ def from_devinterp(
         )
     if name not in names and (name is not None or len(names) != 1):
         raise ValueError(f"name is {name!r}; choose one of {', '.join(map(repr, names))}")
-    loss = ds[f"loss_{name or names[0]}"].mean("token_pos").values.astype(np.float32)
-    chains, draws, n = loss.shape
-    init = np.full(n, np.nan) if init_loss is None else np.asarray(init_loss, np.float64)
-    if init.shape != (n,):
+    name = name or names[0]
+    each = ds[f"loss_{name}"].values.astype(np.float32)
+    chains, draws, n, length = each.shape
+    of_init = (n, length) if tokens else (n,)
+    init = np.full(of_init, np.nan) if init_loss is None else np.asarray(init_loss, np.float64)
+    if init.shape != of_init:
+        per = "token" if tokens else "sample"
         raise ValueError(
-            f"init_loss has shape {init.shape}; give one loss per sample, shape ({n},)"
+            f"init_loss has shape {init.shape}; give one loss per {per}, shape {of_init}"
         )
+    coords: dict[str, Any] = {"chain": np.arange(chains), "sample_id": ("sample", np.arange(n))}
+    losses = {
+        "loss": (("chain", "draw", "sample"), each.mean(-1)),
+        "init_loss": (("sample",), init.astype(np.float32)),
+    }
+    if tokens:
+        losses = {
+            "loss": (("chain", "draw", "sample", "token"), each),
+            "init_loss": (("sample", "token"), init.astype(np.float32)),
+            "sample_loss": losses["loss"],
+            "init_sample_loss": (("sample",), init.mean(-1).astype(np.float32)),
+        }
+        coords["token"] = np.arange(length)
+        ids = ds.get(f"input_ids_{name}")
+        if ids is not None and ids.shape[-1] == length + 1:  # the first has no loss
+            coords["token_id"] = (("sample", "token"), ids.values.reshape(n, -1)[:, 1:])
     return Trace(
         {
-            "loss": (("chain", "draw", "sample"), loss),
-            "init_loss": (("sample",), init.astype(np.float32)),
+            **losses,
             "sampling_loss": (("chain", "step"), steps.astype(np.float32)),
             "distance": (("chain", "draw"), np.full((chains, draws), np.nan, np.float32)),
         },
-        coords={"chain": np.arange(chains), "sample_id": ("sample", np.arange(n))},
+        coords=coords,
         attrs={
             "config": config | {"chains": chains, "draws": draws},
             "seed": seed,

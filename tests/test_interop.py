@@ -64,6 +64,59 @@ def test_there_and_back(trace, tmp_path):
         probelib.interop.from_devinterp(tmp_path / "store", init_loss=np.zeros(3))
 
 
+@pytest.fixture(scope="module")
+def tokens():
+    torch.manual_seed(0)
+    ids = torch.randint(0, 7, (8, 6))
+    posterior = LocalPosterior(
+        nn.Sequential(nn.Embedding(7, 4), nn.Linear(4, 7)), probelib.sequence_cross_entropy,
+        (ids[:, :-1], ids[:, 1:]), n_beta=10.0, localization=5.0,
+    )  # fmt: skip
+    return probelib.sample(
+        posterior, sampler=SGLD(1e-2, 4), observe_loss=probelib.token_cross_entropy,
+        chains=2, draws=30, progress=False,
+    ).load()  # fmt: skip
+
+
+def test_devinterp_finds_our_kernel_of_tokens(tokens, tmp_path):
+    bif, llc = pytest.importorskip("devinterp.slt.bif"), pytest.importorskip("devinterp.slt.llc")
+    probelib.interop.to_devinterp(tokens, tmp_path / "store")
+    samples = xr.open_datatree(tmp_path / "store", engine="zarr", consolidated=False)
+    theirs = bif.compute_bif(
+        samples, correlation_method="token", compute_covariance=True, device="cpu"
+    )
+    ours = probelib.loss_kernel(tokens).covariance().reshape(8, 5, 8, 5)
+    found = theirs.influences
+    assert found.shape == (8, 8, 5, 5)
+    np.testing.assert_allclose(found.values.transpose(0, 2, 1, 3), ours, atol=1e-6)
+    np.testing.assert_array_equal(theirs.input_ids[:, 1:], tokens.token_id)
+    our_llc = probelib.local_learning_coefficient(tokens).value
+    np.testing.assert_allclose(float(llc.compute_llc(samples).llc_mean), our_llc, rtol=1e-5)
+    back = probelib.interop.from_devinterp(
+        tmp_path / "store", init_loss=tokens.init_loss, tokens=True
+    )
+    np.testing.assert_array_equal(probelib.loss_gain(back), probelib.loss_gain(tokens))
+    np.testing.assert_array_equal(back.token_id, tokens.token_id)
+    np.testing.assert_allclose(probelib.local_learning_coefficient(back).value, our_llc, rtol=1e-5)
+    unknown = probelib.interop.from_devinterp(tmp_path / "store", tokens=True)
+    np.testing.assert_array_equal(
+        probelib.loss_kernel(unknown).covariance(), probelib.loss_kernel(tokens).covariance()
+    )
+    with pytest.raises(ValueError, match=r"no l_i\(w\*\) of position 0 of sample 0"):
+        probelib.loss_gain(unknown)
+    with pytest.raises(ValueError, match=r"one loss per token, shape \(8, 5\)"):
+        probelib.interop.from_devinterp(tmp_path / "store", init_loss=np.zeros(8), tokens=True)
+
+
+def test_devinterp_takes_no_samples_of_several_lengths(tokens, tmp_path):
+    ragged = tokens.copy(deep=True)
+    for name in ("loss", "init_loss"):
+        ragged[name][..., 3, 4] = np.nan
+    with pytest.raises(ValueError, match="no loss at position 4 of sample 3"):
+        probelib.interop.to_devinterp(ragged, tmp_path / "store")
+    probelib.interop.to_devinterp(ragged.isel(token=slice(4)), tmp_path / "store")
+
+
 def test_a_store_of_devinterps_own_opens_as_a_trace(tmp_path):
     sampling = pytest.importorskip("devinterp.slt.sampling")
     datasets = pytest.importorskip("datasets")
