@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.func import vmap
-from torch.utils._pytree import tree_map_only
 
 from probelib.ambient import undisturbed
+from probelib.batches import Tree, count, in_full
 from probelib.data import Samples
 from probelib.plan import Run
 from probelib.randomness import chain_seeds, own_stream
@@ -146,7 +146,7 @@ class Observer:
         out = torch.empty(shape, dtype=self._kept, device=weights.device)
         start = 0
         for batch in self.samples.batches(self.batch_size):
-            stop = start + len(batch[1])
+            stop = start + count(batch)
             out[:, start:stop] = self._batch(weights, batch, step, start, left_out)
             start = stop
         out[list(left_out)] = torch.nan
@@ -156,7 +156,7 @@ class Observer:
     def _batch(
         self,
         weights: Tensor,
-        batch: tuple[Tensor, Tensor],
+        batch: tuple[Tree, Tree],
         step: int,
         start: int,
         left_out: Collection[int],
@@ -164,7 +164,7 @@ class Observer:
         """Losses (rows, batch) of one batch, which begins at sample ``start``."""
         if self.together:
             try:
-                return vmap(self._of_row, in_dims=(0, None, None))(weights, *batch)
+                return vmap(lambda w: self._of_row(w, *batch))(weights)
             except torch.OutOfMemoryError:
                 raise
             except Exception:  # some operations can be run together with gradients only
@@ -172,7 +172,7 @@ class Observer:
         rows = []
         for row, w in enumerate(weights):
             if row in left_out:
-                rows.append(weights.new_full((len(batch[1]),), torch.nan))
+                rows.append(weights.new_full((count(batch),), torch.nan))
             elif self._draws_at_random:
                 with own_stream(self._seeds[row], step, start + 1, weights.device):
                     rows.append(self._of_row(w, *batch))
@@ -180,17 +180,13 @@ class Observer:
                 rows.append(self._of_row(w, *batch))
         return torch.stack(rows)
 
-    def _of_row(self, weights: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    def _of_row(self, weights: Tensor, x: Tree, y: Tree) -> Tensor:
         """Losses at one row; the loss itself always sees outputs in full precision."""
         if self.dtype != "bfloat16":
             return self.posterior.losses(weights, x, y)
         with torch.autocast(weights.device.type, dtype=torch.bfloat16):
             output = self.posterior.outputs(weights, x)
-        return self.posterior.loss_of(tree_map_only(Tensor, _in_full, output), y)
-
-
-def _in_full(output: Tensor) -> Tensor:
-    return output.float() if output.dtype in (torch.bfloat16, torch.float16) else output
+        return self.posterior.loss_of(in_full(output), y)
 
 
 __all__ = ["AtCenter", "Observer"]
