@@ -142,10 +142,11 @@ def rows(batch: Tree, at: Any) -> Tree:
 
 def in_full(output: Any) -> Any:
     """What a model returned, its half-precision tensors widened, those of an object's too."""
-    if parts_of(output) is not None or not hasattr(output, "__dict__") or callable(output):
+    is_tree = isinstance(output, Tensor) or parts_of(output) is not None
+    if is_tree or not hasattr(output, "__dict__") or callable(output):
         return tree_map(_widened, output)
     wide = copy.copy(output)
-    wide.__dict__ |= {name: tree_map(_widened, part) for name, part in vars(output).items()}
+    vars(wide).update({k: tree_map(_widened, part) for k, part in vars(output).items()})
     return wide
 
 

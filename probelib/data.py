@@ -17,6 +17,7 @@ from probelib.ambient import undisturbed
 from probelib.batches import (
     Tree,
     count,
+    is_named_tuple,
     kinds_of,
     named_leaves,
     parts_of,
@@ -110,6 +111,7 @@ class Samples:
         taken = []
         for what, side in zip(_SIDES, (inputs, targets), strict=True):
             _require_leaves(side, f"{self.name} has no tensor as {what}")
+            _require_no_numbers(side, f"{self.name} has a list of numbers as {what}")
             for where, leaf in named_leaves(side, what):
                 if not _is_array(leaf):
                     raise ValueError(f"{self.name} has {_refused(leaf, where)}")
@@ -145,10 +147,11 @@ class Samples:
                     f"{self.name} has {len(x)} inputs and {len(y)} targets; give one target per "
                     "input"
                 )
+            here, there = (f"{len(t)} samples in {w}" for w, t in (first, (where, leaf)))
             raise ValueError(
-                f"{self.name} has {len(first[1])} samples in {first[0]} and {len(leaf)} in {where};"
-                " the first dimension of all must count the samples (samples in a list are made one "
-                "tensor with torch.stack, or with torch.nn.utils.rnn.pad_sequence)"
+                f"{self.name} has {here} and {there}; the first dimension of all must count the "
+                "samples (make samples in a list one tensor, with torch.stack or "
+                "torch.nn.utils.rnn.pad_sequence)"
             )
 
     def __len__(self) -> int:
@@ -292,9 +295,9 @@ class Samples:
         pair = self._split(self._dataset[i], i)
         for what, side in zip(("input", "target"), pair, strict=True):
             _require_leaves(side, f"{self.name} has no tensor as {what} of sample {i}")
+            _require_no_numbers(side, f"{self.name} has a list of numbers as {what}", i)
         for where, leaf in _named_pair(pair):
-            listed = where.endswith("]") and not where.endswith("']")
-            if _kind(leaf) is None or (listed and not _is_array(leaf)):
+            if _kind(leaf) is None:
                 raise ValueError(f"{self.name} has {_refused(leaf, where, i)}")
         x, y = (tree_map(_owned, side) for side in pair)
         if self._first is None:
@@ -421,6 +424,26 @@ def _require_leaves(side: Tree, what: str) -> None:
         raise ValueError(f"{what}; give at least one")
 
 
+def _require_no_numbers(side: Tree, what: str, sample: int | None = None) -> None:
+    """Refuse lists of nothing but numbers: an array, or as many inputs? (ValueError)"""
+    parts = parts_of(side)
+    if not parts and not isinstance(side, list):
+        return
+    values = list((parts or {}).values())
+    if isinstance(side, tuple | list) and not is_named_tuple(side) and all(map(_is_number, values)):
+        of = "" if sample is None else f" of sample {sample}"
+        raise ValueError(
+            f"{what}{of}; make it a tensor, with torch.tensor (for a Hugging Face data set, with "
+            '.with_format("torch"))'
+        )
+    for key, part in (parts or {}).items():
+        _require_no_numbers(part, f"{what}[{key!r}]", sample)
+
+
+def _is_number(a: Any) -> bool:
+    return isinstance(a, bool | int | float | np.generic)
+
+
 def _named_pair(pair: tuple[Tree, Tree]) -> Iterator[tuple[str, Any]]:
     return chain(named_leaves(pair[0], "input"), named_leaves(pair[1], "target"))
 
@@ -439,11 +462,6 @@ def _refused(leaf: Any, where: str, sample: int | None = None) -> str:
     if isinstance(leaf, Tensor):
         return (
             f"{what}, whose rows have several lengths; pad them, with torch.nested.to_padded_tensor"
-        )
-    if isinstance(leaf, bool | int | float | np.generic):
-        return (
-            f"{what}; make a list of numbers a tensor, with torch.tensor (for a Hugging Face data "
-            'set with .with_format("torch"))'
         )
     return (
         f"{what}; each must be a tensor, an array or a number, in dicts, tuples or data classes: "
