@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -17,26 +16,23 @@ from probelib.ambient import undisturbed
 from probelib.batches import (
     Tree,
     count,
-    is_named_tuple,
     kinds_of,
     named_leaves,
-    parts_of,
     rows,
     shown_tree,
     tree_leaves,
     tree_like,
     tree_map,
-    with_parts,
 )
 from probelib.fingerprint import describe, hash_array
 from probelib.randomness import keep_host_random_state
+from probelib.reading import kind_of, pair_of, pair_of_item, require_leaves
 
 #: (inputs, targets), each a tensor or tensors in a dict, a tuple, a list, a named tuple or a data
 #: class; a mapping of tensors with the key "labels" or "label"; or a map-style data set of samples.
 Data = tuple[Tree, Tree] | Mapping[str, Any] | Dataset | Sequence
 
 _SIDES = ("inputs", "targets")
-_LABELS = ("labels", "label")
 _AT_ONCE = 64  # items of a data set
 _SMALL = 2**28  # bytes of a data set that is read whole at once, and kept
 _LOOKED_AT = 2**24  # numbers among which samples that differ are looked for
@@ -79,13 +75,13 @@ class Samples:
         self._y: Tree = None
         self._labels: np.ndarray | None = None
         self._labels_are_known = False
-        #: A sample, whose containers and types all others have.
-        self._first: tuple[Tree, Tree] | None = None
+        # The containers and the types of a sample, which all have.
+        self._form: str | None = None
         #: Whether it came as a data set, whose labels nobody has looked at yet.
         self.by_item = False
         if type(data) is TensorDataset:  # one of its kind may give other items than it holds
             data = data.tensors
-        pair = data if copied else _pair_of(data, name)
+        pair = data if copied else pair_of(data, name)
         if pair is not None:
             inputs, targets = pair  # type: ignore[misc]
             self._take_tensors(inputs, targets, copied)
@@ -110,11 +106,7 @@ class Samples:
     def _take_tensors(self, inputs: Tree, targets: Tree, copied: bool) -> None:
         taken = []
         for what, side in zip(_SIDES, (inputs, targets), strict=True):
-            _require_leaves(side, f"{self.name} has no tensor as {what}")
-            _require_no_numbers(side, f"{self.name} has a list of numbers as {what}")
-            for where, leaf in named_leaves(side, what):
-                if not _is_array(leaf):
-                    raise ValueError(f"{self.name} has {_refused(leaf, where)}")
+            require_leaves(self.name, what, side)
             try:
                 taken.append(tree_map(_as_tensor, side))
             except TypeError as error:
@@ -276,7 +268,8 @@ class Samples:
         with keep_host_random_state():
             items = [self._item(int(i)) for i in index]
         leaves = list(zip(*map(tree_leaves, items), strict=True))
-        names = [where for where, _ in _named_pair(items[0])]
+        sides = zip(("input", "target"), items[0], strict=True)
+        names = [where for what, side in sides for where, _ in named_leaves(side, what)]
         collated = []
         for where, leaf in zip(names, leaves, strict=True):
             try:
@@ -292,35 +285,18 @@ class Samples:
 
     def _item(self, i: int) -> tuple[Tree, Tree]:
         """A sample, as numbers of the kind that the first sample has, and nobody else's."""
-        pair = self._split(self._dataset[i], i)
+        pair = pair_of_item(self._dataset[i], self.name, i)
         for what, side in zip(("input", "target"), pair, strict=True):
-            _require_leaves(side, f"{self.name} has no tensor as {what} of sample {i}")
-            _require_no_numbers(side, f"{self.name} has a list of numbers as {what}", i)
-        for where, leaf in _named_pair(pair):
-            if _kind(leaf) is None:
-                raise ValueError(f"{self.name} has {_refused(leaf, where, i)}")
+            require_leaves(self.name, what, side, i)
         x, y = (tree_map(_owned, side) for side in pair)
-        if self._first is None:
-            self._first = x, y
-        here, others = (shown_tree(item, lambda a: str(_kind(a))) for item in ((x, y), self._first))
-        if here != others:  # collated, some would be rounded to what the others are
+        form = shown_tree((x, y), lambda leaf: str(kind_of(leaf)))
+        self._form = self._form or form
+        if form != self._form:  # collated, some would be rounded to what the others are
             raise ValueError(
-                f"{self.name} has sample {i} as {here} and others as {others}; give all samples "
-                "one type"
+                f"{self.name} has sample {i} as {form} and others as {self._form}; give all "
+                "samples one type"
             )
         return x, y
-
-    def _split(self, item: Any, i: int) -> tuple[Tree, Tree]:
-        """The input and the target of an item."""
-        if isinstance(item, tuple | list) and len(item) == 2:
-            return item[0], item[1]
-        if isinstance(item, Mapping) and (key := _label_of(item, f"sample {i} of {self.name}")):
-            return _without(item, key)
-        raise ValueError(
-            f"{self.name} has a {type(item).__name__} as sample {i}; each must be a pair "
-            "(input, target), several inputs in a tuple or a dict, or a mapping with the key "
-            '"labels"'
-        )
 
     def _require_repeatable(self) -> None:
         if self.n == 0:
@@ -344,130 +320,6 @@ class Samples:
                     f"{self.name} has non-finite {what}, first in sample {bad}; "
                     "remove or repair these samples"
                 )
-
-
-def _pair_of(data: Any, name: str) -> tuple[Tree, Tree] | None:
-    """Inputs and targets, where data are two of them or a mapping; None: they are a data set.
-
-    Raises:
-        ValueError: data that are neither, or that can be read as both.
-    """
-    if isinstance(data, Mapping):
-        if key := _label_of(data, name):
-            return _without(data, key)
-        if not data or 0 in data:  # samples by their position
-            return None
-        raise ValueError(
-            f'{name} is a {type(data).__name__} without the key "labels"; give a pair '
-            "(inputs, targets), of which either may be a dict"
-        )
-    if not isinstance(data, tuple | list):
-        return None
-    if len(data) != 2:
-        if data and all(map(_is_array, data)):
-            raise ValueError(
-                f"{name} has a {type(data[0]).__name__} as sample 0; each must be a pair "
-                "(input, target), or all of them a pair of tensors: ((first, second), targets), "
-                "where a model has several inputs"
-            )
-        return None
-    pair = data[0], data[1]
-    leaves = tree_leaves(pair)
-    arrays = all(map(_is_array, leaves)) and all(np.ndim(a) for a in leaves)
-    whole = arrays and len({len(a) for a in leaves}) == 1
-    two_samples = all(map(_is_sample, pair))
-    if not two_samples or (whole and len(set(map(_shapes, pair))) > 1):
-        return pair
-    if whole and isinstance(data, tuple):
-        raise ValueError(
-            f"{name} can be read as two samples, and as two inputs and two targets; give a list of "
-            "samples, or the inputs as a dict"
-        )
-    return None
-
-
-def _is_sample(part: Any) -> bool:
-    """Whether it has the form of an item of a data set."""
-    if isinstance(part, Mapping):
-        return any(key in part for key in _LABELS)
-    return isinstance(part, tuple | list) and len(part) == 2
-
-
-def _shapes(tree: Tree) -> str:
-    return shown_tree(tree, lambda a: f"{_kind(a)}{np.shape(a)}")
-
-
-def _label_of(mapping: Mapping, name: str) -> str | None:
-    """The key of the targets in a mapping that holds inputs beside them.
-
-    Raises:
-        ValueError: there are two.
-    """
-    found = [key for key in _LABELS if key in mapping]
-    if len(found) > 1:
-        raise ValueError(
-            f'{name} has the keys "labels" and "label"; leave one out, or give a pair '
-            "(input, target)"
-        )
-    return found[0] if found else None
-
-
-def _without(mapping: Mapping, key: str) -> tuple[Tree, Tree]:
-    """The rest of a mapping, and what it has under a key."""
-    parts = parts_of(mapping) or {}
-    target = parts.pop(key)
-    return with_parts(mapping, parts), target
-
-
-def _require_leaves(side: Tree, what: str) -> None:
-    if not tree_leaves(side):
-        raise ValueError(f"{what}; give at least one")
-
-
-def _require_no_numbers(side: Tree, what: str, sample: int | None = None) -> None:
-    """Refuse lists of nothing but numbers: an array, or as many inputs? (ValueError)"""
-    parts = parts_of(side)
-    if not parts and not isinstance(side, list):
-        return
-    values = list((parts or {}).values())
-    if isinstance(side, tuple | list) and not is_named_tuple(side) and all(map(_is_number, values)):
-        of = "" if sample is None else f" of sample {sample}"
-        raise ValueError(
-            f"{what}{of}; make it a tensor, with torch.tensor (for a Hugging Face data set, with "
-            '.with_format("torch"))'
-        )
-    for key, part in (parts or {}).items():
-        _require_no_numbers(part, f"{what}[{key!r}]", sample)
-
-
-def _is_number(a: Any) -> bool:
-    return isinstance(a, bool | int | float | np.generic)
-
-
-def _named_pair(pair: tuple[Tree, Tree]) -> Iterator[tuple[str, Any]]:
-    return chain(named_leaves(pair[0], "input"), named_leaves(pair[1], "target"))
-
-
-def _refused(leaf: Any, where: str, sample: int | None = None) -> str:
-    """What is wrong with a leaf that is no tensor, and what to do."""
-    kind, of = type(leaf), f"{where}" if sample is None else f"{where} of sample {sample}"
-    what = f"a {kind.__name__} as {of}"
-    if isinstance(leaf, str | bytes):
-        return f"{what}; give tokens as a tensor, from a tokenizer, and leave the text out"
-    if kind.__module__.partition(".")[0] == "PIL":
-        return (
-            f"{what}; make it a tensor in the data set, with "
-            "transform=torchvision.transforms.ToTensor()"
-        )
-    if isinstance(leaf, Tensor):
-        return (
-            f"{what}, whose rows have several lengths; pad them, with torch.nested.to_padded_tensor"
-        )
-    return (
-        f"{what}; each must be a tensor, an array or a number, in dicts, tuples or data classes: "
-        "give the tensors of an object as a dict, and put it together with "
-        "forward=lambda model, inputs: ..."
-    )
 
 
 def _hash_of(side: Tree, digests: Iterator[Any]) -> bytes:
@@ -508,19 +360,6 @@ def _device(a: Any) -> torch.device:
 
 def _as_tensor(a: Any) -> Tensor:
     return torch.as_tensor(_plain(a), device=_device(a)).detach()
-
-
-def _is_array(a: Any) -> bool:
-    return isinstance(a, Tensor | np.ndarray) and not getattr(a, "is_nested", False)
-
-
-def _kind(a: Any) -> str | None:
-    """Of what type a number or an array of numbers is; None: it is neither."""
-    if isinstance(a, Tensor):
-        return None if a.is_nested else str(a.dtype)
-    if isinstance(a, np.ndarray | np.generic):
-        return str(a.dtype.newbyteorder("=")) if a.dtype.kind in "biufc" else None
-    return type(a).__name__ if isinstance(a, bool | int | float) else None
 
 
 def _plain(a: Any) -> Any:

@@ -134,19 +134,19 @@ CONTAINERS = {
 }
 
 
-@pytest.mark.parametrize("kind", CONTAINERS)
-@pytest.mark.parametrize("how", ["whole", "arrays", "items"])
+CASES = [(kind, "whole") for kind in CONTAINERS]
+CASES += [(kind, "arrays") for kind in ("dict", "frozen")]
+CASES += [(kind, "items") for kind in ("dict", "list", "named", "frozen", "nested")]
+
+
+@pytest.mark.parametrize(("kind", "how"), CASES)
 def test_containers_give_the_trace_of_the_same_tensors(tensors, expected, kind, how):
     (left, right, y), (make, forward) = tensors, CONTAINERS[kind]
     if how == "arrays":
-        if kind == "computed":
-            pytest.skip("it stacks tensors")
         data = make(left.numpy(), right.numpy()), y.numpy()
     else:
         data = make(left, right), y
     if how == "items":
-        if kind == "computed":
-            pytest.skip("it stacks batches")
         data = Items(lambda i: (make(left[i], right[i].numpy()), int(y[i])))
     posterior = build(data, forward=forward)
     trace, (wanted, joined) = run(posterior), expected
@@ -683,6 +683,14 @@ REFUSED = {
         "a list of numbers as targets; make it a tensor",
     ),
     "texts": (lambda a, b, y: (["one", "two", "three"], y[:3]), "a str as inputs.0.; .* tokenizer"),
+    "texts in arrays": (
+        lambda a, b, y: Items(lambda i: (np.array(["so", "it"]), 1)),
+        "a ndarray as input of sample 0; .* tokenizer",
+    ),
+    "a setting": (
+        lambda a, b, y: (Frozen(a, b, 2.0), y),
+        r"a float as inputs.weight; give one for each sample, as a tensor",
+    ),
     "an object": (lambda a, b, y: (Graph(a, b), y), "a Graph as inputs; .*forward=lambda"),
     "text in items": (
         lambda a, b, y: Items(lambda i: {"ids": a[i], "text": "so", "label": y[i]}),
