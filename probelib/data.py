@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -118,7 +118,7 @@ class Samples:
         self._x, self._y = (
             tree_map(lambda t: t.to(self.device, copy=not copied), t) for t in taken
         )
-        self._set_labels(self._y)
+        self._set_labels([_one_number_each(self._y)])
 
     def _require_counted(self, x: Tree, y: Tree) -> None:
         """Refuse tensors whose first dimensions do not count the same samples (ValueError)."""
@@ -197,15 +197,14 @@ class Samples:
             read: a data set that was not read yet is read for them; else they are None.
         """
         if read and not self._labels_are_known:
-            parts = [tree_map(lambda t: t.cpu(), y) for _, y in self.batches(_AT_ONCE)]
-            leaves = zip(*map(tree_leaves, parts), strict=True)
-            self._set_labels(tree_like(parts[0], [torch.cat(leaf) for leaf in leaves]))
+            self._set_labels(_one_number_each(y) for _, y in self.batches(_AT_ONCE))
         return self._labels
 
-    def _set_labels(self, targets: Tree) -> None:
-        first, *others = tree_leaves(targets)
-        whole = first.ndim == 1 and not (first.is_floating_point() or first.is_complex())
-        self._labels = first.cpu().numpy().copy() if whole and not others else None
+    def _set_labels(self, parts: Iterable[Tensor | None]) -> None:
+        """Given what :func:`_one_number_each` makes of the targets, in order."""
+        found = [part for part in parts if part is not None]
+        whole = bool(found) and not (found[0].is_floating_point() or found[0].is_complex())
+        self._labels = torch.cat(found).numpy() if whole else None
         self._labels_are_known = True
 
     def fingerprint(self) -> str:
@@ -226,13 +225,13 @@ class Samples:
         labels = []
         for start, batch in enumerate(self.batches(self.n if self.in_memory else _AT_ONCE)):
             leaves = tree_leaves(batch)
-            if not self.in_memory and leaves[-1].ndim == 1:
-                labels.append(tree_map(lambda t: t.cpu(), batch[1]))
+            if not self.in_memory:
+                labels.append(_one_number_each(batch[1]))
             digests = digests or [hashlib.sha256() for _ in leaves]
             for digest, leaf in zip(digests, leaves, strict=True):
                 hash_array(digest, leaf, header=start == 0)
-        if labels and len(tree_leaves(labels[0])) == 1:
-            self._set_labels(torch.cat([tree_leaves(y)[0] for y in labels]))
+        if labels:
+            self._set_labels(labels)
         of_leaves = iter(digests)
         sides = [_hash_of(side, of_leaves) for side in batch]
         found = hashlib.sha256(b"".join(sides))
@@ -330,6 +329,12 @@ def _hash_of(side: Tree, digests: Iterator[Any]) -> bytes:
     kinds = [f"{kind.__module__}.{kind.__qualname__}" for kind in kinds_of(side)]
     form = shown_tree(side, lambda leaf: "*")
     return hashlib.sha256(f"{form} {kinds}".encode("utf-8", "surrogatepass") + own).digest()
+
+
+def _one_number_each(targets: Tree) -> Tensor | None:
+    """Targets that are one number a sample, on the host; None: they are something else."""
+    first, *others = tree_leaves(targets)
+    return None if others or first.ndim != 1 else first.cpu()
 
 
 def _some(index: np.ndarray, most: int) -> np.ndarray:
