@@ -20,6 +20,7 @@ from torch.nn.modules.rnn import RNNBase
 
 from probelib import schedule
 from probelib.ambient import undisturbed
+from probelib.batches import Tree, count, rows, tree_leaves, tree_like
 from probelib.contract import STEP_VARIABLES
 from probelib.copies import version
 from probelib.data import Samples
@@ -200,12 +201,12 @@ class Chains:
         """The chains whose model gives no finite output any more."""
         found = []
         x, _ = self.observed.batch(schedule.watched(len(self.observed))[:64])
-        with torch.no_grad(), keep_random_state(x.device), keep_host_random_state():
+        with torch.no_grad(), keep_random_state(self.center.device), keep_host_random_state():
             for chain, w in enumerate(self.weights):
                 outputs = [torch.linalg.vector_norm(w - self.center)]
                 with suppress(Exception):  # it may be the model itself that fails
-                    outputs.append(self.posterior.outputs(w, x))
-                if not all(bool(o.isfinite().all()) for o in outputs):
+                    outputs += tree_leaves(self.posterior.outputs(w, x))
+                if not all(bool(o.isfinite().all()) for o in outputs if isinstance(o, Tensor)):
                     found.append(chain)
         return found
 
@@ -272,15 +273,14 @@ class Chains:
 
     def of_batch(self, weights: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """Mean gradients (chains, n_parameters) and losses (chains,) of a batch for each chain."""
-        x, y = batch
         if self.together:
+            leaves = tree_leaves(batch)
             if self._all_gradients is None:
-                shared = None if self._full_batch else 0
-                every = vmap(grad_and_value(self._mean_loss), in_dims=(0, shared, shared))
+                every = self._of_leaves(batch)
                 # What a model leaves behind is undone in Python, which no recording does.
                 changes = self.posterior.leaves_traces
-                self._all_gradients = every if changes else _recorded(every, weights, x, y)
-            return self._all_gradients(weights, x, y)
+                self._all_gradients = every if changes else _recorded(every, weights, *leaves)
+            return self._all_gradients(weights, *leaves)
         gradients, losses = [], []
         for c, w in enumerate(weights):
             if c in self.frozen:
@@ -289,7 +289,7 @@ class Chains:
                 continue
             stream = own_stream(self._seeds[c], self.step, 0, w.device)
             with stream if self._draws_at_random else nullcontext():
-                own = (x, y) if self._full_batch else (x[c], y[c])
+                own = batch if self._full_batch else rows(batch, c)
                 gradient, loss = self._gradient(w, *own)
             gradients.append(gradient)
             losses.append(loss)
@@ -311,14 +311,27 @@ class Chains:
                     stream = own_stream(seed, again, part, self.center.device)
                     with stream if self._draws_at_random else nullcontext():
                         gradient, _ = self._gradient(self.center, x, y)
-                    total += gradient * (len(y) / len(self.data))
+                    total += gradient * (count(y) / len(self.data))
             self._full_gradient = total / passes
         return self._full_gradient
 
-    def _mean_loss(self, weights: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    def _of_leaves(self, like: Batch) -> Callable[..., tuple[Tensor, Tensor]]:
+        """Gradients and losses of several rows of weights at once, given the leaves of a batch.
+
+        Neither vmap nor a recording looks into every container: what lies in one that they do not
+        know would be shared by the chains, and stand still from step to step.
+        """
+        shared = None if self._full_batch else 0
+
+        def of_row(weights: Tensor, *leaves: Tensor) -> tuple[Tensor, Tensor]:
+            return grad_and_value(self._mean_loss)(weights, *tree_like(like, leaves))
+
+        return vmap(of_row, in_dims=(0, *[shared] * len(tree_leaves(like))))
+
+    def _mean_loss(self, weights: Tensor, x: Tree, y: Tree) -> Tensor:
         return self.posterior.losses(weights, x, y).mean()
 
-    def _gradient(self, weights: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    def _gradient(self, weights: Tensor, x: Tree, y: Tree) -> tuple[Tensor, Tensor]:
         return _by_autograd(self._mean_loss, weights, x, y)
 
     def _vmap_agrees(self) -> bool:
@@ -328,15 +341,15 @@ class Chains:
         """
         x, y = self.posterior.data.batch(slice(0, min(2, self.posterior.n_samples)))
         expected, before = self._gradient(self.center, x, y), host_random_state()
-        shared = None if self._full_batch else 0
-        batch = [t if self._full_batch else torch.stack([t, t.flip(0)]) for t in (x, y)]
+        leaves = tree_leaves((x, y))
+        if not self._full_batch:
+            leaves = [torch.stack([t, t.flip(0)]) for t in leaves]
         weights = torch.stack([self.center, self.center + 0.01 * (1 + self.center.abs())])
         try:
             with ONE_THREAD, warnings.catch_warnings():
                 # An operation that vmap would run chain by chain anyway.
                 warnings.filterwarnings("error", ".*performance drop")
-                every = vmap(grad_and_value(self._mean_loss), in_dims=(0, shared, shared))
-                got = every(weights, *batch)
+                got = self._of_leaves((x, y))(weights, *leaves)
         except Exception:  # whatever vmap cannot do, plain autograd just did
             return False
         agree = all(
@@ -386,7 +399,7 @@ def rehearse(run: Run, data: Samples, cost: schedule.Pass) -> schedule.Thinning:
 
 @torch.enable_grad()
 def _by_autograd(
-    loss_of: Callable[..., Tensor], weights: Tensor, x: Tensor, y: Tensor
+    loss_of: Callable[..., Tensor], weights: Tensor, x: Tree, y: Tree
 ) -> tuple[Tensor, Tensor]:
     """Gradient and value of a mean loss by plain autograd, which runs every model."""
     weights = weights.detach().requires_grad_()

@@ -1,9 +1,9 @@
-"""One way to read any data: a pair of tensors, or a map-style data set of (input, target)."""
+"""One way to read any data: tensors in any containers, or a map-style data set of samples."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -13,11 +13,26 @@ from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset, default_collate
 
 from probelib.ambient import undisturbed
-from probelib.fingerprint import hash_array
+from probelib.batches import (
+    Tree,
+    count,
+    kinds_of,
+    named_leaves,
+    rows,
+    shown_tree,
+    tree_leaves,
+    tree_like,
+    tree_map,
+)
+from probelib.fingerprint import describe, hash_array
 from probelib.randomness import keep_host_random_state
+from probelib.reading import kind_of, pair_of, pair_of_item, require_leaves
 
-Data = tuple[Tensor, Tensor] | Dataset | Sequence
+#: (inputs, targets), each a tensor or tensors in a dict, a tuple, a list, a named tuple or a data
+#: class; a mapping of tensors with the key "labels" or "label"; or a map-style data set of samples.
+Data = tuple[Tree, Tree] | Mapping[str, Any] | Dataset | Sequence
 
+_SIDES = ("inputs", "targets")
 _AT_ONCE = 64  # items of a data set
 _SMALL = 2**28  # bytes of a data set that is read whole at once, and kept
 _LOOKED_AT = 2**24  # numbers among which samples that differ are looked for
@@ -26,18 +41,26 @@ _LOOKED_AT = 2**24  # numbers among which samples that differ are looked for
 class Samples:
     """Inputs and targets, read by position: a snapshot, which the caller's later changes miss.
 
+    Either may be a tensor, or tensors in a dict or another mapping, a tuple, a list, a named tuple
+    or a data class: a model of several inputs, a tokenizer's output. All of them count the samples
+    by their first dimension. A mapping with the key ``labels`` (or ``label``) stands for a pair:
+    the target is what lies there, the inputs are the rest, which is all that the model is given.
+
     Tensors are copied to the device once, and so is a data set of up to 256 MiB. The items of a
     larger one, or of one with a fingerprint of its own, are read and collated when asked for.
 
     Args:
-        data: a pair of tensors (inputs, targets), or a map-style data set of (input, target).
+        data: a pair (inputs, targets), a mapping of tensors with the key ``labels``, or a map-style
+            data set, each of whose items is such a pair or such a mapping, without the first
+            dimension.
         device: where batches are wanted.
         name: of the argument, for messages.
-        copied: the tensors belong to nobody else, so that they need not be copied.
+        copied: a pair that belongs to nobody else, so that it need not be copied.
 
     Raises:
-        ValueError: no samples, inputs and targets of different numbers, values that are not
-            finite, a data set that gives another sample at each read.
+        ValueError: no samples, tensors of different numbers of them, samples of several shapes or
+            types, what is no tensor (text, pictures, objects), values that are not finite, a data
+            set that gives another sample at each read.
         TypeError: neither tensors nor a data set.
     """
 
@@ -48,17 +71,19 @@ class Samples:
         self.name = name
         self.device = device
         self._dataset: Any = None
-        self._x: Tensor
-        self._y: Tensor
+        self._x: Tree = None
+        self._y: Tree = None
         self._labels: np.ndarray | None = None
         self._labels_are_known = False
-        self._kinds: tuple[str | None, ...] | None = None
+        # The containers and the types of a sample, which all have.
+        self._form: str | None = None
         #: Whether it came as a data set, whose labels nobody has looked at yet.
         self.by_item = False
         if type(data) is TensorDataset:  # one of its kind may give other items than it holds
             data = data.tensors
-        if isinstance(data, tuple | list) and len(data) == 2 and all(map(_is_array, data)):
-            inputs, targets = data
+        pair = data if copied else pair_of(data, name)
+        if pair is not None:
+            inputs, targets = pair  # type: ignore[misc]
             self._take_tensors(inputs, targets, copied)
         elif hasattr(data, "__getitem__") and hasattr(data, "__len__"):
             self._dataset = data
@@ -72,32 +97,54 @@ class Samples:
                         self._dataset, self._x, self._y = None, taken._x, taken._y
         else:
             raise TypeError(
-                f"{name} is a {type(data).__name__}; give a pair of tensors (inputs, targets) or "
-                "a map-style data set of (input, target)"
+                f"{name} is a {type(data).__name__}; give a pair of tensors (inputs, targets), or "
+                "of containers of tensors, or a map-style data set of (input, target)"
             )
         if self.n == 0:
             raise ValueError(f"{name} is empty; give at least one sample")
 
-    def _take_tensors(self, inputs: Any, targets: Any, copied: bool) -> None:
-        try:
-            x, y = (
-                torch.as_tensor(_plain(a), device=_device(a)).detach() for a in (inputs, targets)
-            )
-        except TypeError as error:
-            raise ValueError(f"{self.name} cannot become tensors: {error}") from error
-        if x.ndim == 0 or y.ndim == 0:
+    def _take_tensors(self, inputs: Tree, targets: Tree, copied: bool) -> None:
+        taken = []
+        for what, side in zip(_SIDES, (inputs, targets), strict=True):
+            require_leaves(self.name, what, side)
+            try:
+                taken.append(tree_map(_as_tensor, side))
+            except TypeError as error:
+                raise ValueError(f"{self.name} cannot become tensors: {error}") from error
+        self._require_counted(*taken)
+        x, y = taken
+        self.n = count(x)
+        self._require_finite(x, y, np.arange(self.n))
+        self._x, self._y = (
+            tree_map(lambda t: t.to(self.device, copy=not copied), t) for t in taken
+        )
+        self._set_labels([_one_number_each(self._y)])
+
+    def _require_counted(self, x: Tree, y: Tree) -> None:
+        """Refuse tensors whose first dimensions do not count the same samples (ValueError)."""
+        plain = isinstance(x, Tensor) and isinstance(y, Tensor)
+        leaves = [*named_leaves(x, _SIDES[0]), *named_leaves(y, _SIDES[1])]
+        if any(leaf.ndim == 0 for _, leaf in leaves):
+            shown = " and ".join(f"{w} of shape {tuple(t.shape)}" for w, t in leaves)
             raise ValueError(
-                f"{self.name} has inputs of shape {tuple(x.shape)} and targets of shape "
-                f"{tuple(y.shape)}; the first dimension of both must count the samples"
+                f"{self.name} has {shown}; the first dimension of {'both' if plain else 'all'} "
+                "must count the samples"
             )
-        if len(x) != len(y):
+        first = leaves[0]
+        for where, leaf in leaves[1:]:
+            if len(leaf) == len(first[1]):
+                continue
+            if plain:
+                raise ValueError(
+                    f"{self.name} has {len(x)} inputs and {len(y)} targets; give one target per "
+                    "input"
+                )
+            here, there = (f"{len(t)} samples in {w}" for w, t in (first, (where, leaf)))
             raise ValueError(
-                f"{self.name} has {len(x)} inputs and {len(y)} targets; give one target per input"
+                f"{self.name} has {here} and {there}; the first dimension of all must count the "
+                "samples (make samples in a list one tensor, with torch.stack or "
+                "torch.nn.utils.rnn.pad_sequence)"
             )
-        self._require_finite(x, y, np.arange(len(x)))
-        self._x, self._y = (t.to(self.device, copy=not copied) for t in (x, y))
-        self.n = len(x)
-        self._set_labels(self._y)
 
     def __len__(self) -> int:
         return self.n
@@ -107,22 +154,21 @@ class Samples:
         """Whether they are tensors."""
         return self._dataset is None
 
-    def batch(self, index: np.ndarray | slice) -> tuple[Tensor, Tensor]:
+    def batch(self, index: np.ndarray | slice) -> tuple[Tree, Tree]:
         """The samples at ``index`` (any shape), as tensors of shape (*index.shape, ...)."""
         if self.in_memory:
-            if isinstance(index, slice):
-                return self._x[index], self._y[index]
-            at = torch.from_numpy(index).to(self.device)
-            return self._x[at], self._y[at]
+            at = index if isinstance(index, slice) else torch.from_numpy(index).to(self.device)
+            return rows(self._x, at), rows(self._y, at)
         if isinstance(index, slice):
             index = np.arange(*index.indices(self.n))
-        x, y = self._read(index.ravel())
-        return (
-            x.to(self.device).reshape(*index.shape, *x.shape[1:]),
-            y.to(self.device).reshape(*index.shape, *y.shape[1:]),
+        shape = index.shape
+        x, y = (
+            tree_map(lambda t: t.to(self.device).reshape(*shape, *t.shape[1:]), side)
+            for side in self._read(index.ravel())
         )
+        return x, y
 
-    def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(self, size: int) -> Iterator[tuple[Tree, Tree]]:
         """All samples in order, ``size`` at a time."""
         for start in range(0, self.n, size):
             yield self.batch(slice(start, min(start + size, self.n)))
@@ -135,35 +181,39 @@ class Samples:
         """
         if self.in_memory:
             return self
-        x, y = self._read(np.arange(1))
-        if self.n * (x.nbytes + y.nbytes) > most:
+        one = self._read(np.arange(1))
+        if self.n * sum(t.nbytes for t in tree_leaves(one)) > most:
             return self
-        whole = tuple(t.new_empty((self.n, *t.shape[1:]), device=self.device) for t in (x, y))
+        whole = tree_map(lambda t: t.new_empty((self.n, *t.shape[1:]), device=self.device), one)
         for start, batch in enumerate(self.batches(_AT_ONCE)):
-            for into, part in zip(whole, batch, strict=True):
+            for into, part in zip(tree_leaves(whole), tree_leaves(batch), strict=True):
                 into[_AT_ONCE * start : _AT_ONCE * start + len(part)] = part
         return Samples(whole, self.device, self.name, copied=True)
 
     def labels(self, read: bool = True) -> np.ndarray | None:
-        """Integer targets of shape (n,), else None.
+        """Integer targets of shape (n,), where they are one tensor; else None.
 
         Args:
             read: a data set that was not read yet is read for them; else they are None.
         """
         if read and not self._labels_are_known:
-            self._set_labels(torch.cat([y.cpu() for _, y in self.batches(_AT_ONCE)]))
+            self._set_labels(_one_number_each(y) for _, y in self.batches(_AT_ONCE))
         return self._labels
 
-    def _set_labels(self, targets: Tensor) -> None:
-        whole = targets.ndim == 1 and not (targets.is_floating_point() or targets.is_complex())
-        self._labels = targets.cpu().numpy().copy() if whole else None
+    def _set_labels(self, parts: Iterable[Tensor | None]) -> None:
+        """Given what :func:`_one_number_each` makes of the targets, in order."""
+        found = [part for part in parts if part is not None]
+        whole = bool(found) and not (found[0].is_floating_point() or found[0].is_complex())
+        self._labels = torch.cat(found).numpy() if whole else None
         self._labels_are_known = True
 
     def fingerprint(self) -> str:
-        """SHA-256 of the content: equal for equal samples, whatever object holds them.
+        """SHA-256 of the content: equal for equal samples, whatever data set holds them.
 
-        A data set is read whole; one whose items are slow to load may say instead, as a string
-        ``probelib_fingerprint``, what it holds: another string for other samples.
+        The containers of inputs and targets, their keys and their order are part of it, and the
+        code of classes of the caller's. A data set is read whole; one whose items are slow to load
+        may say instead, as a string ``probelib_fingerprint``, what it holds: another string for
+        other samples.
 
         Raises:
             ValueError: a data set has a sample that is not finite.
@@ -171,15 +221,27 @@ class Samples:
         own = self._own_fingerprint()
         if own is not None:
             return f"{own} ({self.n} samples)"
-        inputs, targets, labels = hashlib.sha256(), hashlib.sha256(), []
-        for start, (x, y) in enumerate(self.batches(self.n if self.in_memory else _AT_ONCE)):
-            if not self.in_memory and y.ndim == 1:
-                labels.append(y.cpu())
-            hash_array(inputs, x, header=start == 0)
-            hash_array(targets, y, header=start == 0)
+        digests: list[Any] = []
+        labels = []
+        for start, batch in enumerate(self.batches(self.n if self.in_memory else _AT_ONCE)):
+            leaves = tree_leaves(batch)
+            if not self.in_memory:
+                labels.append(_one_number_each(batch[1]))
+            digests = digests or [hashlib.sha256() for _ in leaves]
+            for digest, leaf in zip(digests, leaves, strict=True):
+                hash_array(digest, leaf, header=start == 0)
         if labels:
-            self._set_labels(torch.cat(labels))
-        return hashlib.sha256(inputs.digest() + targets.digest()).hexdigest()
+            self._set_labels(labels)
+        of_leaves = iter(digests)
+        sides = [_hash_of(side, of_leaves) for side in batch]
+        found = hashlib.sha256(b"".join(sides))
+        kinds = kinds_of(batch)
+        if not kinds:
+            return found.hexdigest()
+        # All that a class of somebody's does to what it holds: any code may call any of it.
+        code = describe([vars, *kinds])
+        found.update(code.encode())
+        return found.hexdigest() + code[64:]
 
     def _own_fingerprint(self) -> str | None:
         own = getattr(self._dataset, "probelib_fingerprint", None)
@@ -200,42 +262,39 @@ class Samples:
         index = np.concatenate(chosen[::-1])
         return index[np.sort(np.unique(index, return_index=True)[1])][:most]
 
-    def _read(self, index: np.ndarray) -> tuple[Tensor, Tensor]:
+    def _read(self, index: np.ndarray) -> tuple[Tree, Tree]:
         """Items of the data set, collated and found finite; the caller's generators stay put."""
         with keep_host_random_state():
             items = [self._item(int(i)) for i in index]
-        try:
-            x, y = default_collate(items)
-        except RuntimeError as error:
-            raise ValueError(
-                f"{self.name} has samples of several shapes ({error}); give all of them one"
-            ) from error
+        leaves = list(zip(*map(tree_leaves, items), strict=True))
+        sides = zip(("input", "target"), items[0], strict=True)
+        names = [where for what, side in sides for where, _ in named_leaves(side, what)]
+        collated = []
+        for where, leaf in zip(names, leaves, strict=True):
+            try:
+                collated.append(default_collate(list(leaf)))
+            except RuntimeError as error:
+                raise ValueError(
+                    f"{self.name} has samples of several shapes as {where} ({error}); give all of "
+                    "them one: pad them in the data set, with torch.nn.functional.pad"
+                ) from error
+        x, y = tree_like(items[0], collated)
         self._require_finite(x, y, index)
         return x, y
 
-    def _item(self, i: int) -> tuple[Any, Any]:
+    def _item(self, i: int) -> tuple[Tree, Tree]:
         """A sample, as numbers of the kind that the first sample has, and nobody else's."""
-        item = self._dataset[i]
-        if not isinstance(item, tuple | list) or len(item) != 2:
+        pair = pair_of_item(self._dataset[i], self.name, i)
+        for what, side in zip(("input", "target"), pair, strict=True):
+            require_leaves(self.name, what, side, i)
+        x, y = (tree_map(_owned, side) for side in pair)
+        form = shown_tree((x, y), lambda leaf: str(kind_of(leaf)))
+        self._form = self._form or form
+        if form != self._form:  # collated, some would be rounded to what the others are
             raise ValueError(
-                f"{self.name} has a {type(item).__name__} as sample {i}; "
-                "each must be a pair (input, target)"
+                f"{self.name} has sample {i} as {form} and others as {self._form}; give all "
+                "samples one type"
             )
-        kinds = tuple(map(_kind, item))
-        if None in kinds:
-            at = kinds.index(None)
-            raise ValueError(
-                f"{self.name} has a {type(item[at]).__name__} as {('input', 'target')[at]} of "
-                f"sample {i}; each must be a tensor, an array or a number"
-            )
-        if self._kinds is None:
-            self._kinds = kinds
-        if kinds != self._kinds:  # collated, some would be rounded to what the others are
-            raise ValueError(
-                f"{self.name} has sample {i} as ({', '.join(map(str, kinds))}) and others as "
-                f"({', '.join(map(str, self._kinds))}); give all samples one type"
-            )
-        x, y = map(_owned, item)
         return x, y
 
     def _require_repeatable(self) -> None:
@@ -252,8 +311,8 @@ class Samples:
                     "out of it, so that a loss belongs to a sample"
                 )
 
-    def _require_finite(self, x: Tensor, y: Tensor, index: np.ndarray) -> None:
-        for what, a in (("inputs", x), ("targets", y)):
+    def _require_finite(self, x: Tree, y: Tree, index: np.ndarray) -> None:
+        for what, a in (*named_leaves(x, _SIDES[0]), *named_leaves(y, _SIDES[1])):
             if a.is_floating_point() and not a.isfinite().all():
                 bad = int(index[int((~a.isfinite().reshape(len(a), -1).all(-1)).nonzero()[0, 0])])
                 raise ValueError(
@@ -262,19 +321,41 @@ class Samples:
                 )
 
 
+def _hash_of(side: Tree, digests: Iterator[Any]) -> bytes:
+    """Of inputs or targets, given the hashes of their leaves."""
+    own = b"".join(next(digests).digest() for _ in tree_leaves(side))
+    if isinstance(side, Tensor):
+        return own
+    kinds = [f"{kind.__module__}.{kind.__qualname__}" for kind in kinds_of(side)]
+    form = shown_tree(side, lambda leaf: "*")
+    return hashlib.sha256(f"{form} {kinds}".encode("utf-8", "surrogatepass") + own).digest()
+
+
+def _one_number_each(targets: Tree) -> Tensor | None:
+    """Targets that are one number a sample, on the host; None: they are something else."""
+    first, *others = tree_leaves(targets)
+    return None if others or first.ndim != 1 else first.cpu()
+
+
 def _some(index: np.ndarray, most: int) -> np.ndarray:
     return index[np.linspace(0, len(index) - 1, min(len(index), most), dtype=int)]
 
 
-def _different(rows: Tensor, spread: np.ndarray) -> np.ndarray:
+def _different(side: Tree, spread: np.ndarray) -> np.ndarray:
     """Positions of one of each kind of row, in the order of a number that tells rows apart."""
-    if rows.numel() <= _LOOKED_AT:
-        spread = np.arange(len(rows))
-    rows = rows[torch.from_numpy(spread).to(rows.device)].flatten(1) if rows.ndim > 1 else rows
-    rows = torch.view_as_real(rows).flatten(1) if rows.is_complex() else rows
-    rows = rows.cpu().double().reshape(len(spread), -1)
-    weight = np.random.default_rng(0).standard_normal(rows.shape[1])
-    return spread[np.unique(rows.numpy() @ weight, return_index=True)[1]]
+    leaves = tree_leaves(side)
+    if sum(leaf.numel() for leaf in leaves) <= _LOOKED_AT:
+        spread = np.arange(len(leaves[0]))
+    found = np.concatenate([_numbers(leaf, spread) for leaf in leaves], 1)
+    weight = np.random.default_rng(0).standard_normal(found.shape[1])
+    return spread[np.unique(found @ weight, return_index=True)[1]]
+
+
+def _numbers(leaf: Tensor, index: np.ndarray) -> np.ndarray:
+    """Some rows of a tensor as a matrix of real numbers."""
+    some = leaf[torch.from_numpy(index).to(leaf.device)]
+    some = torch.view_as_real(some) if some.is_complex() else some
+    return some.cpu().double().reshape(len(index), some[0].numel()).numpy()
 
 
 def _device(a: Any) -> torch.device:
@@ -282,17 +363,8 @@ def _device(a: Any) -> torch.device:
     return a.device if isinstance(a, Tensor) else torch.device("cpu")
 
 
-def _is_array(a: Any) -> bool:
-    return isinstance(a, Tensor | np.ndarray)
-
-
-def _kind(a: Any) -> str | None:
-    """Of what type a number or an array of numbers is; None: it is neither."""
-    if isinstance(a, Tensor):
-        return str(a.dtype)
-    if isinstance(a, np.ndarray | np.generic):
-        return str(a.dtype.newbyteorder("=")) if a.dtype.kind in "biufc" else None
-    return type(a).__name__ if isinstance(a, bool | int | float) else None
+def _as_tensor(a: Any) -> Tensor:
+    return torch.as_tensor(_plain(a), device=_device(a)).detach()
 
 
 def _plain(a: Any) -> Any:
@@ -309,9 +381,11 @@ def _owned(a: Any) -> Any:
     return _plain(a).copy() if isinstance(a, np.ndarray) else a
 
 
-def _same(one: tuple[Any, Any], other: tuple[Any, Any]) -> bool:
+def _same(one: tuple[Tree, Tree], other: tuple[Tree, Tree]) -> bool:
     """Whether two samples are the same; NaN is as good as NaN."""
-    for a, b in zip(map(torch.as_tensor, one), map(torch.as_tensor, other), strict=True):
+    for a, b in zip(
+        *(map(torch.as_tensor, tree_leaves(item)) for item in (one, other)), strict=True
+    ):
         if a.shape != b.shape or not bool(((a == b) | ((a != a) & (b != b))).all()):
             return False
     return True

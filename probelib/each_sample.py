@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.func import grad, grad_and_value, jacrev, vmap
 from torch.utils._pytree import tree_map
 
+from probelib.batches import Tree, count, rows, tree_leaves, tree_like
 from probelib.randomness import keep_host_random_state, keep_random_state, no_draws
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def each_sample(
-    posterior: LocalPosterior, function: Callable[..., Any], weights: Tensor, x: Tensor, y: Tensor
+    posterior: LocalPosterior, function: Callable[..., Any], weights: Tensor, x: Tree, y: Tree
 ) -> Any:
     """``function(weights, x_i, y_i)`` of all samples of a batch, stacked.
 
@@ -32,13 +33,25 @@ def each_sample(
     """
     with keep_host_random_state(), keep_random_state(posterior.device):
         try:
-            together = vmap(function, in_dims=(None, 0, 0))(weights, x, y)
+            # Leaf by leaf: vmap does not look into every container.
+            of_leaves = lambda w, *one: function(w, *tree_like((x, y), one))  # noqa: E731
+            leaves = tree_leaves((x, y))
+            together = vmap(of_leaves, in_dims=(None, *[0] * len(leaves)))(weights, *leaves)
         except Exception as error:  # what vmap cannot do may well be done one by one
             return _one_by_one(posterior, function, weights, x, y, error)
-        first = _one_by_one(posterior, function, weights, x[:1], y[:1])
+        first = _one_by_one(posterior, function, weights, *rows((x, y), slice(1)))
         if not all(map(_agree, _leaves(together), _leaves(first))):
             return _one_by_one(posterior, function, weights, x, y)
     return together
+
+
+def single(posterior: LocalPosterior) -> Callable[[Tensor, Tree, Tree], Tensor]:
+    """The loss of one sample as a function of (weights, x, y)."""
+
+    def loss(weights: Tensor, x: Tree, y: Tree) -> Tensor:
+        return posterior.losses(weights, *rows((x, y), None))[0]
+
+    return loss
 
 
 def gradient_and_value(function: Callable[..., Tensor]) -> Callable[..., tuple[Tensor, Tensor]]:
@@ -74,8 +87,8 @@ def _one_by_one(
     posterior: LocalPosterior,
     function: Callable[..., Any],
     weights: Tensor,
-    x: Tensor,
-    y: Tensor,
+    x: Tree,
+    y: Tree,
     why: Exception | None = None,
 ) -> Any:
     if why is not None and posterior.train_mode:
@@ -84,7 +97,8 @@ def _one_by_one(
             f"gradients of single samples need train_mode=False ({why})"
         ) from why
     with no_draws(posterior.device, "derivative of a sample"):
-        found = [function(weights, *sample) for sample in zip(x, y, strict=True)]
+        samples = (rows((x, y), i) for i in range(count(x)))
+        found = [function(weights, *sample) for sample in samples]
     return tree_map(lambda *parts: torch.stack(parts), *found)
 
 
@@ -97,4 +111,4 @@ def _agree(together: Tensor, first: Tensor) -> bool:
     return torch.allclose(together[:1], first, rtol=1e-3, atol=atol, equal_nan=True)
 
 
-__all__ = ["curvature", "each_sample", "gradient_and_value"]
+__all__ = ["curvature", "each_sample", "gradient_and_value", "single"]

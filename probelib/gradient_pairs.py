@@ -35,9 +35,10 @@ from torch import Tensor, nn
 
 from probelib.ambient import undisturbed
 from probelib.arguments import require_whole
+from probelib.batches import Tree
 from probelib.contract import sample_coordinates
 from probelib.data import Data, Samples
-from probelib.each_sample import each_sample, gradient_and_value
+from probelib.each_sample import each_sample, gradient_and_value, single
 from probelib.posterior import LocalPosterior
 from probelib.progress import progress_bar
 from probelib.randomness import keep_random_state
@@ -225,7 +226,7 @@ class SampleGradients:
             used += bytes_
         yield group
 
-    def write(self, out: Tensor, weights: Tensor, x: Tensor, y: Tensor, group: list[int]) -> Tensor:
+    def write(self, out: Tensor, weights: Tensor, x: Tree, y: Tree, group: list[int]) -> Tensor:
         """Gradients of a batch with respect to the layers of ``group``, each row over its loss.
 
         Dividing by the loss keeps rows of confident samples from underflowing: their gradients
@@ -241,8 +242,8 @@ class SampleGradients:
             The losses, shape (batch,), nats. A sample with no loss at all is divided by 1.
         """
         if not self.by_layer:
-            single = lambda w, x, y: self.posterior.losses(w, x[None], y[None])[0]  # noqa: E731
-            rows, losses = each_sample(self.posterior, gradient_and_value(single), weights, x, y)
+            every = gradient_and_value(single(self.posterior))
+            rows, losses = each_sample(self.posterior, every, weights, x, y)
             out.copy_(rows.detach() / _or_one(losses.detach())[:, None])
             return losses.detach()
         calls: dict[nn.Module, tuple[Tensor, Tensor]] = {}
@@ -299,7 +300,7 @@ class SampleGradients:
                 seen |= bool(expected.norm() > 1e-6)
         return seen
 
-    def _of_one(self, weights: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    def _of_one(self, weights: Tensor, x: Tree, y: Tree) -> Tensor:
         """The gradient of one sample, by autograd alone."""
         moving = weights.clone().requires_grad_()
         return torch.autograd.grad(self.posterior.losses(moving, x, y)[0], moving)[0]

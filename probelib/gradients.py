@@ -13,9 +13,11 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from probelib.arguments import require_whole
+from probelib.batches import Tree
 from probelib.fingerprint import plain
 
-Batch = tuple[Tensor, Tensor]
+#: Inputs and targets, each a tensor or tensors in the containers that the data have.
+Batch = tuple[Tree, Tree]
 
 
 class BatchGradients(Protocol):

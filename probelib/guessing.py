@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from probelib.ambient import undisturbed
+from probelib.batches import Tree, count, rows
 from probelib.data import Samples
 from probelib.posterior import LocalPosterior
 from probelib.randomness import keep_host_random_state, keep_random_state
@@ -41,14 +42,14 @@ def guessing_loss(posterior: LocalPosterior, observed: Samples) -> float | None:
 def _guess(posterior: LocalPosterior, observed: Samples) -> float | None:
     x, y = _some(posterior.data)
     with torch.no_grad():
-        outputs = posterior.outputs(posterior.center, x[:64])
+        outputs = posterior.outputs(posterior.center, rows(x, slice(64)))
     if not isinstance(outputs, Tensor) or outputs[0].numel() > _LARGEST:
         return None
     output = outputs.mean(0).detach().requires_grad_()
     costs: list[float] = []
 
-    def mean_loss(targets: Tensor) -> Tensor:
-        every = output.expand(len(targets), *output.shape).clone()
+    def mean_loss(targets: Tree) -> Tensor:
+        every = output.expand(count(targets), *output.shape).clone()
         return posterior.loss_of(every, targets).mean()
 
     def closure() -> float:
@@ -71,7 +72,7 @@ def _guess(posterior: LocalPosterior, observed: Samples) -> float | None:
     return found if np.isfinite(found) else None
 
 
-def _some(samples: Samples) -> tuple[Tensor, Tensor]:
+def _some(samples: Samples) -> tuple[Tree, Tree]:
     return samples.batch(np.unique(np.linspace(0, len(samples) - 1, _SAMPLES, dtype=int)))
 
 

@@ -28,9 +28,10 @@ from torch.func import grad, jacrev, jvp, vjp, vmap
 
 from probelib.ambient import undisturbed
 from probelib.arguments import require_choice, require_whole
+from probelib.batches import Tree
 from probelib.contract import sample_coordinates
 from probelib.data import Data, Samples
-from probelib.each_sample import curvature, each_sample, gradient_and_value
+from probelib.each_sample import curvature, each_sample, gradient_and_value, single
 from probelib.estimators import MatrixKernel
 from probelib.posterior import LocalPosterior
 from probelib.randomness import no_draws
@@ -159,7 +160,7 @@ def per_sample_hessians(
             f"posterior has {posterior.n_parameters} parameters, whose {len(samples)} Hessians "
             f"would hold {cells:.1e} numbers; give fewer samples as data, or a smaller model"
         )
-    every = curvature(_single(posterior))
+    every = curvature(single(posterior))
     parts = [
         each_sample(posterior, every, posterior.center, x, y).detach()
         for x, y in samples.batches(batch_size)
@@ -313,7 +314,7 @@ def next_order_kernel(
     h = per_sample_hessians(posterior, data)
     # T_i enters only contracted with S, and U_4 too: derivatives of tr(H_i S) and of tr(U_2 S).
     root = torch.from_numpy(np.linalg.cholesky(s)).to(posterior.center).T
-    third = grad(_curvature_along(_single(posterior), root))
+    third = grad(_curvature_along(single(posterior), root))
     parts = [
         _numbers(each_sample(posterior, third, posterior.center, x, y))
         for x, y in samples.batches(16)
@@ -410,12 +411,7 @@ def _conjugate_gradients(posterior: LocalPosterior, damping: float, rows: np.nda
     return solved
 
 
-def _single(posterior: LocalPosterior) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-    """The loss of one sample as a function of (weights, x, y), for vmap."""
-    return lambda w, x, y: posterior.losses(w, x.unsqueeze(0), y.unsqueeze(0))[0]
-
-
-def _summed(posterior: LocalPosterior, x: Tensor, y: Tensor) -> Callable[[Tensor], Tensor]:
+def _summed(posterior: LocalPosterior, x: Tree, y: Tree) -> Callable[[Tensor], Tensor]:
     return lambda w: posterior.losses(w, x, y).sum()
 
 
@@ -431,7 +427,7 @@ def _one_function(posterior: LocalPosterior) -> AbstractContextManager[None]:
 
 def _gradient(posterior: LocalPosterior, samples: Samples, at: slice) -> Tensor:
     """Gradients of some samples at w*, shape (batch, n_parameters)."""
-    every, (x, y) = gradient_and_value(_single(posterior)), samples.batch(at)
+    every, (x, y) = gradient_and_value(single(posterior)), samples.batch(at)
     found = each_sample(posterior, every, posterior.center, x, y)[0].detach()
     _require_finite(found, "gradient", samples.name, range(at.start, at.stop))
     return found

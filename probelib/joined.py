@@ -21,7 +21,8 @@ def run_number(fingerprint: Mapping[str, Any], thin: int) -> float:
     number of 52 bits, as a float: so every kind of file holds it.
     """
     posterior = {name: fingerprint.get(name) for name in _OF_POSTERIOR}
-    others = fingerprint.keys() - {*_OF_POSTERIOR, *_OF_NO_PATH}
+    posterior |= {name: fingerprint[name] for name in _WHERE_GIVEN if name in fingerprint}
+    others = fingerprint.keys() - {*_OF_POSTERIOR, *_WHERE_GIVEN, *_OF_NO_PATH}
     path = posterior | {name: fingerprint[name] for name in others} | {"thin": thin}
     upper, lower = (
         int.from_bytes(hashlib.sha256(json.dumps(of, sort_keys=True).encode()).digest()[:4]) >> 6
@@ -34,6 +35,7 @@ _OF_POSTERIOR = (
     "weights", "model", "per_sample_loss", "sampling_data", "n_beta", "localization", "train_mode",
     "precision",
 )  # fmt: skip
+_WHERE_GIVEN = ("forward", "parameters")
 # What says which chains there are and what is kept of them, not where they go.
 _OF_NO_PATH = (
     "observed_data", "observe_loss", "chains", "first_chain", "loss_dtype", "observe_dtype",

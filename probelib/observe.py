@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.func import vmap
-from torch.utils._pytree import tree_map_only
 
 from probelib.ambient import undisturbed
+from probelib.batches import Tree, count, in_full
 from probelib.data import Samples
 from probelib.observe_loss import losses_of_tokens
 from probelib.plan import Run
@@ -259,7 +259,7 @@ class Observer:
     def _batch(
         self,
         weights: Tensor,
-        batch: tuple[Tensor, Tensor],
+        batch: tuple[Tree, Tree],
         step: int,
         start: int,
         left_out: Collection[int],
@@ -270,7 +270,7 @@ class Observer:
         """
         if self.together:
             try:
-                return vmap(self._of_row, in_dims=(0, None, None))(weights, *batch)
+                return vmap(lambda w: self._of_row(w, *batch))(weights)
             except torch.OutOfMemoryError:
                 raise
             except Exception:  # some operations can be run together with gradients only
@@ -279,7 +279,7 @@ class Observer:
         for row, w in enumerate(weights):
             if row in left_out:
                 each = () if (places := self.places) is None else (1 + places.positions,)
-                rows.append(weights.new_full((len(batch[1]), *each), torch.nan))
+                rows.append(weights.new_full((count(batch), *each), torch.nan))
             elif self._draws_at_random:
                 with own_stream(self._seeds[row], step, start + 1, weights.device):
                     rows.append(self._of_row(w, *batch))
@@ -287,23 +287,19 @@ class Observer:
                 rows.append(self._of_row(w, *batch))
         return torch.stack(rows)
 
-    def _of_row(self, weights: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    def _of_row(self, weights: Tensor, x: Tree, y: Tree) -> Tensor:
         """Losses at one row; the loss itself always sees outputs in full precision."""
         if self.dtype != "bfloat16":
             output = self.posterior.outputs(weights, x)
         else:
             with torch.autocast(weights.device.type, dtype=torch.bfloat16):
                 output = self.posterior.outputs(weights, x)
-            output = tree_map_only(Tensor, _in_full, output)
+            output = in_full(output)
         if self.observe_loss is None:
             return self.posterior.loss_of(output, y)
         # First: the posterior's loss may write into the outputs.
         tokens = losses_of_tokens(self.observe_loss, output, y)
         return torch.cat([self.posterior.loss_of(output, y)[:, None], tokens], 1)
-
-
-def _in_full(output: Tensor) -> Tensor:
-    return output.float() if output.dtype in (torch.bfloat16, torch.float16) else output
 
 
 __all__ = ["AtCenter", "Observer"]

@@ -9,19 +9,21 @@ r"""The local posterior around trained weights (Eq. 1).
 import copy
 import hashlib
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from probelib import soundness
 from probelib.ambient import undisturbed
 from probelib.arguments import require_kind, require_positive
+from probelib.batches import Tree, tree_leaves, tree_map
+from probelib.calling import Call, Forward, logits_of, takes_logits
 from probelib.copies import Restored, copy_of, sharing_tensors, version
 from probelib.data import Data, Samples
 from probelib.fingerprint import describe, hash_array
 
-PerSampleLoss = Callable[[Tensor, Tensor], Tensor]
+PerSampleLoss = Callable[[Any, Any], Tensor]
 
 
 class LocalPosterior:
@@ -36,21 +38,30 @@ class LocalPosterior:
     Args:
         model: any ``nn.Module`` that maps a batch of inputs to a batch of outputs; its weights
             are :math:`w^*`.
-        per_sample_loss: maps (output, target) to losses of shape (batch,), in nats.
-        data: the samples that define :math:`L`: a pair of tensors (inputs, targets), or a
-            map-style data set of (input, target).
+        per_sample_loss: maps (output, target) to losses of shape (batch,), in nats. It gets what
+            the model returns, with one exception: of an object with a tensor ``logits``, as Hugging
+            Face models return, the losses of this library and of torch get these logits.
+        data: the samples that define :math:`L`: a pair (inputs, targets), each a tensor or tensors
+            in a dict, a tuple, a data class...; a mapping of tensors with the key ``labels``, which
+            are the targets (the model is not given them); or a map-style data set of such samples.
+            See :class:`probelib.data.Samples`. Labels are compared as they are: those of a causal
+            language model have to be shifted by the loss, or in the data.
         n_beta: :math:`n\beta`, the inverse temperature times the number of samples.
         localization: :math:`\gamma`, the *precision* of the Gaussian around :math:`w^*`.
         train_mode: run the model in train mode (dropout and batch normalisation active). The
             default is eval mode, whatever mode the caller's model is in.
+        forward: a function of (model, inputs) that says how the model is called, such as
+            ``lambda model, inputs: model(**inputs).logits``. By default a mapping or a named tuple
+            is passed by keyword, if the model's ``forward`` takes its keys; a tuple or a list by
+            position, if ``forward`` takes several arguments; anything else as one argument.
 
     Raises:
         ValueError: a non-positive ``n_beta`` or ``localization``, non-finite data or weights,
-            labels out of range, a loss that is not one finite number per sample, that depends on
-            the rest of the batch, or on whether gradients are taken; a model that writes its own
-            weights, or is not initialised yet.
+            labels out of range, inputs that are not the model's arguments, a loss that is not one
+            finite number per sample, that depends on the rest of the batch, or on whether gradients
+            are taken; a model that writes its own weights, or is not initialised yet.
         TypeError: data of a kind that cannot be indexed, a model that is no module, a loss that is
-            no function.
+            no function, or such a ``forward``.
     """
 
     @undisturbed
@@ -63,16 +74,21 @@ class LocalPosterior:
         n_beta: float,
         localization: float,
         train_mode: bool = False,
+        forward: Forward | None = None,
     ):
         require_kind("model", model, nn.Module, "an nn.Module")
         require_kind("per_sample_loss", per_sample_loss, callable, "a function of (output, target)")
         self.n_beta = require_positive("n_beta", n_beta)
         self.localization = require_positive("localization", localization)
+        if forward is not None:
+            require_kind("forward", forward, callable, "a function of (model, inputs), or None")
         self.per_sample_loss = own_loss(per_sample_loss)
+        self._logits_suffice = takes_logits(per_sample_loss)
         self.train_mode = train_mode
         soundness.require_runnable(model)
         #: The copy that is run, in the mode it runs in.
         self.model: nn.Module = _copied(model).train(train_mode)
+        self._call = Call(self.model, None if forward is None else own_loss(forward))
         self._restored: Restored | None = None
         # Whether model or loss write into a batch, which is then copied for each of them.
         self._writes = True
@@ -140,13 +156,13 @@ class LocalPosterior:
         return self.n_beta / self.n_samples
 
     @undisturbed
-    def losses(self, weights: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    def losses(self, weights: Tensor, x: Tree, y: Tree) -> Tensor:
         """Per-sample losses of a batch at ``weights``.
 
         Args:
             weights: flat weights, shape (n_parameters,).
-            x: inputs, shape (batch, ...).
-            y: targets, shape (batch, ...).
+            x: inputs, shape (batch, ...), in containers as the data have them.
+            y: targets, shape (batch, ...), likewise.
 
         Returns:
             Losses in nats, shape (batch,).
@@ -154,36 +170,40 @@ class LocalPosterior:
         return self.loss_of(self.outputs(weights, x), y)
 
     @undisturbed
-    def outputs(self, weights: Tensor, x: Tensor) -> Tensor:
-        """What the model makes of inputs (batch, ...) at flat ``weights`` (n_parameters,).
+    def outputs(self, weights: Tensor, x: Tree) -> Any:
+        """What the loss gets for inputs (batch, ...) at flat ``weights`` (n_parameters,).
 
         Raises:
             ValueError: the model writes into the weights that it is given.
         """
-        own, x = weights.clone(), x.clone() if self._writes else x
-        before = version(own), version(x)
+        own, x = weights.clone(), self._own_batch(x)
+        before = version(own), _versions(x)
         output = self.forward(own, x)
         if version(own) != before[0]:
             raise soundness.written_weights()
         self._require_unwritten(x, before[1], "model", "its inputs")
         return output
 
-    def loss_of(self, output: Tensor, y: Tensor) -> Tensor:
+    def loss_of(self, output: Any, y: Tree) -> Tensor:
         """Losses (batch,) of outputs, which belong to this call; targets (batch, ...) do not."""
-        y = y.clone() if self._writes else y
-        before = version(y)
-        loss = self.per_sample_loss(output, y)
+        y = self._own_batch(y)
+        before = _versions(y)
+        # Containers of the loss's own, which it may change.
+        loss = self.per_sample_loss(output, tree_map(lambda leaf: leaf, y))
         self._require_unwritten(y, before, "per_sample_loss", "its targets")
         return loss
 
-    def _require_unwritten(self, batch: Tensor, before: int, who: str, what: str) -> None:
-        if not self._writes and version(batch) != before:
+    def _own_batch(self, batch: Tree) -> Tree:
+        return tree_map(Tensor.clone, batch) if self._writes else batch
+
+    def _require_unwritten(self, batch: Tree, before: list[int], who: str, what: str) -> None:
+        if not self._writes and _versions(batch) != before:
             raise ValueError(
                 f"{who} writes into {what} for some samples and not for others, so that the data "
                 "are no longer what they were; let it write into a copy, made with .clone()"
             )
 
-    def forward(self, weights: Tensor, x: Tensor) -> Tensor:
+    def forward(self, weights: Tensor, x: Tree) -> Any:
         """:meth:`outputs` of a model that may write into what it is given."""
         parts = weights.split(self._sizes)
         moving = {k: w.reshape(s) for k, w, s in zip(self._names, parts, self._shapes, strict=True)}
@@ -192,7 +212,8 @@ class LocalPosterior:
         tensors = moving | fixed
         every = {place: t for name, t in tensors.items() for place in self._places[name]}
         try:
-            return functional_call(self.model, every, x, tie_weights=False)
+            output = self._call(self.model, every, x)
+            return logits_of(output) if self._logits_suffice else output
         finally:
             if self._restored is not None:
                 self._restored(self.model)
@@ -238,6 +259,8 @@ class LocalPosterior:
             "localization": self.localization,
             "train_mode": self.train_mode,
             "precision": str(self.dtype).removeprefix("torch."),
+            # Named only where there is one.
+            **({} if self._call.forward is None else {"forward": describe(self._call.forward)}),
         }
 
 
@@ -255,6 +278,10 @@ def _places(model: nn.Module) -> dict[str, list[str]]:
     return {places[0]: places for places in found.values()}
 
 
+def _versions(batch: Tree) -> list[int]:
+    return [version(leaf) for leaf in tree_leaves(batch)]
+
+
 def _copied(model: nn.Module) -> nn.Module:
     try:
         return copy_of(model)
@@ -265,15 +292,15 @@ def _copied(model: nn.Module) -> nn.Module:
         ) from error
 
 
-def own_loss(loss: PerSampleLoss) -> PerSampleLoss:
-    """A loss that nobody else can change: a copy, where it is an object that can be copied.
+def own_loss(function: Any) -> Any:
+    """A loss, or what calls the model, that nobody else can change: a copy, where it can be copied.
 
     Weights of its own, such as a temperature, belong to it as they are.
     """
     try:
-        own = copy_of(loss)
+        own = copy_of(function)
     except Exception:  # it holds what cannot be copied, such as a file or a lock
-        return loss
+        return function
     return own.requires_grad_(False) if isinstance(own, nn.Module) else own
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from probelib import batches as trees
 from probelib.estimators.series import batches, mcse_of_mean
 
 #: Samples that thin="auto" and until= look at, spread evenly over those observed.
@@ -71,27 +73,28 @@ class _Costs(TorchDispatchMode):
         return out
 
 
-def cost_of_pass(losses: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor) -> Pass:
+def cost_of_pass(losses: Callable[[Any, Any], Tensor], x: trees.Tree, y: trees.Tree) -> Pass:
     """Count one forward pass, as the difference between all samples of a batch and half of them.
 
     Args:
         losses: of a batch, at fixed weights.
         x, y: at least two samples; with one, what the weights cost counts too.
     """
-    half = len(y) // 2
+    n = trees.count(y)
+    half = n // 2
     try:
         flops, size = _count(losses, x, y)
         if half:  # what is left is what the samples cost, without the weights
-            fewer, smaller = _count(losses, x[:half], y[:half])
+            fewer, smaller = _count(losses, *trees.rows((x, y), slice(half)))
             flops -= fewer
             size = size - smaller if len(size) == len(smaller) else size
     except Exception:  # what cannot be counted runs all the same
-        return Pass(0.0, float(x[:1].nbytes))
-    return Pass(flops / (len(y) - half), float(size.max(initial=0)) / (len(y) - half))
+        return Pass(0.0, float(sum(t[:1].nbytes for t in trees.tree_leaves(x))))
+    return Pass(flops / (n - half), float(size.max(initial=0)) / (n - half))
 
 
 def _count(
-    losses: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor
+    losses: Callable[[Any, Any], Tensor], x: trees.Tree, y: trees.Tree
 ) -> tuple[int, np.ndarray]:
     """Floating point operations of a batch, and the bytes of each of its operations."""
     with torch.no_grad(), _Costs() as costs:

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from probelib.batches import Tree, rows, shapes, tree_leaves, tree_map
 from probelib.data import Samples
 from probelib.losses import cross_entropy
 from probelib.randomness import keep_host_random_state, keep_random_state
@@ -68,7 +69,7 @@ def check_model(posterior: LocalPosterior, samples: Samples, given: nn.Module) -
         own = weights.clone()
         # What fails is said with the samples, where it fails at w* too.
         with torch.set_grad_enabled(grad), _same_chance(posterior), suppress(Exception):
-            posterior.loss_of(posterior.forward(own, x.clone()), y)
+            posterior.loss_of(posterior.forward(own, tree_map(Tensor.clone, x)), y)
         if not torch.equal(own, weights):
             raise written_weights()
     before = dict(given.named_parameters())
@@ -86,15 +87,17 @@ def check_model(posterior: LocalPosterior, samples: Samples, given: nn.Module) -
 def writes_batch(posterior: LocalPosterior, samples: Samples) -> bool:
     """Whether model or loss write in place into inputs or targets, as far as a few show."""
     given = samples.batch(samples.differing(_DIFFERENT))
-    batch = [t.clone() for t in given]
-    versions = [t._version for t in batch]
+    batch = tree_map(Tensor.clone, given)
+    leaves = tree_leaves(batch)
+    versions = [t._version for t in leaves]
     for grad in (False, True):
         # What fails is said with the samples.
         with torch.set_grad_enabled(grad), _same_chance(posterior), suppress(Exception):
             output = posterior.forward(posterior.center.clone(), batch[0])
             posterior.per_sample_loss(output, batch[1])
-    same = all(map(torch.equal, batch, given))  # .data and NumPy write without a new version
-    return not same or versions != [t._version for t in batch]
+    # .data and NumPy write without a new version.
+    same = all(map(torch.equal, leaves, tree_leaves(given)))
+    return not same or versions != [t._version for t in leaves]
 
 
 def check_samples(posterior: LocalPosterior, samples: Samples) -> torch.dtype:
@@ -116,7 +119,8 @@ def check_samples(posterior: LocalPosterior, samples: Samples) -> torch.dtype:
     with torch.no_grad(), _same_chance(posterior):
         with _failure_named(samples, x, y):
             output = posterior.outputs(posterior.center, x)
-            if labels is not None and _takes_classes(posterior.per_sample_loss):
+            takes_classes = isinstance(output, Tensor) and _takes_classes(posterior.per_sample_loss)
+            if labels is not None and takes_classes:
                 classes = output.shape[-1 if posterior.per_sample_loss is cross_entropy else 1]
                 left_out = _left_out(posterior.per_sample_loss)
                 counted = labels if left_out is None else labels[labels != left_out]
@@ -141,16 +145,22 @@ def check_samples(posterior: LocalPosterior, samples: Samples) -> torch.dtype:
 
 
 @contextmanager
-def _failure_named(samples: Samples, x: Tensor, y: Tensor) -> Iterator[None]:
+def _failure_named(samples: Samples, x: Tree, y: Tree) -> Iterator[None]:
     """Says of what fails inside on which data it does."""
+    failures: tuple[type[Exception], ...] = IndexError, RuntimeError
+    contained = not isinstance(x, Tensor) or not isinstance(y, Tensor)
+    if contained:  # what is missing there, or is taken for a tensor
+        failures = (*failures, TypeError, AttributeError, KeyError)
     try:
         yield
-    except (IndexError, RuntimeError) as error:
+    except failures as error:
         labels = samples.labels(read=False)
         shown = "" if labels is None else f", labels from {labels.min()} to {labels.max()}"
+        remedy = "; forward=lambda model, inputs: ... says how the model is called"
         raise ValueError(
             f"model or per_sample_loss failed on {samples.name} at w* "
-            f"(input {tuple(x.shape)}, target {tuple(y.shape)}{shown}): {error}"
+            f"(input {shapes(x)}, target {shapes(y)}{shown}): {error}"
+            f"{remedy if contained else ''}"
         ) from error
 
 
@@ -159,8 +169,8 @@ class _Probe:
     """A few samples, and what must hold of their losses at any weights."""
 
     posterior: LocalPosterior
-    x: Tensor
-    y: Tensor
+    x: Tree
+    y: Tree
     index: np.ndarray
     name: str
 
@@ -203,7 +213,8 @@ class _Probe:
         n = len(self.index)
         with _same_chance(self.posterior):
             losses = self.posterior.losses(weights, self.x, self.y)
-            backwards = self.posterior.losses(weights, self.x.flip(0), self.y.flip(0)).flip(0)
+            x, y = tree_map(lambda t: t.flip(0), (self.x, self.y))
+            backwards = self.posterior.losses(weights, x, y).flip(0)
             parts = self._in_parts(weights)
         for other, of in (parts, (backwards, f"in another order of these {n}")):
             if (bad := _differ(other, losses[: len(other)])) is not None:
@@ -218,19 +229,22 @@ class _Probe:
         alone = []
         for at in range(len(self.index)):
             with suppress(IndexError, RuntimeError, ValueError):
-                one = self.posterior.losses(weights, self.x[at : at + 1], self.y[at : at + 1])
+                one = self._of(weights, slice(at, at + 1))
                 alone += [one] if one.shape == (1,) else []
         if len(alone) == len(self.index):
             return torch.cat(alone), "alone"
         half = -(-len(self.index) // 2)
         try:
-            loss = self.posterior.losses(weights, self.x[:half], self.y[:half])
+            loss = self._of(weights, slice(half))
         except (IndexError, RuntimeError) as error:
             raise ValueError(
                 f"per_sample_loss takes a batch of {len(self.index)} but not of {half}: {error}"
             ) from error
         _require_one_a_sample(loss, half)
         return loss, f"in one of {half}"
+
+    def _of(self, weights: Tensor, part: slice) -> Tensor:
+        return self.posterior.losses(weights, *rows((self.x, self.y), part))
 
 
 def _require_no_other_weights(losses: Tensor, own: Tensor) -> None:

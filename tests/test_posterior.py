@@ -503,8 +503,8 @@ def test_samples_that_share_a_buffer_are_each_their_own(library):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda i: ({"pixels": torch.ones(3)}, 1), "a dict as input of sample 0"),
-        (lambda i: ((torch.ones(3), torch.ones(3)), 1), "a tuple as input of sample 0"),
+        (lambda i: ({"pixels": torch.ones(3)}, 1), r"input \{'pixels': \(3, 3\)\}.*forward=lambda"),
+        (lambda i: ((torch.ones(3), torch.ones(3)), 1), r"input \(\(3, 3\), \(3, 3\)\).*not tuple"),
         (lambda i: (torch.ones(3), "cat"), "a str as target of sample 0"),
         (lambda i: (torch.ones(3 + i % 2), 1), "several shapes .* give all of them one"),
         (lambda i: torch.ones(3), "a Tensor as sample 0; each must be a pair"),
