@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 
@@ -21,6 +22,7 @@ from probelib.data import Data, Samples
 from probelib.fingerprint import describe, plain
 from probelib.gradients import GradientEstimator, gradient_of
 from probelib.observe_loss import ObserveLoss, check_observe_loss
+from probelib.observed_sets import are_sets, joined, read_sets
 from probelib.posterior import LocalPosterior, own_loss
 from probelib.samplers.base import Sampler, Target
 from probelib.store.layout import FORMAT
@@ -143,6 +145,7 @@ class Run:
         sampler: the call's own copy.
         plan: chains, draws and the rest.
         observe_loss: what is recorded of each token, the call's own copy; None: one loss a sample.
+        sets: those that were joined in ``observed``, by name, in their order; None: it is one.
     """
 
     posterior: LocalPosterior
@@ -150,12 +153,13 @@ class Run:
     sampler: Sampler
     plan: Plan
     observe_loss: ObserveLoss | None = None
+    sets: dict[str, Samples] | None = None
 
     @classmethod
     def of(
         cls,
         posterior: LocalPosterior,
-        observe: Data | None,
+        observe: Data | Mapping[str, Data] | None,
         sampler: Sampler,
         plan: Plan,
         observe_loss: ObserveLoss | None = None,
@@ -177,8 +181,13 @@ class Run:
                 f"batch_size is {batch_size}, more than the {posterior.n_samples} samples of "
                 "the posterior; make it smaller, or None for the full gradient"
             )
-        observed = posterior.data
-        if observe is not None:
+        observed, sets = posterior.data, None
+        if are_sets(observe):
+            sets = read_sets(cast(Mapping[str, Data], observe), posterior.device)
+            for samples in sets.values():
+                posterior.check(samples)
+            observed = joined(sets, posterior.device)
+        elif observe is not None:
             observed = Samples(observe, posterior.device, "observe")
             posterior.check(observed)
         if observe_loss is not None:
@@ -190,7 +199,7 @@ class Run:
         if plan.loss_dtype == "auto":
             kept = torch.promote_types(posterior.loss_dtype, torch.float32)
             plan = replace(plan, loss_dtype=str(kept).removeprefix("torch."))
-        return cls(posterior, observed, copy.deepcopy(sampler), plan, observe_loss)
+        return cls(posterior, observed, copy.deepcopy(sampler), plan, observe_loss, sets)
 
     @property
     def target(self) -> Target:
@@ -206,11 +215,14 @@ class Run:
     def fingerprint(self) -> dict[str, Any]:
         """What the trace depends on, field by field; contents as SHA-256."""
         of_posterior = self.posterior.fingerprint()
-        shared = self.observed is self.posterior.data
+        if self.sets is not None:
+            observed: Any = {name: of.fingerprint() for name, of in self.sets.items()}
+        elif self.observed is self.posterior.data:
+            observed = of_posterior["sampling_data"]
+        else:
+            observed = self.observed.fingerprint()
         return of_posterior | {
-            "observed_data": (
-                of_posterior["sampling_data"] if shared else self.observed.fingerprint()
-            ),
+            "observed_data": observed,
             "sampler": self.sampler_identity(),
             # Its code, and the settings that an identity of somebody's own may have left out.
             "sampler_code": describe([self.sampler, self.gradient]),

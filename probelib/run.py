@@ -13,7 +13,7 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import asdict, replace
@@ -32,6 +32,7 @@ from probelib.data import Data
 from probelib.guessing import guessing_loss
 from probelib.observe import Observer
 from probelib.observe_loss import ObserveLoss
+from probelib.observed_sets import apart
 from probelib.plan import Plan, Run
 from probelib.posterior import LocalPosterior
 from probelib.progress import progress_bar
@@ -76,7 +77,7 @@ class DivergenceError(RuntimeError):
 
 def sample(
     posterior: LocalPosterior,
-    observe: Data | None = None,
+    observe: Data | Mapping[str, Data] | None = None,
     *,
     sampler: Sampler,
     observe_loss: ObserveLoss | None = None,
@@ -96,7 +97,7 @@ def sample(
     executor: Executor | None = None,
     chains_per_task: int = 1,
     progress: bool = True,
-) -> xr.Dataset:
+) -> xr.Dataset | Any:
     """Run chains from w* and record every observed sample's loss at every draw.
 
     Chain c draws its minibatches and its noise from generators seeded by
@@ -125,7 +126,8 @@ def sample(
 
     Args:
         posterior: what to sample from.
-        observe: the samples whose losses are recorded; default: those of the posterior.
+        observe: the samples whose losses are recorded; default: those of the posterior. A dict
+            of several sets, such as ``{"train": data, "test": held_out}``, gives a tree.
         sampler: how chains advance, such as ``probelib.SGLD(step_size=1e-3, batch_size=64)``. It
             is copied, never changed.
         observe_loss: maps (output, target) to losses of shape (batch, positions...), in nats, NaN
@@ -166,7 +168,8 @@ def sample(
     Returns:
         The trace: see :mod:`probelib.contract`. ``loss`` has shape (chains, draws, n_observed);
         with ``observe_loss`` it has a dimension ``token`` more, and ``sample_loss`` is what it
-        would be without.
+        would be without. For several observed sets, an ``xarray.DataTree`` with a trace for each:
+        ``trace["test"]`` goes where a trace goes, and estimators give a dict for the whole.
 
     Raises:
         ValueError, TypeError: a bad argument, named in the message; nothing has been written.
@@ -194,21 +197,21 @@ def sample(
     fingerprint = run.fingerprint()
     place = _open(run, fingerprint, store, cache, overwrite)
     if (found := _finished(place, run.plan)) is not None:
-        return found
+        return apart(found)
     with place.held():
         if isinstance(place, DiskStore) and place.exists() and not overwrite:
             if not place.is_open or place.changed():  # much may have happened since
                 place.open()
                 _check_is_of(place, run, fingerprint)
                 if (found := _finished(place, run.plan)) is not None:
-                    return found
+                    return apart(found)
             run, chains_here = _continue(place, run), None
         else:
             warn_of_unseen(fingerprint, place.path)
             place.clean()
             together = run.plan.chains if executor is None else chains_per_task
             run, chains_here = _begin(place, run, fingerprint, together, progress)
-        return _to_the_end(place, run, chains_here, executor, progress)
+        return apart(_to_the_end(place, run, chains_here, executor, progress))
 
 
 # --- before: what is there already ---
@@ -351,17 +354,26 @@ def _begin(
         "observe_dtype": plan.observe_dtype,
         "observe_batch_size": chains.observer.batch_size,
         "observe_together": chains.observer.together,
-        "guessing_loss": guessing_loss(run.posterior, run.observed),
+        "guessing_loss": _guessing(run),
         "preconditioned": chains.preconditioned,
         "wall_time": time.perf_counter() - started,
     }
     if center.mcse is not None:
         of_mean = {"samples": n, "mcse": center.mcse_of_mean}
         attrs["init_loss_mcse_of_mean"] = of_mean
+    if run.sets is not None:
+        attrs["observed_sets"] = {name: len(samples) for name, samples in run.sets.items()}
     if places is not None:
         attrs["token_shape"] = chains.observer.token_shape()
     place.create(start, groups, attrs | ({"thinning": asdict(thinning)} if thinning else {}))
     return run, chains
+
+
+def _guessing(run: Run) -> Any:
+    """What guessing costs on the observed samples, or on each set of them."""
+    if run.sets is None:
+        return guessing_loss(run.posterior, run.observed)
+    return {name: guessing_loss(run.posterior, samples) for name, samples in run.sets.items()}
 
 
 def _to_the_end(
@@ -481,7 +493,7 @@ def _trace(place: TraceStore, draws: int) -> xr.Dataset:
             "draws before it are kept, marked incomplete)",
             int(number[chain]),
             step,
-            ds.assign_attrs(complete=False),
+            apart(ds.assign_attrs(complete=False)),
         )
     for chain, at in lost.items():
         warnings.warn(

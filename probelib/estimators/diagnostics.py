@@ -13,6 +13,7 @@ from probelib.contract import STEP_VARIABLES, Over, RunSettings, canonical, dive
 from probelib.estimators import weighted
 from probelib.estimators.llc import local_learning_coefficient, mean_loss_change
 from probelib.estimators.series import Estimate, ess_and_rhat
+from probelib.estimators.sets import each_set
 from probelib.estimators.step_bias import StepBias, relative_step_bias, step_bias
 from probelib.estimators.weighted import Weights, weights_of
 
@@ -112,6 +113,7 @@ class Diagnostics:
         return "\n".join([verdict, *(f"  {marks[f.good]} {f.sentence}" for f in self.findings)])
 
 
+@each_set
 def diagnostics(
     trace: xr.Dataset, n_samples: int = 500, seed: int = 0, over: Over = None
 ) -> Diagnostics:

@@ -17,6 +17,7 @@ from probelib.contract import (
 )
 from probelib.estimators.blocks import blocks_of_changes, by_token, per_sample, sample_coords
 from probelib.estimators.llc import mean_loss_change
+from probelib.estimators.sets import each_set
 from probelib.estimators.step_bias import relative_step_bias
 from probelib.estimators.weighted import mcse, mean, weights_of
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
 
+@each_set
 def loss_gain(trace: xr.Dataset, over: Over = None) -> xr.DataArray:
     """The posterior loss gain of every observed sample, or token (Eq. 4).
 

@@ -38,6 +38,7 @@ from probelib.estimators.jackknife import (
 from probelib.estimators.neighbours import Neighbours, benjamini_hochberg, of_found
 from probelib.estimators.positions import Positions, by_position
 from probelib.estimators.series import batches
+from probelib.estimators.sets import together
 from probelib.estimators.weighted import Weights, mcse, mean, weights_of
 
 if TYPE_CHECKING:
@@ -215,7 +216,7 @@ class LossKernel(Kernel):
     """
 
     def __init__(self, trace: xr.Dataset, over: Over = None):
-        self._given, self._over = unstacked(trace), over
+        self._given, self._over = unstacked(together(trace)), over
         trace = canonical(self._given, "loss", over=over)
         require_draws(trace)
         self._trace, self._weights = trace, weights_of(trace)
@@ -476,7 +477,11 @@ class LossKernel(Kernel):
 
 
 def loss_kernel(trace: xr.Dataset, over: Over = None) -> LossKernel:
-    """The posterior loss kernel of a trace (Eqs. 5 and 6): see :class:`LossKernel`."""
+    """The posterior loss kernel of a trace (Eqs. 5 and 6): see :class:`LossKernel`.
+
+    Of several observed sets it is the kernel of all their samples, set after set: what they are to
+    each other is in it, and neighbours name their set.
+    """
     return LossKernel(trace, over)
 
 

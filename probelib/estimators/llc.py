@@ -24,6 +24,7 @@ from probelib.estimators.series import (
     cuts,
     ess_and_rhat,
 )
+from probelib.estimators.sets import each_set
 from probelib.estimators.step_bias import relative_step_bias
 from probelib.estimators.weighted import Weights, estimate, mean, weights_of
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
 
+@each_set
 def local_learning_coefficient(trace: xr.Dataset) -> Estimate:
     r"""The local learning coefficient (B.1): :math:`\hat\lambda = n\beta\,(E[L(w)] - L(w^*))`.
 
@@ -58,6 +60,7 @@ def local_learning_coefficient(trace: xr.Dataset) -> Estimate:
     )
 
 
+@each_set
 def mean_loss_change(trace: xr.Dataset) -> np.ndarray:
     """L(w) - L(w*) over the observed samples at every draw: shape (chain, draw), nats.
 
@@ -77,6 +80,7 @@ def mean_loss_change(trace: xr.Dataset) -> np.ndarray:
     return total / trace.sizes["sample"]
 
 
+@each_set
 def empirical_variance(trace: xr.Dataset) -> Estimate:
     """The empirical variance V, the sum of the observed samples' loss variances (Eq. 13).
 
@@ -95,6 +99,7 @@ def empirical_variance(trace: xr.Dataset) -> Estimate:
     return _with_step_bias(_variance(trace), trace)
 
 
+@each_set
 def singular_fluctuation(trace: xr.Dataset) -> Estimate:
     r"""The singular fluctuation (Eq. 14): :math:`\hat\nu = \frac{\beta}{2} V`, on this data set.
 

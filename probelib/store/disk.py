@@ -26,6 +26,7 @@ from uuid import uuid4
 import numpy as np
 import zarr
 
+from probelib.observed_sets import apart
 from probelib.store import copies, layout
 from probelib.store.base import TraceStore
 from probelib.store.checkpoints import Checkpoint, Progress
@@ -342,7 +343,7 @@ class DiskStore(TraceStore):
         )
 
 
-def open_trace(path: str | os.PathLike) -> xr.Dataset:
+def open_trace(path: str | os.PathLike) -> xr.Dataset | Any:
     """Open a trace from disk as a plain xarray data set, its variables read when used.
 
     An unfinished trace opens with the draws that all chains have, and ``complete`` False. Its
@@ -356,7 +357,8 @@ def open_trace(path: str | os.PathLike) -> xr.Dataset:
         path: the directory given to :func:`probelib.sample` as ``store``, or a copy's.
 
     Returns:
-        The data set described in :mod:`probelib.contract`.
+        The data set described in :mod:`probelib.contract`; a tree of them where several sets were
+        observed.
 
     Raises:
         FileNotFoundError: nothing lies there.
@@ -377,7 +379,7 @@ def open_trace(path: str | os.PathLike) -> xr.Dataset:
     if not there:
         raise FileNotFoundError(f"path {str(path)!r} holds no trace; check it or sample one first")
     store.open()
-    return store.dataset()
+    return apart(store.dataset())
 
 
 def _leftovers(place: Path) -> Iterator[Path]:
