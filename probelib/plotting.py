@@ -315,20 +315,29 @@ def gain_against_loss(
     """Loss gain against the loss at w*, both on a log scale (Fig. 1, left).
 
     Args:
-        loss: l_i(w*), shape (n,), nats; drawn at ``floor`` where it is smaller.
-        gain: mu_i, shape (n,), nats; samples with a negative gain are left out and counted.
+        loss: l_i(w*), of samples (n,) or of tokens (n, token), nats; drawn at ``floor`` where it
+            is smaller.
+        gain: mu_i of the same, nats; those that are negative are left out and counted. NaN is none.
         note: a line in the corner.
         floor: left end of the axis, nats.
+
+    Raises:
+        ValueError: they are of different shapes.
     """
     fig, axes = figure(size=(5.6, 4))
     ax = axes[0, 0]
-    drawn = gain > 0
+    loss, gain = np.asarray(loss), np.asarray(gain)
+    if loss.shape != gain.shape:
+        raise ValueError(
+            f"loss has shape {loss.shape} and gain {gain.shape}; give the same of both"
+        )
+    drawn, negative = gain > 0, int((gain <= 0).sum())
     ax.scatter(
         np.maximum(loss, floor)[drawn], gain[drawn], s=3, alpha=0.35, lw=0, color=BLUE,
         rasterized=True,
     )  # fmt: skip
     ax.set(xscale="log", yscale="log", xlabel="loss at $w^*$ (nats)", ylabel="loss gain (nats)")
-    left_out = "" if drawn.all() else f"\n{int((~drawn).sum())} negative gains not drawn"
+    left_out = f"\n{negative} negative gains not drawn" if negative else ""
     ax.text(0.02, 0.98, note + left_out, transform=ax.transAxes, va="top", fontsize=8)
     return fig
 
@@ -339,7 +348,8 @@ def populations(
     """Histograms of populations on a common log axis, each as a share of its own population.
 
     Args:
-        values: name -> values, any lengths; those below ``low`` are counted in the first bin.
+        values: name -> values of any shape; those below ``low`` are counted in the first bin, and
+            NaN, as of positions that a sample does not have, is left out.
         xlabel: quantity and unit.
         bins: of the histogram.
         low: left end of the axis; default: the 0.1 % quantile of the positive values.
@@ -347,6 +357,7 @@ def populations(
     Raises:
         ValueError: no value is positive.
     """
+    values = {name: np.ravel(v)[~np.isnan(np.ravel(v))] for name, v in values.items()}
     positive = np.concatenate([v[v > 0] for v in values.values()])
     if not len(positive):
         raise ValueError("values holds no positive number; a log axis needs one.")

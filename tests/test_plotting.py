@@ -252,3 +252,18 @@ def test_a_grid_of_the_wrong_shape_is_refused():
         plotting.neighbour_grid(
             PHOTOGRAPHS, np.arange(3), NEAR, names=WORDS, same=NEAR[:, :1] == 1, correlation=NEAR
         )
+
+
+def test_positions_that_a_sample_does_not_have_are_nothing() -> None:
+    values = np.random.default_rng(0).random((5, 4)) + 0.1
+    ragged = values.copy()
+    ragged[0, 2:] = np.nan
+    ragged[1, 0] = -1.0
+    text = plotting.gain_against_loss(values, ragged).axes[0].texts[0].get_text()
+    assert text.strip() == "1 negative gains not drawn"
+    ax = plotting.populations({"some": ragged[:, 1:]}, "gain").axes[0]
+    assert ax.get_legend().get_texts()[0].get_text() == "some (n = 13)"
+    shares = ax.patches[1].get_data().values
+    assert shares.sum() == pytest.approx(1)
+    with pytest.raises(ValueError, match=r"loss has shape \(5,\)"):
+        plotting.gain_against_loss(values[:, 0], values)
