@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from probelib import losses
-from probelib.batches import Tree, is_named_tuple, parts_of, tree_map
+from probelib.batches import Tree, anew, is_named_tuple, parts_of
 
 #: How a model is called: (model, inputs) -> what the loss is given.
 Forward = Callable[[nn.Module, Any], Any]
@@ -47,8 +47,7 @@ class Call:
 
     def __call__(self, model: nn.Module, tensors: dict[str, Tensor], inputs: Tree) -> Any:
         """What the model makes of inputs, with these tensors for its parameters and buffers."""
-        # Containers of the call's own: a model may take a key out of a dict.
-        inputs = tree_map(lambda leaf: leaf, inputs)
+        inputs = anew(inputs)
         if self.forward is None:
             args, named = self.arguments(inputs)
             return functional_call(model, tensors, args, named, tie_weights=False)
@@ -92,18 +91,20 @@ class _Held(nn.Module):
         return self.function[0](self.model, inputs)
 
 
-def takes_logits(loss: Any) -> bool:
-    """Whether a loss is one of this library's or of torch's, which take tensors."""
+def given_to(loss: Any, output: Any) -> Any:
+    """What a loss is given: the model's output; of an object, to a known loss, its logits.
+
+    Losses of this library and of torch are known, and take tensors.
+    """
+    logits = None if isinstance(output, Tensor) else getattr(output, "logits", None)
+    return logits if isinstance(logits, Tensor) and _is_known(loss) else output
+
+
+def _is_known(loss: Any) -> bool:
     while isinstance(loss, functools.partial):
         loss = loss.func
     where = getattr(loss if inspect.isroutine(loss) else type(loss), "__module__", None)
     return where in (losses.__name__, "torch.nn.functional", "torch.nn.modules.loss")
 
 
-def logits_of(output: Any) -> Any:
-    """The logits of an object that holds them; any other output as it is."""
-    logits = None if isinstance(output, Tensor) else getattr(output, "logits", None)
-    return logits if isinstance(logits, Tensor) else output
-
-
-__all__ = ["Call", "Forward", "logits_of", "takes_logits"]
+__all__ = ["Call", "Forward", "given_to"]

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from probelib.ambient import undisturbed
 from probelib.batches import Tree, count, rows
+from probelib.calling import given_to
 from probelib.data import Samples
 from probelib.posterior import LocalPosterior
 from probelib.randomness import keep_host_random_state, keep_random_state
@@ -43,6 +44,7 @@ def _guess(posterior: LocalPosterior, observed: Samples) -> float | None:
     x, y = _some(posterior.data)
     with torch.no_grad():
         outputs = posterior.outputs(posterior.center, rows(x, slice(64)))
+        outputs = given_to(posterior.per_sample_loss, outputs)
     if not isinstance(outputs, Tensor) or outputs[0].numel() > _LARGEST:
         return None
     output = outputs.mean(0).detach().requires_grad_()

@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.func import vmap
 
 from probelib.ambient import undisturbed
-from probelib.batches import Tree, count, in_full
+from probelib.batches import Tree, anew, count, in_full, tree_leaves
+from probelib.calling import given_to
 from probelib.data import Samples
 from probelib.observe_loss import losses_of_tokens
 from probelib.plan import Run
@@ -112,14 +113,17 @@ class Observer:
         x, y = self.samples.batch(slice(0, 1))
         with own_stream(self._seeds[0], 0, 1, self.posterior.device):
             output = self.posterior.outputs(self.posterior.center, x)
-        return list(self.observe_loss(output, y).shape[1:])
+        return list(self.observe_loss(given_to(self.observe_loss, output), anew(y)).shape[1:])
 
     def token_ids(self) -> np.ndarray | None:
         """Targets of the tokens (sample, token), where there is a whole number for each."""
         if (places := self.places) is None:
             return None
         found = []
-        for _, y in self.samples.batches(self.batch_size):
+        for _, targets in self.samples.batches(self.batch_size):
+            y, *others = tree_leaves(targets)
+            if others:
+                return None
             whole = isinstance(y, Tensor) and not (y.is_floating_point() or y.is_complex())
             if not whole or y[0].numel() != places.positions:
                 return None

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from probelib.batches import count, tree_leaves, tree_map
-from probelib.calling import logits_of, takes_logits
+from probelib.batches import anew, count, tree_leaves
+from probelib.calling import given_to
 from probelib.copies import version
 from probelib.data import Samples
 from probelib.posterior import LocalPosterior
@@ -25,11 +25,10 @@ def losses_of_tokens(observe_loss: ObserveLoss, output: Any, target: Any) -> Ten
     Raises:
         ValueError: they are of another shape, or the function writes into what it is given.
     """
-    output = logits_of(output) if takes_logits(observe_loss) else output
+    output = given_to(observe_loss, output)
     given = [t for t in tree_leaves((output, target)) if isinstance(t, Tensor)]
     before = [version(t) for t in given]
-    # Containers of its own, which it may change.
-    losses = observe_loss(output, tree_map(lambda leaf: leaf, target))
+    losses = observe_loss(output, anew(target))
     batch = count(target)
     if not isinstance(losses, Tensor) or losses.ndim < 2 or batch != len(losses):
         got = tuple(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from probelib import soundness
 from probelib.ambient import undisturbed
 from probelib.arguments import require_kind, require_positive
-from probelib.batches import Tree, tree_leaves, tree_map
-from probelib.calling import Call, Forward, logits_of, takes_logits
+from probelib.batches import Tree, anew, tree_leaves, tree_map
+from probelib.calling import Call, Forward, given_to
 from probelib.copies import Restored, copy_of, sharing_tensors, version
 from probelib.data import Data, Samples
 from probelib.fingerprint import describe, hash_array
@@ -83,7 +83,6 @@ class LocalPosterior:
         if forward is not None:
             require_kind("forward", forward, callable, "a function of (model, inputs), or None")
         self.per_sample_loss = own_loss(per_sample_loss)
-        self._logits_suffice = takes_logits(per_sample_loss)
         self.train_mode = train_mode
         soundness.require_runnable(model)
         #: The copy that is run, in the mode it runs in.
@@ -171,7 +170,7 @@ class LocalPosterior:
 
     @undisturbed
     def outputs(self, weights: Tensor, x: Tree) -> Any:
-        """What the loss gets for inputs (batch, ...) at flat ``weights`` (n_parameters,).
+        """What the model makes of inputs (batch, ...) at flat ``weights`` (n_parameters,).
 
         Raises:
             ValueError: the model writes into the weights that it is given.
@@ -188,8 +187,7 @@ class LocalPosterior:
         """Losses (batch,) of outputs, which belong to this call; targets (batch, ...) do not."""
         y = self._own_batch(y)
         before = _versions(y)
-        # Containers of the loss's own, which it may change.
-        loss = self.per_sample_loss(output, tree_map(lambda leaf: leaf, y))
+        loss = self.per_sample_loss(given_to(self.per_sample_loss, output), anew(y))
         self._require_unwritten(y, before, "per_sample_loss", "its targets")
         return loss
 
@@ -212,8 +210,7 @@ class LocalPosterior:
         tensors = moving | fixed
         every = {place: t for name, t in tensors.items() for place in self._places[name]}
         try:
-            output = self._call(self.model, every, x)
-            return logits_of(output) if self._logits_suffice else output
+            return self._call(self.model, every, x)
         finally:
             if self._restored is not None:
                 self._restored(self.model)

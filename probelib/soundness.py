@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from probelib.batches import Tree, rows, shapes, tree_leaves, tree_map
+from probelib.batches import Tree, anew, rows, shapes, tree_leaves, tree_map
+from probelib.calling import given_to
 from probelib.data import Samples
 from probelib.losses import cross_entropy
 from probelib.randomness import keep_host_random_state, keep_random_state
@@ -94,7 +95,8 @@ def writes_batch(posterior: LocalPosterior, samples: Samples) -> bool:
         # What fails is said with the samples.
         with torch.set_grad_enabled(grad), _same_chance(posterior), suppress(Exception):
             output = posterior.forward(posterior.center.clone(), batch[0])
-            posterior.per_sample_loss(output, batch[1])
+            given_output = given_to(posterior.per_sample_loss, output)
+            posterior.per_sample_loss(given_output, anew(batch[1]))
     # .data and NumPy write without a new version.
     same = all(map(torch.equal, leaves, tree_leaves(given)))
     return not same or versions != [t._version for t in leaves]
@@ -119,9 +121,10 @@ def check_samples(posterior: LocalPosterior, samples: Samples) -> torch.dtype:
     with torch.no_grad(), _same_chance(posterior):
         with _failure_named(samples, x, y):
             output = posterior.outputs(posterior.center, x)
-            takes_classes = isinstance(output, Tensor) and _takes_classes(posterior.per_sample_loss)
+            logits = given_to(posterior.per_sample_loss, output)
+            takes_classes = isinstance(logits, Tensor) and _takes_classes(posterior.per_sample_loss)
             if labels is not None and takes_classes:
-                classes = output.shape[-1 if posterior.per_sample_loss is cross_entropy else 1]
+                classes = logits.shape[-1 if posterior.per_sample_loss is cross_entropy else 1]
                 left_out = _left_out(posterior.per_sample_loss)
                 counted = labels if left_out is None else labels[labels != left_out]
                 if len(counted) and (counted.min() < 0 or counted.max() >= classes):

@@ -532,6 +532,38 @@ def test_next_tokens_with_labels_left_out(text):
     np.testing.assert_allclose(pairs.init_loss, trace.init_loss, rtol=1e-5)
 
 
+def next_of_each(output, targets):
+    """The loss of every token, NaN where there is none, of an output that holds the logits."""
+    return probelib.token_cross_entropy(output.logits, targets["next"])
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_losses_per_token_of_containers(text, own):
+    """Losses of the library are given the logits, and others what the model returns."""
+    after = text["input_ids"].roll(-1, 1)
+    after[:, -1] = 0
+    after = after.masked_fill(after == 0, -100)
+    inputs = {k: v for k, v in text.items() if k != "labels"}
+    if own:
+        data, each = (inputs, {"next": after}), next_of_each
+        loss = lambda output, targets: next_of_each(output, targets).nanmean(1)  # noqa: E731
+    else:
+        data, loss = inputs | {"labels": after}, probelib.sequence_cross_entropy
+        each = probelib.token_cross_entropy
+    posterior = build(data, Tokens(causal=True), loss)
+    trace = run(posterior, observe_loss=each, chains=2, draws=3)
+    whole = run(posterior, chains=2, draws=3)
+    assert trace.loss.dims == ("chain", "draw", "sample", "token")
+    np.testing.assert_allclose(trace.loss.mean("token"), whole.loss, rtol=1e-5)
+    logits = Tokens(causal=True).eval()(**inputs).logits
+    wanted = F.cross_entropy(logits.transpose(1, 2), after, ignore_index=-100, reduction="none")
+    there = (after != -100).numpy()
+    np.testing.assert_array_equal(~np.isnan(trace.init_loss), there)
+    np.testing.assert_allclose(
+        trace.init_loss.values[there], wanted.detach().numpy()[there], rtol=1e-5
+    )
+
+
 class Recurrent(nn.Module):
     """A GRU that is read at the last step of each sequence, with two heads."""
 
