@@ -537,19 +537,21 @@ def next_of_each(output, targets):
     return probelib.token_cross_entropy(output.logits, targets["next"])
 
 
-@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize("own", ["neither", "both", "observed"])
 def test_losses_per_token_of_containers(text, own):
     """Losses of the library are given the logits, and others what the model returns."""
     after = text["input_ids"].roll(-1, 1)
     after[:, -1] = 0
     after = after.masked_fill(after == 0, -100)
     inputs = {k: v for k, v in text.items() if k != "labels"}
-    if own:
+    if own == "both":
         data, each = (inputs, {"next": after}), next_of_each
         loss = lambda output, targets: next_of_each(output, targets).nanmean(1)  # noqa: E731
     else:
         data, loss = inputs | {"labels": after}, probelib.sequence_cross_entropy
         each = probelib.token_cross_entropy
+    if own == "observed":
+        each = lambda output, y: probelib.token_cross_entropy(output.logits, y)  # noqa: E731
     posterior = build(data, Tokens(causal=True), loss)
     trace = run(posterior, observe_loss=each, chains=2, draws=3)
     whole = run(posterior, chains=2, draws=3)
