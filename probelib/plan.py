@@ -193,7 +193,7 @@ class Run:
         if observe_loss is not None:
             what = "a function of (output, target)"
             require_kind("observe_loss", observe_loss, callable, what)
-            observe_loss = own_loss(observe_loss)
+            observe_loss = own_loss(observe_loss, posterior.widened)
             check_observe_loss(posterior, observed, observe_loss)
         plan = plan.on_device(posterior.device)
         if plan.loss_dtype == "auto":
@@ -245,6 +245,7 @@ class Run:
             "beta": posterior.beta,
             "n_samples": posterior.n_samples,
             "n_parameters": posterior.n_parameters,
+            **({"parameters": posterior.parameters} if posterior.is_part else {}),
             "sampler": name,
             "order": _order(type(self.sampler)),
             "batch_size": self.gradient.batch_size,
