@@ -245,6 +245,7 @@ class Run:
             "beta": posterior.beta,
             "n_samples": posterior.n_samples,
             "n_parameters": posterior.n_parameters,
+            **({"parameters": posterior.parameters} if posterior.is_part else {}),
             "sampler": name,
             "order": _order(type(self.sampler)),
             "batch_size": self.gradient.batch_size,

@@ -22,6 +22,7 @@ from probelib.calling import Call, Forward, logits_of, takes_logits
 from probelib.copies import Restored, copy_of, sharing_tensors, version
 from probelib.data import Data, Samples
 from probelib.fingerprint import describe, hash_array
+from probelib.parts import Parameters, Parts
 
 PerSampleLoss = Callable[[Any, Any], Tensor]
 
@@ -32,8 +33,9 @@ class LocalPosterior:
     The caller's model, loss and data are copied, never changed: weights are passed to the copy as
     arguments, and what a forward leaves on the model is undone. Losses and gradients do not depend
     on what surrounds a call, such as autocast, inference mode or a fast path without gradients.
-    Parameters with ``requires_grad=False`` stay at :math:`w^*`, so freezing all but some layers
-    gives the posterior of those layers alone.
+    Which weights move is what ``parameters`` says, and all others stay at :math:`w^*`: the
+    posterior of a layer, of an attention head, of single weights. Tied weights are one parameter,
+    which moves at all its places whichever of its names is given.
 
     Args:
         model: any ``nn.Module`` that maps a batch of inputs to a batch of outputs; its weights
@@ -48,6 +50,12 @@ class LocalPosterior:
             language model have to be shifted by the loss, or in the data.
         n_beta: :math:`n\beta`, the inverse temperature times the number of samples.
         localization: :math:`\gamma`, the *precision* of the Gaussian around :math:`w^*`.
+        parameters: which weights move. None: the parameters with ``requires_grad=True``. Else it
+            alone decides, and ``requires_grad`` counts for nothing: a name or glob, such as
+            ``"head.*"`` (as in ``model.named_parameters()``; a ``*`` goes across dots); a list of
+            these; a function (name, parameter) -> bool, or a boolean mask of the parameter's shape;
+            or a dict of name or glob -> mask (True for all of it), whose every dimension is as
+            long as the parameter's, or 1. What is named more than once moves where any says so.
         train_mode: run the model in train mode (dropout and batch normalisation active). The
             default is eval mode, whatever mode the caller's model is in.
         forward: a function of (model, inputs) that says how the model is called, such as
@@ -59,9 +67,10 @@ class LocalPosterior:
         ValueError: a non-positive ``n_beta`` or ``localization``, non-finite data or weights,
             labels out of range, inputs that are not the model's arguments, a loss that is not one
             finite number per sample, that depends on the rest of the batch, or on whether gradients
-            are taken; a model that writes its own weights, or is not initialised yet.
+            are taken; a model that writes its own weights, or is not initialised yet; parameters
+            that it does not have, a mask that does not fit, nothing that moves.
         TypeError: data of a kind that cannot be indexed, a model that is no module, a loss that is
-            no function, or such a ``forward``.
+            no function, or such a ``forward``; parameters of another kind.
     """
 
     @undisturbed
@@ -73,6 +82,7 @@ class LocalPosterior:
         *,
         n_beta: float,
         localization: float,
+        parameters: Parameters | None = None,
         train_mode: bool = False,
         forward: Forward | None = None,
     ):
@@ -92,13 +102,9 @@ class LocalPosterior:
         self._restored: Restored | None = None
         # Whether model or loss write into a batch, which is then copied for each of them.
         self._writes = True
-        trainable = {k: p.detach() for k, p in self.model.named_parameters() if p.requires_grad}
-        if not trainable:
-            raise ValueError(
-                "model has no parameter with requires_grad=True; leave at least one free"
-            )
-        dtypes = {p.dtype for p in trainable.values()}
-        devices = {p.device for p in trainable.values()}
+        self._parts = Parts(self.model, parameters)
+        moving = [p for k, p in self.model.named_parameters() if k in self._parts.sizes]
+        dtypes, devices = {p.dtype for p in moving}, {p.device for p in moving}
         if len(dtypes) > 1 or dtypes.isdisjoint({torch.float32, torch.float64}):
             raise ValueError(
                 f"model has parameters of type {', '.join(sorted(map(str, dtypes)))}; a chain "
@@ -113,18 +119,15 @@ class LocalPosterior:
         # As it was given, its tensors shared: what a forward writes on the copy that is run, such
         # as its last activations, is no setting.
         self._as_given = sharing_tensors(self.model, self.model)
-        self._names = list(trainable)
-        self._shapes = [p.shape for p in trainable.values()]
-        self._sizes = [p.numel() for p in trainable.values()]
         self._constants = {
             k: t.detach()
             for k, t in (*self.model.named_parameters(), *self.model.named_buffers())
-            if k not in trainable
+            if k not in self._parts.sizes
         }
         self._buffers = {k for k, _ in self.model.named_buffers()}
         self._places = _places(self.model)
-        #: w*, the trained weights, flattened: shape (n_parameters,).
-        self.center: Tensor = torch.cat([p.reshape(-1) for p in trainable.values()])
+        #: w*, the trained weights that move, flattened: shape (n_parameters,).
+        self.center: Tensor = self._parts.taken_from(self.model)
         if not self.center.isfinite().all():
             raise ValueError("model has non-finite weights; a posterior around them has no centre")
         self.data = Samples(data, self.device)
@@ -139,6 +142,16 @@ class LocalPosterior:
     def n_parameters(self) -> int:
         """Number d of weights that move."""
         return self.center.numel()
+
+    @property
+    def parameters(self) -> dict[str, int]:
+        """How many weights of each parameter move, by its name, in the order of ``center``."""
+        return self._parts.sizes
+
+    @property
+    def is_part(self) -> bool:
+        """Whether other weights move than those that ask for a gradient."""
+        return self._parts.chosen
 
     @property
     def leaves_traces(self) -> bool:
@@ -177,9 +190,10 @@ class LocalPosterior:
             ValueError: the model writes into the weights that it is given.
         """
         own, x = weights.clone(), self._own_batch(x)
-        before = version(own), _versions(x)
-        output = self.forward(own, x)
-        if version(own) != before[0]:
+        moving = self.whole(own)
+        before = self._parts.versions(own, moving), _versions(x)
+        output = self.run(moving, x)
+        if self._parts.versions(own, moving) != before[0]:
             raise soundness.written_weights()
         self._require_unwritten(x, before[1], "model", "its inputs")
         return output
@@ -205,8 +219,14 @@ class LocalPosterior:
 
     def forward(self, weights: Tensor, x: Tree) -> Any:
         """:meth:`outputs` of a model that may write into what it is given."""
-        parts = weights.split(self._sizes)
-        moving = {k: w.reshape(s) for k, w, s in zip(self._names, parts, self._shapes, strict=True)}
+        return self.run(self.whole(weights), x)
+
+    def whole(self, weights: Tensor) -> dict[str, Tensor]:
+        """By name, the parameters of which flat ``weights`` (n_parameters,) are what moves."""
+        return self._parts.put_into(weights)
+
+    def run(self, moving: dict[str, Tensor], x: Tree) -> Any:
+        """:meth:`forward` with the parameters of :meth:`whole`."""
         # A model may write to its buffers, as batch normalisation does: give it its own.
         fixed = {k: t.clone() if k in self._buffers else t for k, t in self._constants.items()}
         tensors = moving | fixed
@@ -247,10 +267,12 @@ class LocalPosterior:
     def fingerprint(self) -> dict[str, str | float | bool]:
         """What the posterior depends on, field by field; contents as SHA-256."""
         weights = hashlib.sha256()
-        for name, tensor in [("w*", self.center), *sorted(self._constants.items())]:
+        constants = self._constants | self._parts.constants()
+        for name, tensor in [("w*", self.center), *sorted(constants.items())]:
             weights.update(name.encode())
             hash_array(weights, tensor)
         return {
+            **({"parameters": self._parts.fingerprint()} if self.is_part else {}),
             "weights": weights.hexdigest(),
             "model": describe(self._as_given, tensors=False),
             "per_sample_loss": describe(self.per_sample_loss),
