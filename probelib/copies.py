@@ -34,14 +34,22 @@ class _Detached(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def copy_of(value: Kind) -> Kind:
+def copy_of(value: Kind, inside: Callable[[nn.Module], Any] = lambda module: None) -> Kind:
     """A deep copy, of modules that keep activations of theirs too.
+
+    Args:
+        value: anything.
+        inside: what is to be copied in place of a module, wherever it is held; None for itself.
 
     Raises:
         TypeError: it holds what nobody can copy, such as an open file.
     """
+    memo, modules = _shared(value), value.modules() if isinstance(value, nn.Module) else ()
     with _Detached():
-        return copy.deepcopy(value, _shared(value))
+        for module in reversed(list(modules)):  # those within others first
+            if (instead := inside(module)) is not None:
+                memo[id(module)] = copy.deepcopy(instead, memo)
+        return copy.deepcopy(value, memo)
 
 
 def sharing_tensors(value: Kind, model: nn.Module) -> Kind:

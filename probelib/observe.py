@@ -112,7 +112,7 @@ class Observer:
         x, y = self.samples.batch(slice(0, 1))
         with own_stream(self._seeds[0], 0, 1, self.posterior.device):
             output = self.posterior.outputs(self.posterior.center, x)
-        return list(self.observe_loss(output, y).shape[1:])
+        return list(self.observe_loss(output, self.posterior.in_own_type(y)).shape[1:])
 
     def token_ids(self) -> np.ndarray | None:
         """Targets of the tokens (sample, token), where there is a whole number for each."""
@@ -298,7 +298,7 @@ class Observer:
         if self.observe_loss is None:
             return self.posterior.loss_of(output, y)
         # First: the posterior's loss may write into the outputs.
-        tokens = losses_of_tokens(self.observe_loss, output, y)
+        tokens = losses_of_tokens(self.observe_loss, output, self.posterior.in_own_type(y))
         return torch.cat([self.posterior.loss_of(output, y)[:, None], tokens], 1)
 
 

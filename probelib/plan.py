@@ -193,7 +193,7 @@ class Run:
         if observe_loss is not None:
             what = "a function of (output, target)"
             require_kind("observe_loss", observe_loss, callable, what)
-            observe_loss = own_loss(observe_loss)
+            observe_loss = own_loss(observe_loss, posterior.widened)
             check_observe_loss(posterior, observed, observe_loss)
         plan = plan.on_device(posterior.device)
         if plan.loss_dtype == "auto":

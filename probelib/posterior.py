@@ -17,12 +17,13 @@ from torch import Tensor, nn
 from probelib import soundness
 from probelib.ambient import undisturbed
 from probelib.arguments import require_kind, require_positive
-from probelib.batches import Tree, tree_leaves, tree_map
+from probelib.batches import Tree, in_full, tree_leaves, tree_map
 from probelib.calling import Call, Forward, logits_of, takes_logits
 from probelib.copies import Restored, copy_of, sharing_tensors, version
 from probelib.data import Data, Samples
 from probelib.fingerprint import describe, hash_array
 from probelib.parts import Parameters, Parts
+from probelib.prepared import in_half, prepared, widen
 
 PerSampleLoss = Callable[[Any, Any], Tensor]
 
@@ -36,6 +37,13 @@ class LocalPosterior:
     Which weights move is what ``parameters`` says, and all others stay at :math:`w^*`: the
     posterior of a layer, of an attention head, of single weights. Tied weights are one parameter,
     which moves at all its places whichever of its names is given.
+
+    A model with parameters in bfloat16 or float16 is run in float32 as a whole, from the same
+    :math:`w^*`, and inputs and targets in half precision are taken in float32: half precision would
+    round away most of a step, and most of what it does to a loss. So :math:`\ell_i(w^*)` may differ
+    from the model's own in the digits that this one rounds. A model that :func:`torch.compile`,
+    ``nn.DataParallel`` or ``DistributedDataParallel`` wraps is run without the wrapper, by the
+    names of the plain model.
 
     Args:
         model: any ``nn.Module`` that maps a batch of inputs to a batch of outputs; its weights
@@ -92,13 +100,19 @@ class LocalPosterior:
         self.localization = require_positive("localization", localization)
         if forward is not None:
             require_kind("forward", forward, callable, "a function of (model, inputs), or None")
-        self.per_sample_loss = own_loss(per_sample_loss)
         self._logits_suffice = takes_logits(per_sample_loss)
         self.train_mode = train_mode
         soundness.require_runnable(model)
-        #: The copy that is run, in the mode it runs in.
-        self.model: nn.Module = _copied(model).train(train_mode)
-        self._call = Call(self.model, None if forward is None else own_loss(forward))
+        #: The copy that is run, in the mode and the precision it runs in.
+        self.model: nn.Module = prepared(model).train(train_mode)
+        names = [name for name, _ in self.model.named_parameters()]
+        given: dict[str, Tensor] = dict(zip(names, model.parameters(), strict=False))
+        #: Whether it came in half precision, in which samples may come as well.
+        self.widened: bool = in_half(self.model)
+        if self.widened:
+            widen(self.model)
+        self.per_sample_loss = own_loss(per_sample_loss, self.widened)
+        self._call = Call(self.model, None if forward is None else own_loss(forward, self.widened))
         self._restored: Restored | None = None
         # Whether model or loss write into a batch, which is then copied for each of them.
         self._writes = True
@@ -131,7 +145,7 @@ class LocalPosterior:
         if not self.center.isfinite().all():
             raise ValueError("model has non-finite weights; a posterior around them has no centre")
         self.data = Samples(data, self.device)
-        restored = Restored(self.model, lambda: soundness.check_model(self, self.data, model))
+        restored = Restored(self.model, lambda: soundness.check_model(self, self.data, given))
         if restored.changed:
             self._restored = restored
         self._writes = soundness.writes_batch(self, self.data)
@@ -200,12 +214,16 @@ class LocalPosterior:
 
     def loss_of(self, output: Any, y: Tree) -> Tensor:
         """Losses (batch,) of outputs, which belong to this call; targets (batch, ...) do not."""
-        y = self._own_batch(y)
+        y = self._own_batch(self.in_own_type(y))
         before = _versions(y)
         # Containers of the loss's own, which it may change.
         loss = self.per_sample_loss(output, tree_map(lambda leaf: leaf, y))
         self._require_unwritten(y, before, "per_sample_loss", "its targets")
         return loss
+
+    def in_own_type(self, batch: Tree) -> Tree:
+        """Inputs or targets as the model and losses get them: in float32 if it came in less."""
+        return in_full(batch) if self.widened else batch
 
     def _own_batch(self, batch: Tree) -> Tree:
         return tree_map(Tensor.clone, batch) if self._writes else batch
@@ -227,6 +245,7 @@ class LocalPosterior:
 
     def run(self, moving: dict[str, Tensor], x: Tree) -> Any:
         """:meth:`forward` with the parameters of :meth:`whole`."""
+        x = self.in_own_type(x)
         # A model may write to its buffers, as batch normalisation does: give it its own.
         fixed = {k: t.clone() if k in self._buffers else t for k, t in self._constants.items()}
         tensors = moving | fixed
@@ -304,26 +323,21 @@ def _versions(batch: Tree) -> list[int]:
     return [version(leaf) for leaf in tree_leaves(batch)]
 
 
-def _copied(model: nn.Module) -> nn.Module:
-    try:
-        return copy_of(model)
-    except TypeError as error:
-        raise TypeError(
-            f"model cannot be copied ({error}); take out what it holds beside weights and "
-            "settings, such as an open file or a connection"
-        ) from error
-
-
-def own_loss(function: Any) -> Any:
+def own_loss(function: Any, wide: bool) -> Any:
     """A loss, or what calls the model, that nobody else can change: a copy, where it can be copied.
 
-    Weights of its own, such as a temperature, belong to it as they are.
+    Weights of its own, such as a temperature, belong to it as they are; ``wide``: in float32
+    where they are in half precision, like the model.
     """
     try:
         own = copy_of(function)
     except Exception:  # it holds what cannot be copied, such as a file or a lock
         return function
-    return own.requires_grad_(False) if isinstance(own, nn.Module) else own
+    if isinstance(own, nn.Module):
+        own.requires_grad_(False)
+        if wide:
+            widen(own)
+    return own
 
 
 __all__ = [

@@ -51,7 +51,7 @@ def written_weights() -> ValueError:
     )
 
 
-def check_model(posterior: LocalPosterior, samples: Samples, given: nn.Module) -> None:
+def check_model(posterior: LocalPosterior, samples: Samples, given: dict[str, Tensor]) -> None:
     """Refuse a model that writes its weights, or makes new ones (ValueError); other faults wait.
 
     It is run at w*, nearby and far away, where what limits the size of weights has something to do.
@@ -59,7 +59,7 @@ def check_model(posterior: LocalPosterior, samples: Samples, given: nn.Module) -
     Args:
         posterior: its model is the copy that is run.
         samples: some of them are what it is run on.
-        given: the caller's model, with the weights as they were.
+        given: the caller's parameters by the names of the copy, as they were.
     """
     index = samples.differing(_DIFFERENT)
     x, y = samples.batch(index)
@@ -72,14 +72,13 @@ def check_model(posterior: LocalPosterior, samples: Samples, given: nn.Module) -
             posterior.loss_of(posterior.run(own, tree_map(Tensor.clone, x)), y)
         if not all(torch.equal(own[k], same[k]) for k in own):
             raise written_weights()
-    before = dict(given.named_parameters())
     for name, parameter in model.named_parameters():
-        if name not in before:
+        if name not in given:
             raise ValueError(
                 f"model makes {name} in its forward, so that it is no part of w*; run the model "
                 "once on a batch before"
             )
-        kept = before[name].detach()
+        kept = given[name].detach().to(parameter.dtype)
         if not torch.allclose(parameter.detach(), kept, rtol=0, atol=0, equal_nan=True):
             raise written_weights()
 
@@ -117,7 +116,7 @@ def check_samples(posterior: LocalPosterior, samples: Samples) -> torch.dtype:
             index = np.append(index, np.setdiff1d(np.arange(3), index))
     x, y = samples.batch(index)
     with torch.no_grad(), _same_chance(posterior):
-        with _failure_named(samples, x, y):
+        with _failure_named(posterior, samples, x, y):
             output = posterior.outputs(posterior.center, x)
             takes_classes = isinstance(output, Tensor) and _takes_classes(posterior.per_sample_loss)
             if labels is not None and takes_classes:
@@ -136,7 +135,7 @@ def check_samples(posterior: LocalPosterior, samples: Samples) -> torch.dtype:
     _require_finite(loss, index, samples.name)
     index = samples.differing(_DIFFERENT)
     probe = _Probe(posterior, *samples.batch(index), index, samples.name)
-    with _failure_named(samples, probe.x, probe.y):
+    with _failure_named(posterior, samples, probe.x, probe.y):
         for weights in _probes(posterior.center):
             probe.require_one_function(weights)
             if len(index) > 1 and not posterior.train_mode and not by_chance:
@@ -145,7 +144,7 @@ def check_samples(posterior: LocalPosterior, samples: Samples) -> torch.dtype:
 
 
 @contextmanager
-def _failure_named(samples: Samples, x: Tree, y: Tree) -> Iterator[None]:
+def _failure_named(posterior: LocalPosterior, samples: Samples, x: Tree, y: Tree) -> Iterator[None]:
     """Says of what fails inside on which data it does."""
     failures: tuple[type[Exception], ...] = IndexError, RuntimeError
     contained = not isinstance(x, Tensor) or not isinstance(y, Tensor)
@@ -157,10 +156,14 @@ def _failure_named(samples: Samples, x: Tree, y: Tree) -> Iterator[None]:
         labels = samples.labels(read=False)
         shown = "" if labels is None else f", labels from {labels.min()} to {labels.max()}"
         remedy = "; forward=lambda model, inputs: ... says how the model is called"
+        wide = (
+            ". The model came in half precision and is run in float32: let it, and the loss, take "
+            "the type of what they are given"
+        )
         raise ValueError(
             f"model or per_sample_loss failed on {samples.name} at w* "
             f"(input {shapes(x)}, target {shapes(y)}{shown}): {error}"
-            f"{remedy if contained else ''}"
+            f"{remedy if contained else ''}{wide if posterior.widened else ''}"
         ) from error
 
 

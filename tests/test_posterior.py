@@ -297,8 +297,11 @@ def test_bad_models(data):
         build(data, broken)
     with pytest.raises(ValueError, match="no parameter with requires_grad=True; leave at least"):
         build(data, mlp().requires_grad_(False))
-    with pytest.raises(ValueError, match=r"type torch.float16; .*model.float\(\)"):
-        build(data, mlp().half())
+    mixed = mlp()
+    mixed[0].half()
+    mixed[2].double()
+    with pytest.raises(ValueError, match=r"torch.float16, torch.float64; .*model.float\(\)"):
+        build(data, mixed)
     mixed = mlp()
     mixed[2].double()
     with pytest.raises(ValueError, match=r"type torch\.float32, torch\.float64"):
