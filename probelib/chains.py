@@ -28,6 +28,7 @@ from probelib.fingerprint import attributes, describe
 from probelib.gradients import Batch, ControlVariate, FullGradient, Minibatch, gradient_of
 from probelib.observe import Observer
 from probelib.plan import Run
+from probelib.prefix import cut
 from probelib.randomness import (
     ONE_THREAD,
     Draws,
@@ -87,6 +88,9 @@ class Chains:
         self._draws = Draws(self._seeds, self.weights)
         self._full_gradient: Tensor | None = None
         self._all_gradients: Callable[..., tuple[Tensor, Tensor]] | None = None
+        self._run = run
+        #: Of a part of a network, what in front of it is computed once, in words; once staged.
+        self.prefix: str | None = None
         self._choose_how(run)
 
     def _choose_how(self, run: Run) -> None:
@@ -120,7 +124,20 @@ class Chains:
         shared = self.observed is self.data
         self.data = self.data.staged(_STAGED)
         self.observed = self.data if shared else self.observed.staged(_STAGED)
+        if self.prefix is None:
+            #: The samples themselves, where the chains go on from activations.
+            self.inputs = self.data
+            if self.posterior.is_part:
+                self._cut()
         self.observer.stage(self.observed)
+
+    @undisturbed
+    def _cut(self) -> None:
+        """Compute once what is the same at every step, in front of the weights that move."""
+        size = schedule.observe_batch(self.cost.bytes, self.center.device)
+        found = cut(self._run, self.posterior, self.data, self.observed, size)
+        self.posterior = self.observer.posterior = found.posterior
+        self.data, self.observed, self.prefix = found.data, found.observed, found.words
 
     def observe(self) -> Tensor:
         """Losses of the observed samples where the chains stand: (chains, n_observed)."""

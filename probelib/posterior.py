@@ -36,7 +36,9 @@ class LocalPosterior:
     on what surrounds a call, such as autocast, inference mode or a fast path without gradients.
     Which weights move is what ``parameters`` says, and all others stay at :math:`w^*`: the
     posterior of a layer, of an attention head, of single weights. Tied weights are one parameter,
-    which moves at all its places whichever of its names is given.
+    which moves at all its places whichever of its names is given. With ``parameters``, chains
+    compute what comes before the first weight that moves only once, where :mod:`probelib.prefix`
+    finds that they can.
 
     A model with parameters in bfloat16 or float16 is run in float32 as a whole, from the same
     :math:`w^*`, and inputs and targets in half precision are taken in float32: half precision would
@@ -171,6 +173,11 @@ class LocalPosterior:
     def leaves_traces(self) -> bool:
         """Whether a forward leaves something on the model, which each call then undoes."""
         return self._restored is not None
+
+    @property
+    def called_by_hand(self) -> bool:
+        """Whether a function of the caller's says how the model is called."""
+        return self._call.forward is not None
 
     @property
     def n_samples(self) -> int:

@@ -324,7 +324,7 @@ def _begin(
     n, places = len(run.observed), chains.observer.places
     _check_init_loss(center.loss, plan.loss_dtype, places)
     _warn_of_rounding(center.loss[-n:], plan.loss_dtype, run.posterior.n_beta)
-    thinning = rehearse(run, chains.data, chains.cost) if plan.thin == "auto" else None
+    thinning = rehearse(run, chains.inputs, chains.cost) if plan.thin == "auto" else None
     if thinning:
         if progress:
             tqdm.write(str(thinning))
@@ -358,6 +358,8 @@ def _begin(
         "preconditioned": chains.preconditioned,
         "wall_time": time.perf_counter() - started,
     }
+    if run.posterior.is_part:
+        attrs["prefix"] = chains.prefix
     if center.mcse is not None:
         of_mean = {"samples": n, "mcse": center.mcse_of_mean}
         attrs["init_loss_mcse_of_mean"] = of_mean

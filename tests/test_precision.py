@@ -155,6 +155,20 @@ def test_samples_in_half_precision(dtype):
         np.testing.assert_array_equal(*(p["kernel"] for p in pairs))
 
 
+def test_losses_per_position_see_the_same_targets():
+    y = torch.randn(24, 3, generator=torch.Generator().manual_seed(2)).bfloat16()
+
+    def squares(output, target):
+        return F.mse_loss(output, target, reduction="none")
+
+    ours = around(net().bfloat16(), (data()[0], y), squared_error)
+    theirs = around(net().bfloat16().float(), (data()[0], y.float()), squared_error)
+    a, b = (draw(p, observe_loss=squares) for p in (ours, theirs))
+    assert "token" in a.dims
+    np.testing.assert_array_equal(a["loss"], b["loss"])
+    assert a["loss"].dtype == np.float32
+
+
 def test_a_losss_own_weights_follow():
     def loss():
         return nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2, 3]), reduction="none")
