@@ -120,18 +120,7 @@ class LocalPosterior:
         self._writes = True
         self._parts = Parts(self.model, parameters)
         moving = [p for k, p in self.model.named_parameters() if k in self._parts.sizes]
-        dtypes, devices = {p.dtype for p in moving}, {p.device for p in moving}
-        if len(dtypes) > 1 or dtypes.isdisjoint({torch.float32, torch.float64}):
-            raise ValueError(
-                f"model has parameters of type {', '.join(sorted(map(str, dtypes)))}; a chain "
-                "needs them all in float32 (model.float()) or float64"
-            )
-        if len(devices) > 1:
-            raise ValueError(
-                f"model has parameters on {', '.join(sorted(map(str, devices)))}; "
-                "move it to one device"
-            )
-        (self.dtype,), (self.device,) = dtypes, devices
+        self.dtype, self.device = _type_and_device(moving)
         # As it was given, its tensors shared: what a forward writes on the copy that is run, such
         # as its last activations, is no setting.
         self._as_given = sharing_tensors(self.model, self.model)
@@ -310,6 +299,21 @@ class LocalPosterior:
             # Named only where there is one.
             **({} if self._call.forward is None else {"forward": describe(self._call.forward)}),
         }
+
+
+def _type_and_device(moving: list[nn.Parameter]) -> tuple[torch.dtype, torch.device]:
+    """The one type and device that all weights that move have."""
+    dtypes, devices = {p.dtype for p in moving}, {p.device for p in moving}
+    if len(dtypes) > 1 or dtypes.isdisjoint({torch.float32, torch.float64}):
+        raise ValueError(
+            f"model has parameters of type {', '.join(sorted(map(str, dtypes)))}; a chain "
+            "needs them all in float32 (model.float()) or float64"
+        )
+    if len(devices) > 1:
+        raise ValueError(
+            f"model has parameters on {', '.join(sorted(map(str, devices)))}; move it to one device"
+        )
+    return dtypes.pop(), devices.pop()
 
 
 def _places(model: nn.Module) -> dict[str, list[str]]:
