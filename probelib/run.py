@@ -33,7 +33,7 @@ from probelib.guessing import guessing_loss
 from probelib.observe import Observer
 from probelib.plan import Plan, Run
 from probelib.posterior import LocalPosterior
-from probelib.progress import progress_bar
+from probelib.progress import progress_bar, report_run
 from probelib.record import StoppingRule
 from probelib.samplers import Sampler
 from probelib.store import (
@@ -186,14 +186,14 @@ def sample(
     fingerprint = run.fingerprint()
     place = _open(run, fingerprint, store, cache, overwrite)
     if (found := _finished(place, run.plan)) is not None:
-        return found
+        return _reported(found, place, cached=True)
     with place.held():
         if isinstance(place, DiskStore) and place.exists() and not overwrite:
             if not place.is_open or place.changed():  # much may have happened since
                 place.open()
                 _check_is_of(place, run, fingerprint)
                 if (found := _finished(place, run.plan)) is not None:
-                    return found
+                    return _reported(found, place, cached=True)
             run, chains_here = _continue(place, run), None
         else:
             warn_of_unseen(fingerprint, place.path)
@@ -367,7 +367,7 @@ def _to_the_end(
         )
         return so_far
     _finish(place, run.config(), enough)
-    return _trace(place, enough or plan.draws)
+    return _reported(_trace(place, enough or plan.draws), place, cached=False)
 
 
 def _finish(place: TraceStore, config: dict[str, Any], enough: int | None) -> None:
@@ -440,6 +440,14 @@ class _Bar:
 
 
 # --- after ---
+
+
+def _reported(trace: xr.Dataset, place: TraceStore, cached: bool) -> xr.Dataset:
+    """A finished trace, after a word on the logger about what it cost."""
+    draws = trace.sizes["chain"] * trace.sizes["draw"]
+    file = None if place.path is None else place.path / "zarr.json"
+    report_run("trace", trace.attrs["wall_time"], cached=cached, draws=draws, file=file)
+    return trace
 
 
 def _trace(place: TraceStore, draws: int) -> xr.Dataset:
