@@ -42,6 +42,7 @@ import prepare
 import render
 import unchanged
 from preflight import DriverError
+from probebook import profiles
 
 ROOT = Path(__file__).resolve().parent.parent
 LIFELINE = ROOT / "book" / "probebook" / "lifeline.py"
@@ -178,9 +179,10 @@ def plan(layout: Layout, profile: str, paths: list[Path]) -> list[Chapter]:
             raise DriverError(
                 f"params/{profile}.yaml sets {clash[0]!r} of {path.stem}, which the driver sets"
             )
+        source = prepare.read_source(path)
         with tempfile.TemporaryDirectory() as folder:
             copy = Path(folder) / f"{path.stem}.ipynb"
-            nbformat.write(prepare.read_source(path), copy)
+            nbformat.write(source, copy)
             known = {name: p["default"] for name, p in papermill.inspect_notebook(copy).items()}
         for name in {**given, **own}:
             if name not in known:
@@ -189,8 +191,23 @@ def plan(layout: Layout, profile: str, paths: list[Path]) -> list[Chapter]:
                     f"notebooks/{path.name} has no parameter {name!r} (set by {origin}); "
                     f"its parameters are: {', '.join(known) or 'none'}"
                 )
+        _require_known(path.stem, profile, prepare.defaults(source) | own)
         planned.append(Chapter(path, {**given, **own}))
     return planned
+
+
+def _require_known(stem: str, profile: str, wanted: dict[str, Any]) -> None:
+    """Refuse parameters that the chapter itself would take for edited ones."""
+    known = profiles.read_profiles(stem)
+    if known and any(
+        known.get(profile, {}).get(name) != value
+        for name, value in wanted.items()
+        if name not in profiles.APART
+    ):
+        raise DriverError(
+            f"book/probebook/data/{profiles.FILE.name} has other parameters of {stem} than "
+            f"params/{profile}.yaml and the chapter; run `make sync`"
+        )
 
 
 # -- running -----------------------------------------------------------------------------------

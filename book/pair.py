@@ -5,22 +5,29 @@
 
 The .py file is the edited source. The notebook holds the same cells without outputs; the ids of
 its cells come from their content, so a diff shows only what changed.
+
+It keeps `book/probebook/data/profiles.json` in step as well: the chapters' parameters by profile,
+for whoever opens a chapter and names one.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
 from typing import Any
 
 import jupytext
 import nbformat
+import yaml
 from nbformat import NotebookNode
 
 import prepare
+from probebook import profiles
 
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
+PROFILES = Path(__file__).resolve().parent / "probebook" / "data" / profiles.FILE.name
 
 
 def essence(nb: NotebookNode) -> list[dict[str, Any]]:
@@ -62,6 +69,23 @@ def write(source: Path) -> None:
     source.with_suffix(".ipynb").write_text(text + "\n", encoding="utf-8")
 
 
+def all_profiles(notebooks: Path, params: Path) -> str:
+    """The content of `profiles.json`: default values of each chapter, and its profiles'."""
+    by_profile = {
+        path.stem: yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        for path in sorted(params.glob("*.yaml"))
+    }
+    found = {}
+    for source in sorted(notebooks.glob("[0-9][0-9]_*.py")):
+        default = prepare.defaults(prepare.read_source(source))
+        own = {name: values.get(source.stem) or {} for name, values in by_profile.items()}
+        left_out = profiles.APART & default.keys()
+        found[source.stem] = {
+            "default": {name: default[name] for name in default if name not in left_out}
+        } | own
+    return json.dumps(found, indent=1) + "\n"
+
+
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit status."""
     parser = argparse.ArgumentParser(description="Pair the chapters' notebooks with their sources.")
@@ -69,17 +93,23 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     sources = sorted(NOTEBOOKS.glob("[0-9][0-9]_*.py"))
     found = [line for source in sources for line in drift(source)]
+    content = all_profiles(NOTEBOOKS, NOTEBOOKS.parent / "params")
+    in_step = PROFILES.is_file() and PROFILES.read_text(encoding="utf-8") == content
     if options.check:
         orphans = {p.stem for p in NOTEBOOKS.glob("*.ipynb")} - {p.stem for p in sources}
         found += [f"{stem}.ipynb has no source {stem}.py" for stem in sorted(orphans)]
+        found += [] if in_step else [f"{PROFILES.name} is not what params/ and the chapters say"]
         if found:
             print("\n".join(found), file=sys.stderr)
-            print("`make sync` writes the notebooks from their sources.", file=sys.stderr)
+            print("`make sync` writes both from the sources and params/.", file=sys.stderr)
         return 1 if found else 0
     for source in sources:
         if drift(source):
             write(source)
             print(f"wrote {source.with_suffix('.ipynb').name}")
+    if not in_step:
+        PROFILES.write_text(content, encoding="utf-8")
+        print(f"wrote {PROFILES.name}")
     return 0
 
 

@@ -72,7 +72,10 @@ curve_points: int = 13  # points of an exact curve against kappa; the sweeps hav
 
 # %% tags=["remove-input"]
 chapter = Chapter(
-    "05_llc_identity", profile=profile, results_dir=results_dir
+    "05_llc_identity",
+    profile=profile,
+    results_dir=results_dir,
+    parameters=globals(),
 )
 told = partial(helpers.stated, chapter.numbers)
 

@@ -75,11 +75,12 @@ def notebook_of(chapter: str) -> Path:
 # -- when a chapter runs ------------------------------------------------------------------------
 
 
-def switch_on(chapter: str) -> None:
+def switch_on(chapter: str, warning: str = "") -> None:
     """Show captions and plain references from here on, if this chapter was opened by hand.
 
     Args:
         chapter: its file stem.
+        warning: a sentence that every caption begins with.
     """
     from IPython.display import HTML, display
 
@@ -90,7 +91,7 @@ def switch_on(chapter: str) -> None:
 
     def after(result: Any) -> None:
         if result.success and (figure := _drawn_by(figures, result.info)):
-            display(HTML(caption_html(figure, figures)))
+            display(HTML(caption_html(figure, figures, warning)))
 
     # The cell that calls this can run again, from a file that has changed.
     for before in [f for f in shell.events.callbacks[_HOOK] if hasattr(f, "shows_captions")]:
@@ -107,15 +108,30 @@ def readable(text: str, chapter: str) -> str:
     return plain(text, figure_cells(notebook_of(chapter)))
 
 
-def _shell_of_a_reader() -> Any:
-    """The shell of a notebook that runs with ``live`` true; None anywhere else."""
+def opened_by_hand() -> bool:
+    """Whether this is a notebook that a reader runs, with ``live`` true."""
+    return _shell_of_a_reader() is not None
+
+
+def in_a_kernel() -> bool:
+    """Whether this is a notebook, whoever runs it."""
+    return _kernel_shell() is not None
+
+
+def _kernel_shell() -> Any:
+    """The shell of a notebook; None anywhere else."""
     try:
         from IPython import get_ipython
     except ImportError:
         return None
     shell = get_ipython()
-    opened = hasattr(shell, "kernel") and shell.user_ns.get("live") is True
-    return shell if opened else None
+    return shell if hasattr(shell, "kernel") else None
+
+
+def _shell_of_a_reader() -> Any:
+    """The shell of a notebook that runs with ``live`` true; None anywhere else."""
+    shell = _kernel_shell()
+    return shell if shell is not None and shell.user_ns.get("live") is True else None
 
 
 def _drawn_by(figures: list[FigureCell], run: Any) -> FigureCell | None:
@@ -125,9 +141,9 @@ def _drawn_by(figures: list[FigureCell], run: Any) -> FigureCell | None:
     return next(iter(same or [figure for figure in figures if figure.id == cell]), None)
 
 
-def caption_html(figure: FigureCell, figures: list[FigureCell]) -> str:
+def caption_html(figure: FigureCell, figures: list[FigureCell], warning: str = "") -> str:
     """A caption with its number. It carries the alt text, which the script gives to the image."""
-    text = html.escape(plain(figure.caption, figures), quote=False)
+    text = html.escape(plain(f"{warning} {figure.caption}".strip(), figures), quote=False)
     text = re.sub(r"`([^`]+)`", r"<code>\1</code>", text)
     return (
         f'<figcaption class="probe-caption" data-alt="{html.escape(figure.alt)}" '
@@ -207,4 +223,13 @@ def _script(figures: list[FigureCell]) -> str:
     return page.replace("{{known}}", json.dumps(known).replace("<", "\\u003c"))
 
 
-__all__ = ["FigureCell", "caption_html", "figure_cells", "plain", "readable", "switch_on"]
+__all__ = [
+    "FigureCell",
+    "caption_html",
+    "figure_cells",
+    "in_a_kernel",
+    "opened_by_hand",
+    "plain",
+    "readable",
+    "switch_on",
+]
