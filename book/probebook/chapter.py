@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from probebook import captions
 from probebook import published as publication
 from probebook.cache import write_atomically
+from probebook.figures import narrow
 from probebook.ledger import Ledger, duration
 from probebook.profiles import NOT_A_RESULT, Settled, settle
 from probelib import Diagnostics
@@ -101,6 +102,8 @@ class Chapter:
         # ArviZ logs a line for each series it thinks too short; the diagnostics say it better.
         logging.getLogger("arviz").setLevel(logging.ERROR)
         captions.switch_on(name, EDITED if self.edited else "")
+        if captions.in_a_kernel() and not captions.opened_by_hand():  # it becomes a page
+            narrow.switch_on()
         self.ledger = Ledger()
         self.ledger.listen()
         self._say_what_runs()
