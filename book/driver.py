@@ -493,7 +493,7 @@ def finish(layout: Layout, profile: str, stems: list[str]) -> Path | None:
     findings = gate.check(layout.executed, layout.results, layout.notebooks)
     if findings:
         raise DriverError("the gate refuses the book:\n  " + "\n  ".join(findings))
-    return render.build(layout.book, profile)
+    return render.build(layout.book, profile, layout.results / profile)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -34,6 +34,7 @@ GITHUB = re.compile(
 
 
 IMAGE = "results/laptop/02_loss_gain-digits.png"  # what a site that links here may show
+FRONT = "*_*-*.png"  # images beside the results of chapters; intro.md shows two of them
 
 
 class RenderError(Exception):
@@ -184,9 +185,9 @@ def add_narrow_images(html: Path, executed: Path) -> None:
         text = page.read_text(encoding="utf-8") if images else ""
         for name, content in images.items():
             (html / "_images" / f"{name}-narrow.png").write_bytes(content)
-            source = rf'<source media="{PHONE}" srcset="\2{name}-narrow.png" />'
+            source = rf'<source media="{PHONE}" srcset="\g<2>{name}-narrow.png" />'
             image = rf'(<img\b[^>]*\bsrc="([^"]*/){name}\.png"[^>]*>)'
-            text, found = re.subn(image, rf"<picture>{source}\1</picture>", text)
+            text, found = re.subn(image, rf"<picture>{source}\g<1></picture>", text)
             if not found:
                 raise RenderError(f"{page.name} does not show an image of {notebook.name}")
         if images:
@@ -215,14 +216,28 @@ def tidy(html: Path) -> None:
     )
 
 
-def build(book: Path, profile: str) -> Path:
+def copy_kept_images(results: Path, target: Path) -> None:
+    """Copy the images that chapters have kept beside their results to where intro.md has them."""
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
+    for image in results.glob(FRONT):
+        shutil.copy2(image, target / image.name)
+
+
+def build(book: Path, profile: str, results: Path) -> Path:
     """Build the book in the folder `book` and return its front page.
 
     Warnings are errors, references are checked, and everything is built anew: an incremental
     build keeps stale numbers.
+
+    Args:
+        book: with the written pages and the executed chapters.
+        profile: of these.
+        results: the folder of their results.
     """
     generated = book / "_generated"
     copy_mathjax(generated / "static" / "mathjax")
+    copy_kept_images(results, generated / "front")
     config = generated / "_config.yml"
     text = yaml.safe_dump(configuration(book, profile), sort_keys=False, allow_unicode=True)
     config.write_text(text, encoding="utf-8")

@@ -203,7 +203,7 @@ def test_an_opened_chapter_says_that_its_values_are_edited(tmp_path) -> None:
         if "<caption>" in text or "<figcaption" in text:
             assert EDITED in text
     assert sum("<figcaption" in text for text in said) >= 2
-    assert any(f"<b>Figure 1.</b> {EDITED}" in text for text in said)
+    assert any(f"<b>Figure 0.1.</b> {EDITED}" in text for text in said)
     answers = [cell for cell in nb.cells if "answer" in cell.metadata.get("tags", [])]
     assert answers[0].outputs[-1].data["text/markdown"].startswith(f"**{EDITED}**")
     card = next(text for text in said if "Run card." in text)

@@ -28,13 +28,14 @@ class FigureCell:
     """A cell that draws a figure.
 
     Attributes:
-        number: 1 for the key figure, with which the page begins; then in the order of the chapter.
+        number: as in the book: "2.1" for the key figure of chapter 02, with which the page begins;
+            then in the order of the chapter.
         label: what {numref} calls it.
         caption, alt: its texts.
         source, id: of the cell.
     """
 
-    number: int
+    number: str
     label: str
     caption: str
     alt: str
@@ -51,11 +52,13 @@ def figure_cells(notebook: Path) -> list[FigureCell]:
     drawing = [cell for cell in cells if "figure" in cell["metadata"].get("mystnb", {})]
     drawing.sort(key=lambda cell: "key-figure" not in cell["metadata"].get("tags", []))
     found = []
+    chapter = re.match(r"\d\d", notebook.name)
+    before = f"{int(chapter[0])}." if chapter else ""
     for number, cell in enumerate(drawing, start=1):
         shown = cell["metadata"]["mystnb"]
         found.append(
             FigureCell(
-                number=number,
+                number=f"{before}{number}",
                 label=shown["figure"].get("name", ""),
                 caption=shown["figure"].get("caption", ""),
                 alt=shown.get("image", {}).get("alt", ""),
