@@ -4,7 +4,8 @@
     python book/pair.py --check    say where the two differ, change nothing
 
 The .py file is the edited source. The notebook holds the same cells without outputs; the ids of
-its cells come from their content, so a diff shows only what changed.
+its cells come from their content, so a diff shows only what changed. Code that the pages leave out
+is collapsed in it.
 
 It keeps `book/probebook/data/profiles.json` in step as well: the chapters' parameters by profile,
 for whoever opens a chapter and names one.
@@ -30,14 +31,29 @@ NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
 PROFILES = Path(__file__).resolve().parent / "probebook" / "data" / profiles.FILE.name
 
 
+BOOKKEEPING = {"remove-input", "remove-cell", "answer"}  # cells whose code no page shows
+
+
+def collapse(nb: NotebookNode) -> NotebookNode:
+    """Have JupyterLab collapse the code that no page shows; what it puts out stays in sight."""
+    for cell in nb.cells:
+        if cell.cell_type == "code" and BOOKKEEPING & {*prepare.tags(cell)}:
+            cell.metadata["jupyter"] = {"source_hidden": True}
+    return nb
+
+
 def essence(nb: NotebookNode) -> list[dict[str, Any]]:
-    """What must agree between the two files: cell type, text, tags and figure metadata."""
+    """What must agree between the two: cell type, text, tags, figure metadata, what is collapsed.
+
+    The last stands in the notebook alone: jupytext leaves it there and takes it from there.
+    """
     return [
         {
             "type": cell.cell_type,
             "source": cell.source,
             "tags": list(cell.metadata.get("tags", [])),
             "mystnb": dict(cell.metadata.get("mystnb", {})),
+            "jupyter": dict(cell.metadata.get("jupyter", {})),
         }
         for cell in nb.cells
     ]
@@ -50,7 +66,7 @@ def drift(source: Path) -> list[str]:
         return [f"{notebook.name} is missing"]
     nb = jupytext.read(notebook)
     found = []
-    theirs, ours = essence(nb), essence(prepare.read_source(source))
+    theirs, ours = essence(nb), essence(collapse(prepare.read_source(source)))
     if len(theirs) != len(ours):
         found.append(f"{notebook.name} has {len(theirs)} cells, {source.name} has {len(ours)}")
     for number, (one, other) in enumerate(zip(theirs, ours, strict=False), start=1):
@@ -65,7 +81,7 @@ def drift(source: Path) -> list[str]:
 
 def write(source: Path) -> None:
     """Write the notebook of a source."""
-    text = nbformat.writes(prepare.read_source(source), version=4)
+    text = nbformat.writes(collapse(prepare.read_source(source)), version=4)
     source.with_suffix(".ipynb").write_text(text + "\n", encoding="utf-8")
 
 
