@@ -403,14 +403,17 @@ def copy_pages(layout: Layout) -> None:
 def summary(rows: list[tuple[str, dict[str, Any]]]) -> str:
     """A table: chapter, duration, how its claims fared, headline."""
     width = max(len("chapter"), *(len(stem) for stem, _ in rows))
-    lines = [f"{'chapter':{width}}  {'time':>12}  {'claims':18}  what it measured"]
+    lines = [f"{'chapter':{width}}  {'time':>12}  {'claims':19}  what it measured"]
     for stem, numbers in rows:
         text = numbers.get("headline") or f"{len(numbers) - 1} numbers"
         took = prepare.duration(numbers["duration_seconds"])
         claims = "none"
         if "claims_agree" in numbers:
-            claims = f"{numbers['claims_agree']} agree, {numbers['claims_differ']} differ"
-        lines.append(f"{stem:{width}}  {took:>12}  {claims:18}  {text}")
+            claims = ", ".join(
+                f"{numbers[f'claims_{verb}']} {verb}{'s' * (numbers[f'claims_{verb}'] == 1)}"
+                for verb in ("agree", "differ")
+            )
+        lines.append(f"{stem:{width}}  {took:>12}  {claims:19}  {text}")
     return "\n".join(lines)
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,13 @@ def write(source: Path) -> None:
     source.with_suffix(".ipynb").write_text(text + "\n", encoding="utf-8")
 
 
+def date_back(source: Path) -> None:
+    """Give a notebook the time of its source: JupyterLab opens no pair whose notebook is newer."""
+    notebook, time = source.with_suffix(".ipynb"), source.stat()
+    if notebook.stat().st_mtime_ns > time.st_mtime_ns:
+        os.utime(notebook, ns=(time.st_atime_ns, time.st_mtime_ns))
+
+
 def all_profiles(notebooks: Path, params: Path) -> str:
     """The content of `profiles.json`: default values of each chapter, and its profiles'."""
     by_profile = {
@@ -123,6 +131,7 @@ def main(arguments: list[str] | None = None) -> int:
         if drift(source):
             write(source)
             print(f"wrote {source.with_suffix('.ipynb').name}")
+        date_back(source)
     if not in_step:
         PROFILES.write_text(content, encoding="utf-8")
         print(f"wrote {PROFILES.name}")

@@ -162,7 +162,7 @@ chapter.record(
 )
 chapter.say(
     "β Σμ = **{llc_by_sample:.1f}**; as printed, nβ Σμ = **{llc_as_printed:,.0f}**, which is "
-    "**{identity_n_factor:,.1f}** times as much, with n = {n_samples:,}. No learning coefficient exceeds "
+    "**{identity_n_factor:,.0f}** times as much, with n = {n_samples:,}. No learning coefficient exceeds "
     "half the number of parameters, {half_the_parameters:,.0f}."
 )
 

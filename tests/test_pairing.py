@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -148,9 +149,12 @@ def test_code_that_no_page_shows_is_collapsed_when_a_chapter_is_opened(source: P
 
 def test_what_jupyterlab_saves_is_still_a_pair(chapter: Path) -> None:
     """jupytext, as JupyterLab has it, reads the pair and writes both files again."""
-    text = SOURCE.replace("# %%\nprint", '# %% tags=["remove-input"]\nprint')
+    tagged = '# %% tags=["remove-input"] mystnb={"code_prompt_show": "Show"}\nprint'
+    text = SOURCE.replace("# %%\nprint", tagged)
     chapter.write_text(text, encoding="utf-8")
+    os.utime(chapter, (0, 0))
     pair.write(chapter)
+    pair.date_back(chapter)  # or jupytext refuses what is newer than its source, and other
     shutil.copy2(NOTEBOOKS / "jupytext.toml", chapter.parent)
     manager = jupytext.TextFileContentsManager(root_dir=str(chapter.parent))
     model = manager.get("00_topic.ipynb")

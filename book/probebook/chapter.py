@@ -221,7 +221,8 @@ class Chapter:
             value = self.numbers[claim.key]
             holds = claim.holds(value)
             verdicts.append(holds)
-            verdict = {True: "✓ agrees", False: "✗ differs", None: "new"}[holds]
+            open_or_new = "open" if claim.paper else "new"
+            verdict = {True: "✓ agrees", False: "✗ differs", None: open_or_new}[holds]
             if claim.must and holds is False:
                 broken.append(claim.what)
                 verdict += ", but must agree"
@@ -238,6 +239,7 @@ class Chapter:
                 }
             )
         agree, differ = verdicts.count(True), verdicts.count(False)
+        unheld = [bool(claim.paper) for claim in claims if claim.holds(0.0) is None]
         self.record(
             claims_agree=agree,
             claims_differ=differ,
@@ -248,7 +250,7 @@ class Chapter:
             rows,
             f"{against[0].upper()}{against[1:]} says / published run / this run "
             f"({self.profile} profile): "
-            f"{agree} agree, {differ} differ, {verdicts.count(None)} have nothing to be held to.",
+            + _counts(agree, differ, unheld.count(True), unheld.count(False), against),
         )
 
     def finish(self, headline: str) -> None:
@@ -277,6 +279,18 @@ class Chapter:
             self.table([{"what": what, "value": value} for what, value in rows], "Run card.")
         elif captions.in_a_kernel():
             _show({RUN_CARD: rows}, raw=True)
+
+
+def _counts(agree: int, differ: int, left_open: int, new: int, against: str) -> str:
+    """How a table of claims came out, as one says it."""
+    said = [
+        f"{count or 'none'} {verb}{'' if count > 1 else 's'}"
+        for count, verb in ((agree, "agree"), (differ, "differ"))
+    ]
+    rest = [f"{left_open} {'are' if left_open > 1 else 'is'} left open"] * (left_open > 0)
+    without = "the paper gives no number" if against == "paper" else f"there is no {against}"
+    rest += [f"for {new} {without}"] * (new > 0)
+    return "; ".join([", ".join(said), *rest]) + "."
 
 
 def _range(claim: Claim) -> str:
