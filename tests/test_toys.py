@@ -217,7 +217,7 @@ def test_the_moons_network_leaves_the_random_state_alone():
 
 def test_an_exact_claim_must_hold_unless_said_otherwise(tmp_path):
     chapter = Chapter("01_test", profile="smoke", results_dir=tmp_path)
-    claim = toys.exact_claim(chapter, "λ", "llc", 2.0, 0.1, allowed=0.2)
+    claim = toys.exact_claim(chapter, "λ", "llc", 2.0, np.float64(0.1), allowed=np.float64(0.2))
     assert chapter.numbers["exact_llc"] == 2.0
     assert claim.must
     assert (claim.low, claim.high) == (1.4, 2.6)

@@ -93,10 +93,10 @@ def exact_claim(
     low: float | None
     high: float | None
     low, high = (float(f"{truth + side * room:.4g}") for side in (-1, 1))
-    parts = ["4 standard errors"] * (error > 0) + [f"{allowed:.2g} for a known bias"] * (
-        allowed > 0
-    )
-    tolerance = "within " + " and ".join(parts)
+    parts = ["4 standard errors"] if error > 0 else []
+    if allowed > 0:
+        parts.append(f"{allowed:.2g} for a known bias")
+    tolerance = f"within {' and '.join(parts)}"
     if not room < max(abs(truth), scale):  # nor where the error is not known
         low, high, tolerance = None, None, "its error is too large to tell"
     note = "; ".join(filter(None, [why, tolerance]))
