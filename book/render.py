@@ -22,7 +22,6 @@ from typing import Any
 import yaml
 
 import prepare
-from probebook.figures.narrow import NARROW
 
 BANNER = (
     "<strong>A smoke run: not a result.</strong> Its networks and chains are far too small; "
@@ -145,6 +144,8 @@ HEADER = re.compile(r"<th(?![^>]*\bscope=)(?=[\s>])")
 ATTRIBUTES = re.compile(
     r' id="search-input"| role="doc-biblioentry"| role="list"(?= class="citation-list")'
 )
+# Not imported from where it is written: Matplotlib comes with that, and wants a home.
+NARROW = "application/vnd.probebook.narrow+png"
 PHONE = "screen and (max-width: 600px)"  # as in book.css
 
 

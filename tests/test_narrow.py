@@ -5,6 +5,9 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import os
+import subprocess
+import sys
 
 import matplotlib.pyplot as plt
 import nbformat
@@ -163,6 +166,13 @@ def test_a_page_has_both_drawings_as_one_image(tmp_path) -> None:
         "<figcaption>Fig. 1</figcaption></figure>"
     )
     assert (html / "_images" / f"{name}-narrow.png").read_bytes() == drawing
+
+
+def test_the_driver_starts_without_matplotlib() -> None:
+    """Which writes to the home as it is imported, before the driver has seen to that."""
+    code = "import sys, driver; sys.exit('matplotlib' in sys.modules)"
+    path = os.pathsep.join(sys.path)
+    subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"PYTHONPATH": path})
 
 
 def test_a_drawing_that_no_page_shows_is_an_error(tmp_path) -> None:
