@@ -42,6 +42,7 @@ import prepare
 import render
 import unchanged
 from preflight import DriverError
+from probebook import profiles
 
 ROOT = Path(__file__).resolve().parent.parent
 LIFELINE = ROOT / "book" / "probebook" / "lifeline.py"
@@ -178,9 +179,10 @@ def plan(layout: Layout, profile: str, paths: list[Path]) -> list[Chapter]:
             raise DriverError(
                 f"params/{profile}.yaml sets {clash[0]!r} of {path.stem}, which the driver sets"
             )
+        source = prepare.read_source(path)
         with tempfile.TemporaryDirectory() as folder:
             copy = Path(folder) / f"{path.stem}.ipynb"
-            nbformat.write(prepare.read_source(path), copy)
+            nbformat.write(source, copy)
             known = {name: p["default"] for name, p in papermill.inspect_notebook(copy).items()}
         for name in {**given, **own}:
             if name not in known:
@@ -189,8 +191,23 @@ def plan(layout: Layout, profile: str, paths: list[Path]) -> list[Chapter]:
                     f"notebooks/{path.name} has no parameter {name!r} (set by {origin}); "
                     f"its parameters are: {', '.join(known) or 'none'}"
                 )
+        _require_known(path.stem, profile, prepare.defaults(source) | own)
         planned.append(Chapter(path, {**given, **own}))
     return planned
+
+
+def _require_known(stem: str, profile: str, wanted: dict[str, Any]) -> None:
+    """Refuse parameters that the chapter itself would take for edited ones."""
+    known = profiles.read_profiles(stem)
+    if known and any(
+        known.get(profile, {}).get(name) != value
+        for name, value in wanted.items()
+        if name not in profiles.APART
+    ):
+        raise DriverError(
+            f"book/probebook/data/{profiles.FILE.name} has other parameters of {stem} than "
+            f"params/{profile}.yaml and the chapter; run `make sync`"
+        )
 
 
 # -- running -----------------------------------------------------------------------------------
@@ -386,14 +403,17 @@ def copy_pages(layout: Layout) -> None:
 def summary(rows: list[tuple[str, dict[str, Any]]]) -> str:
     """A table: chapter, duration, how its claims fared, headline."""
     width = max(len("chapter"), *(len(stem) for stem, _ in rows))
-    lines = [f"{'chapter':{width}}  {'time':>12}  {'claims':18}  what it measured"]
+    lines = [f"{'chapter':{width}}  {'time':>12}  {'claims':19}  what it measured"]
     for stem, numbers in rows:
         text = numbers.get("headline") or f"{len(numbers) - 1} numbers"
         took = prepare.duration(numbers["duration_seconds"])
         claims = "none"
         if "claims_agree" in numbers:
-            claims = f"{numbers['claims_agree']} agree, {numbers['claims_differ']} differ"
-        lines.append(f"{stem:{width}}  {took:>12}  {claims:18}  {text}")
+            claims = ", ".join(
+                f"{numbers[f'claims_{verb}']} {verb}{'s' * (numbers[f'claims_{verb}'] == 1)}"
+                for verb in ("agree", "differ")
+            )
+        lines.append(f"{stem:{width}}  {took:>12}  {claims:19}  {text}")
     return "\n".join(lines)
 
 
@@ -476,7 +496,7 @@ def finish(layout: Layout, profile: str, stems: list[str]) -> Path | None:
     findings = gate.check(layout.executed, layout.results, layout.notebooks)
     if findings:
         raise DriverError("the gate refuses the book:\n  " + "\n  ".join(findings))
-    return render.build(layout.book, profile)
+    return render.build(layout.book, profile, layout.results / profile)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

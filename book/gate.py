@@ -33,6 +33,8 @@ def results_findings(path: Path) -> list[str]:
     if not isinstance(content, dict) or not content:
         return ["must be an object with at least one entry"]
     findings = []
+    if "edited" in content:
+        findings.append(f"made with edited parameters ({content['edited']})")
     for key, value in content.items():
         if isinstance(value, bool) or not isinstance(value, str | int | float):
             kind = type(value).__name__

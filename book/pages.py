@@ -1,8 +1,11 @@
-"""A Sphinx extension: the number of a chapter in its title, and what a page tells other sites.
+"""A Sphinx extension: numbers of chapters and figures, and what a page tells other sites.
 
 A chapter is numbered by its file, `notebooks/NN_topic`, and nowhere else: the number is put into
 its title before anything reads that, so that the page, the sidebar, the search and every reference
-agree.
+agree. Its figures are numbered NN.1, NN.2 and so on, as in a chapter opened by hand
+(`probebook/captions.py`); those of other pages are counted through.
+
+The front page shows images that chapters have kept. One that is not there is left out.
 
 Every page describes itself (`<meta name="description">` and Open Graph): by the `description` in
 its front matter (`myst: html_meta`) where there is one, else by its first paragraph.
@@ -13,10 +16,12 @@ from __future__ import annotations
 import re
 import unicodedata
 from html import escape
+from pathlib import Path
 from typing import Any
 
 from docutils import nodes
 from sphinx.application import Sphinx
+from sphinx.environment import BuildEnvironment
 
 UNWRITTEN = {"genindex": "Index", "py-modindex": "Modules", "search": "Search"}
 CHAPTER = re.compile(r"notebooks/(\d\d)_")
@@ -28,6 +33,31 @@ def number_title(app: Sphinx, doctree: nodes.document) -> None:
     title = doctree.next_node(nodes.title)
     if chapter and title is not None:
         title.insert(0, nodes.Text(f"{chapter[1]} · "))
+
+
+def number_figures(app: Sphinx, env: BuildEnvironment) -> list[str]:
+    """Number the figures of each chapter by chapter, those of all other pages through the book."""
+    others = 0
+    for docname in env.toc_fignumbers:
+        figures = env.toc_fignumbers[docname].get("figure", {})
+        chapter = CHAPTER.match(docname)
+        for k, label in enumerate(figures, start=1):
+            others += chapter is None
+            figures[label] = (int(chapter[1]), k) if chapter else (others,)
+    return []
+
+
+KEPT = re.compile(r"^```\{figure\} (_generated/\S+)\n.*?^```\n+", re.DOTALL | re.MULTILINE)
+
+
+def leave_out_missing(app: Sphinx, docname: str, source: list[str]) -> None:
+    """Leave out the figures whose image no chapter has kept."""
+
+    def figure(found: re.Match[str]) -> str:
+        return found[0] if (Path(app.srcdir) / found[1]).is_file() else ""
+
+    if docname == app.config.root_doc:
+        source[0] = KEPT.sub(figure, source[0])
 
 
 def readable(formula: str) -> str | None:
@@ -102,8 +132,10 @@ def add_tags(
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
-    """Register both; titles are numbered before Sphinx collects them (priority 500)."""
+    """Register all; titles are numbered before Sphinx collects them, figures after (500)."""
     app.add_config_value("book_image", "", "html", str)  # an absolute address, or nothing
+    app.connect("source-read", leave_out_missing)
     app.connect("doctree-read", number_title, priority=400)
+    app.connect("env-get-updated", number_figures, priority=600)
     app.connect("html-page-context", add_tags)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -19,6 +19,7 @@ import os
 import platform
 import re
 import subprocess
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,10 +28,13 @@ import jupytext
 import nbformat
 from nbformat import NotebookNode
 
+from probebook.ledger import duration
+from probebook.profiles import NOT_A_RESULT, spell
+
 KERNELSPEC = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
 PROVENANCE = "probelib"  # the key of the provenance in the notebook's metadata
+RUN_CARD = "application/vnd.probebook.run-card+json"  # of rows that a chapter adds to its run card
 BAR = re.compile(r"^.*?\d+%\|[^|]*\|[^\[]*\[[^\]]*\]")  # of tqdm: `a: 40%|##  | 2/5 [00:01<00:02]`
-NOT_A_RESULT = {"smoke"}  # profiles whose numbers mean nothing
 
 
 @dataclass(frozen=True)
@@ -175,11 +179,6 @@ def literal(node: ast.expr) -> str | None:
         return None
 
 
-def spell(value: Any) -> str:
-    """A value as the chapters write it: like `repr`, with double quotes."""
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
-
-
 def with_values(source: str, values: dict[str, Any]) -> str:
     """Rewrite `name: type = default` in `source` where `values` has another value for the name."""
     spans: list[tuple[int, int, int, int, str]] = []
@@ -209,18 +208,23 @@ def with_values(source: str, values: dict[str, Any]) -> str:
     return b"\n".join(lines).decode()
 
 
-def duration(seconds: float) -> str:
-    """A duration in words: `42 s`, `3 min 20 s`, `1 h 05 min`."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s" if whole >= 10 else f"{seconds:.1f} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+def said_of_the_run(nb: NotebookNode) -> list[list[str]]:
+    """Take out of an executed chapter the rows that it adds to its run card."""
+    rows: list[list[str]] = []
+    for cell in nb.cells:
+        for output in [o for o in cell.get("outputs", []) if RUN_CARD in o.get("data", {})]:
+            rows += output.data[RUN_CARD]
+            cell.outputs.remove(output)
+    return rows
 
 
-def run_card(provenance: Provenance) -> str:
-    """The run card in MyST Markdown: one line that is always seen, the details folded."""
+def run_card(provenance: Provenance, said: Sequence[Sequence[str]] = ()) -> str:
+    """The run card in MyST Markdown: one line that is always seen, the details folded.
+
+    Args:
+        provenance: of the run.
+        said: rows that the chapter adds: what it sampled, and what came from the cache.
+    """
     values = provenance.parameters
     title = f"Run card: profile {provenance.profile}"
     if "seed" in values:
@@ -233,6 +237,7 @@ def run_card(provenance: Provenance) -> str:
         ("Software", software),
         ("Started", provenance.started),
         ("Duration", duration(provenance.duration_seconds)),
+        *said,
     ]
     rows += [(f"`{name}`", f"`{spell(value)}`") for name, value in values.items()]
     table = "\n".join(f"| {name} | {value} |" for name, value in rows)
@@ -352,7 +357,7 @@ def executed_copy(
         cell = nb.cells[injected]
         cell.source = with_values(cell.source, values)
         cell.metadata["tags"] = sorted({*tags(cell), "remove-cell"})
-    card = nbformat.v4.new_markdown_cell(run_card(provenance))
+    card = nbformat.v4.new_markdown_cell(run_card(provenance, said_of_the_run(nb)))
     card.metadata["tags"] = ["run-card"]
     after = max((i for i in (position, injected) if i is not None), default=0)
     nb.cells.insert(after + 1, card)

@@ -7,7 +7,10 @@ the `sphinx-mathjax-offline` package (only the files that a page can ask for).
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import importlib.util
+import json
 import os
 import re
 import shutil
@@ -30,6 +33,7 @@ GITHUB = re.compile(
 
 
 IMAGE = "results/laptop/02_loss_gain-digits.png"  # what a site that links here may show
+FRONT = "*_*-*.png"  # images beside the results of chapters; intro.md shows two of them
 
 
 class RenderError(Exception):
@@ -140,6 +144,57 @@ HEADER = re.compile(r"<th(?![^>]*\bscope=)(?=[\s>])")
 ATTRIBUTES = re.compile(
     r' id="search-input"| role="doc-biblioentry"| role="list"(?= class="citation-list")'
 )
+# Not imported from where it is written: Matplotlib comes with that, and wants a home.
+NARROW = "application/vnd.probebook.narrow+png"
+PHONE = "screen and (max-width: 600px)"  # as in book.css
+
+
+def narrow_images(executed: Path) -> dict[str, bytes]:
+    """Drawings for a phone (`probebook/figures/narrow.py`) of a chapter's figures.
+
+    Args:
+        executed: its executed copy.
+
+    Returns:
+        The PNG of each by the name, without ending, that MyST-NB gives the image that it stands
+        beside: the SHA-256 of that.
+    """
+    found = {}
+    for cell in json.loads(executed.read_text(encoding="utf-8"))["cells"]:
+        for bundle in (output.get("data", {}) for output in cell.get("outputs", [])):
+            if {NARROW, "image/png"} <= bundle.keys():
+                wide, narrow = (
+                    base64.b64decode("".join(bundle[kind])) for kind in ("image/png", NARROW)
+                )
+                found[hashlib.sha256(wide).hexdigest()] = narrow
+    return found
+
+
+def add_narrow_images(html: Path, executed: Path) -> None:
+    """Let a phone show the drawings that are made for it: one figure, two sources of its image.
+
+    Args:
+        html: the rendered book.
+        executed: the folder of executed copies.
+
+    Raises:
+        RenderError: a page does not have the image that a drawing stands beside.
+    """
+    for notebook in sorted(executed.glob("[0-9][0-9]_*.ipynb")):
+        page = html / "notebooks" / f"{notebook.stem}.html"
+        images = narrow_images(notebook) if page.is_file() else {}
+        text = page.read_text(encoding="utf-8") if images else ""
+        for name, content in images.items():
+            (html / "_images" / f"{name}-narrow.png").write_bytes(content)
+            source = rf'<source media="{PHONE}" srcset="\g<2>{name}-narrow.png" />'
+            image = rf'(<img\b[^>]*\bsrc="([^"]*/){name}\.png"[^>]*>)'
+            text, found = re.subn(image, rf"<picture>{source}\g<1></picture>", text)
+            if not found:
+                raise RenderError(f"{page.name} does not show an image of {notebook.name}")
+        if images:
+            page.write_text(text, encoding="utf-8")
+
+
 ABOUT = re.compile(
     r'<title>.*?</title>|<meta (?:name="description"|property="og:)[^>]*>', re.DOTALL
 )
@@ -162,14 +217,28 @@ def tidy(html: Path) -> None:
     )
 
 
-def build(book: Path, profile: str) -> Path:
+def copy_kept_images(results: Path, target: Path) -> None:
+    """Copy the images that chapters have kept beside their results to where intro.md has them."""
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
+    for image in results.glob(FRONT):
+        shutil.copy2(image, target / image.name)
+
+
+def build(book: Path, profile: str, results: Path) -> Path:
     """Build the book in the folder `book` and return its front page.
 
     Warnings are errors, references are checked, and everything is built anew: an incremental
     build keeps stale numbers.
+
+    Args:
+        book: with the written pages and the executed chapters.
+        profile: of these.
+        results: the folder of their results.
     """
     generated = book / "_generated"
     copy_mathjax(generated / "static" / "mathjax")
+    copy_kept_images(results, generated / "front")
     config = generated / "_config.yml"
     text = yaml.safe_dump(configuration(book, profile), sort_keys=False, allow_unicode=True)
     config.write_text(text, encoding="utf-8")
@@ -190,4 +259,5 @@ def build(book: Path, profile: str) -> Path:
         said = re.sub(r"\x1b\[[0-9;]*m", "", done.stderr.strip() or done.stdout.strip())
         raise RenderError("jupyter-book failed:\n" + said[-8000:])
     tidy(html)
+    add_narrow_images(html, book / "notebooks")
     return html / "index.html"

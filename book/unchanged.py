@@ -20,6 +20,7 @@ import nbformat
 from nbformat import NotebookNode
 
 import prepare
+from probebook import profiles
 
 FORMAT = 1  # raise it when the same identity would stand for another page
 PACKAGES = ("probelib", "probebook")
@@ -38,12 +39,13 @@ def file_hash(path: Path) -> str | None:
 def tree_hash(folders: Iterable[Path]) -> str:
     """SHA-256 of all files in some folders, by name and content; what Python compiled is no file.
 
-    Every edit counts, whether or not a chapter uses the code: simple, and safe.
+    Every edit counts, whether or not a chapter uses the code: simple, and safe. But the parameters
+    of all chapters stand in a file there, and each chapter has its own in its identity.
     """
     found = []
     for folder in folders:
         for path in sorted(folder.rglob("*")):
-            if path.is_file() and "__pycache__" not in path.parts:
+            if path.is_file() and not {"__pycache__", profiles.FILE.name} & {*path.parts}:
                 name = f"{folder.name}/{path.relative_to(folder).as_posix()}"
                 found.append((name, file_hash(path)))
     return digest(found)

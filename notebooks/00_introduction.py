@@ -66,7 +66,10 @@ thin: int = 4  # steps per draw
 
 # %% tags=["remove-input"]
 chapter = Chapter(
-    "00_introduction", profile=profile, results_dir=results_dir
+    "00_introduction",
+    profile=profile,
+    results_dir=results_dir,
+    parameters=globals(),
 )
 chapter.record(chains=chains, draws=draws)
 

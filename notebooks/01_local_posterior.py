@@ -65,7 +65,10 @@ network_burn_in: int = 200  # steps before them
 
 # %% tags=["remove-input"]
 chapter = Chapter(
-    "01_local_posterior", profile=profile, results_dir=results_dir
+    "01_local_posterior",
+    profile=profile,
+    results_dir=results_dir,
+    parameters=globals(),
 )
 chapter.record(chains=chains, steps=steps)
 

@@ -94,7 +94,12 @@ overconfident_step_size: float = (
 overconfident_draws: int = 200  # of its one chain, every fifth step
 
 # %% tags=["remove-input"]
-chapter = Chapter("02_loss_gain", profile=profile, results_dir=results_dir)
+chapter = Chapter(
+    "02_loss_gain",
+    profile=profile,
+    results_dir=results_dir,
+    parameters=globals(),
+)
 chapter.record(
     run_profile=profile, n_samples=n_samples, chains=chains, draws=draws
 )

@@ -88,7 +88,10 @@ unbiased_thin: int = (
 
 # %% tags=["remove-input"]
 chapter = Chapter(
-    "03_memorization", profile=profile, results_dir=results_dir
+    "03_memorization",
+    profile=profile,
+    results_dir=results_dir,
+    parameters=globals(),
 )
 chapter.record(
     run_profile=profile, n_samples=n_samples, chains=chains, draws=draws

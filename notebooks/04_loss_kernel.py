@@ -106,7 +106,10 @@ permutations: int = 1000  # of the labels
 
 # %% tags=["remove-input"]
 chapter = Chapter(
-    "04_loss_kernel", profile=profile, results_dir=results_dir
+    "04_loss_kernel",
+    profile=profile,
+    results_dir=results_dir,
+    parameters=globals(),
 )
 
 # %% [markdown]

@@ -72,7 +72,10 @@ curve_points: int = 13  # points of an exact curve against kappa; the sweeps hav
 
 # %% tags=["remove-input"]
 chapter = Chapter(
-    "05_llc_identity", profile=profile, results_dir=results_dir
+    "05_llc_identity",
+    profile=profile,
+    results_dir=results_dir,
+    parameters=globals(),
 )
 told = partial(helpers.stated, chapter.numbers)
 
@@ -159,7 +162,7 @@ chapter.record(
 )
 chapter.say(
     "β Σμ = **{llc_by_sample:.1f}**; as printed, nβ Σμ = **{llc_as_printed:,.0f}**, which is "
-    "**{identity_n_factor:,.1f}** times as much, with n = {n_samples:,}. No learning coefficient exceeds "
+    "**{identity_n_factor:,.0f}** times as much, with n = {n_samples:,}. No learning coefficient exceeds "
     "half the number of parameters, {half_the_parameters:,.0f}."
 )
 

@@ -91,7 +91,10 @@ sgld_step: float = 5e-4  # epsilon
 
 # %% tags=["remove-input"]
 chapter = Chapter(
-    "06_singular_fluctuation", profile=profile, results_dir=results_dir
+    "06_singular_fluctuation",
+    profile=profile,
+    results_dir=results_dir,
+    parameters=globals(),
 )
 chapter.record(n_samples=n_samples, data_sets=data_sets)
 

@@ -71,7 +71,10 @@ n_subset: int = 500  # digits whose gradients are compared
 
 # %% tags=["remove-input"]
 chapter = Chapter(
-    "07_influence_functions", profile=profile, results_dir=results_dir
+    "07_influence_functions",
+    profile=profile,
+    results_dir=results_dir,
+    parameters=globals(),
 )
 chapter.record(data_sets=data_sets, removals=removals, n_subset=n_subset)
 threads = torch.get_num_threads()

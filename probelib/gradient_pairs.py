@@ -40,7 +40,7 @@ from probelib.contract import sample_coordinates
 from probelib.data import Data, Samples
 from probelib.each_sample import each_sample, gradient_and_value, single
 from probelib.posterior import LocalPosterior
-from probelib.progress import progress_bar
+from probelib.progress import progress_bar, report_run
 from probelib.randomness import keep_random_state
 from probelib.store.arrays import keep_arrays, kept_arrays, place_of
 from probelib.store.paths import local_path
@@ -436,12 +436,14 @@ def _chain(
     result = None if kept is None else kept_arrays(kept, identity, shapes, center)
     if result is not None:
         tick(walks.pairs + 1)
+        report_run("gradient walk", float(result["seconds"]), cached=True, file=kept)
         return result
     started = time.perf_counter()
     result = _walk(walks, chain, tick) | {"init_loss": center}
     result["seconds"] = np.array(time.perf_counter() - started)
     if kept is not None:
         keep_arrays(kept, identity, result)
+    report_run("gradient walk", float(result["seconds"]), cached=False)
     return result
 
 

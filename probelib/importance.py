@@ -31,7 +31,7 @@ from probelib.contract import attributes, required, sample_coordinates, settings
 from probelib.data import Data, Samples
 from probelib.estimators.weighted import khat
 from probelib.posterior import LocalPosterior
-from probelib.progress import progress_bar
+from probelib.progress import progress_bar, report_run
 from probelib.randomness import keep_random_state, no_draws
 from probelib.schedule import cost_of_pass, observe_batch
 from probelib.store.arrays import keep_arrays, kept_arrays, place_of
@@ -105,6 +105,7 @@ def importance_sample(
     shapes |= {"distance": (draws,), "mean_loss": (draws,), "mean_loss_error": ()}
     kept = None if cache is None else place_of(cache, identity, "-importance.safetensors")
     found = None if kept is None else kept_arrays(kept, identity, shapes, center)
+    cached = found is not None
     if found is None:
         started = time.perf_counter()
         weights = _weights(posterior, draws, seed)
@@ -113,6 +114,8 @@ def importance_sample(
         found |= {"init_loss": center, "seconds": np.array(time.perf_counter() - started)}
         if kept is not None:
             keep_arrays(kept, identity, found)
+    seconds = float(found["seconds"])
+    report_run("weighted trace", seconds, cached=cached, draws=draws, file=kept)
     return _trace(posterior, observed, found, identity, seed)
 
 

@@ -35,7 +35,7 @@ from probelib.observe_loss import ObserveLoss
 from probelib.observed_sets import apart
 from probelib.plan import Plan, Run
 from probelib.posterior import LocalPosterior
-from probelib.progress import progress_bar
+from probelib.progress import progress_bar, report_run
 from probelib.record import StoppingRule
 from probelib.samplers import Sampler
 from probelib.store import (
@@ -197,21 +197,21 @@ def sample(
     fingerprint = run.fingerprint()
     place = _open(run, fingerprint, store, cache, overwrite)
     if (found := _finished(place, run.plan)) is not None:
-        return apart(found)
+        return _reported(found, place, cached=True)
     with place.held():
         if isinstance(place, DiskStore) and place.exists() and not overwrite:
             if not place.is_open or place.changed():  # much may have happened since
                 place.open()
                 _check_is_of(place, run, fingerprint)
                 if (found := _finished(place, run.plan)) is not None:
-                    return apart(found)
+                    return _reported(found, place, cached=True)
             run, chains_here = _continue(place, run), None
         else:
             warn_of_unseen(fingerprint, place.path)
             place.clean()
             together = run.plan.chains if executor is None else chains_per_task
             run, chains_here = _begin(place, run, fingerprint, together, progress)
-        return apart(_to_the_end(place, run, chains_here, executor, progress))
+        return _to_the_end(place, run, chains_here, executor, progress)
 
 
 # --- before: what is there already ---
@@ -395,9 +395,9 @@ def _to_the_end(
             UserWarning,
             stacklevel=3,
         )
-        return so_far
+        return apart(so_far)
     _finish(place, run.config(), enough)
-    return _trace(place, enough or plan.draws)
+    return _reported(_trace(place, enough or plan.draws), place, cached=False)
 
 
 def _finish(place: TraceStore, config: dict[str, Any], enough: int | None) -> None:
@@ -470,6 +470,14 @@ class _Bar:
 
 
 # --- after ---
+
+
+def _reported(trace: xr.Dataset, place: TraceStore, cached: bool) -> Any:
+    """A finished trace, as the caller gets it, after a word on the logger about what it cost."""
+    draws = trace.sizes["chain"] * trace.sizes["draw"]
+    file = None if place.path is None else place.path / "zarr.json"
+    report_run("trace", trace.attrs["wall_time"], cached=cached, draws=draws, file=file)
+    return apart(trace)
 
 
 def _trace(place: TraceStore, draws: int) -> xr.Dataset:

@@ -67,9 +67,9 @@ def test_the_caption_of_a_figure_follows_it(notebook, shell, shown, tmp_path):
     shell.run_cell("draw(\n    a\n)\n")
     shell.run_cell("show(a)")
     second, first = shown
-    assert "<b>Figure 2.</b> Of fig-a, <code>a &lt; b</code>.</figcaption>" in second
+    assert "<b>Figure 0.2.</b> Of fig-a, <code>a &lt; b</code>.</figcaption>" in second
     assert 'data-alt="A."' in second
-    assert "<b>Figure 1.</b> Of fig-b" in first
+    assert "<b>Figure 0.1.</b> Of fig-b" in first
 
 
 def test_a_figure_that_a_reader_changed_keeps_its_caption(notebook, shell, shown, tmp_path):
@@ -79,7 +79,7 @@ def test_a_figure_that_a_reader_changed_keeps_its_caption(notebook, shell, shown
     shell.run_cell("show(a + 1)", cell_id="another")
     assert shown == []
     shell.run_cell("show(a + 1)", cell_id="id-show")
-    assert "<b>Figure 1.</b>" in shown[0]
+    assert "<b>Figure 0.1.</b>" in shown[0]
 
 
 def test_a_figure_that_failed_has_no_caption(notebook, shell, shown, tmp_path):
@@ -100,13 +100,13 @@ def test_nothing_happens_when_the_driver_runs_it(notebook, shell, shown, tmp_pat
 
 def test_what_a_chapter_says_reads_without_the_book(notebook, shell, shown, tmp_path):
     begin(tmp_path).say("{{numref}}`fig-a` is {{doc}}`here <../errata>`.")
-    assert shown[-1] == "Figure 2 is here."
+    assert shown[-1] == "Figure 0.2 is here."
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("{numref}`fig-b`, {numref}`fig-a`", "Figure 1, Figure 2"),
+        ("{numref}`fig-b`, {numref}`fig-a`", "Figure 0.1, Figure 0.2"),
         ("{numref}`fig-elsewhere`", "fig-elsewhere"),
         ("{doc}`Chapter 3 <03_memorization>`", "Chapter 3"),
         ("({doc}`chapter\n2 <02_loss_gain>`)", "(chapter\n2)"),
@@ -127,7 +127,8 @@ def test_references_become_words(notebook, text, words):
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_no_chapter_has_a_reference_that_cannot_be_read(path):
     figures = captions.figure_cells(path)
-    assert [figure.number for figure in figures] == [*range(1, len(figures) + 1)]
+    numbers = [f"{int(path.name[:2])}.{k}" for k in range(1, len(figures) + 1)]
+    assert [figure.number for figure in figures] == numbers
     keys = [*captions.sources(), *(figure.label for figure in figures)]
     for cell in json.loads(path.read_text())["cells"]:
         text = captions.plain("".join(cell["source"]), figures)

@@ -64,7 +64,37 @@ def test_a_miss_is_counted_and_shown(chapter, monkeypatch):
     chapter.compare([Claim("A", "a", "1", 0, 2), Claim("B", "b", "1", 0, 2), Claim("C", "c")])
     assert (chapter.numbers["claims_agree"], chapter.numbers["claims_differ"]) == (1, 1)
     assert "✗ differs" in pages[0]
-    assert "1 agree, 1 differ, 1 have nothing to be held to" in pages[0]
+    assert "1 agrees, 1 differs; for 1 the paper gives no number." in pages[0]
+
+
+@pytest.mark.parametrize(
+    ("values", "against", "said"),
+    [
+        ("aab", "paper", "2 agree, 1 differs."),
+        ("abbcc", "paper", "1 agrees, 2 differ; for 2 the paper gives no number."),
+        (
+            "ddc",
+            "paper",
+            "none agrees, none differs; 2 are left open; for 1 the paper gives no number.",
+        ),
+        ("ad", "exact value", "1 agrees, none differs; 1 is left open."),
+        ("ac", "exact value", "1 agrees, none differs; for 1 there is no exact value."),
+    ],
+)
+def test_the_counts_are_said_as_one_says_them(chapter, monkeypatch, values, against, said):
+    pages = []
+    monkeypatch.setattr("probebook.chapter._show_html", pages.append)
+    chapter.record(a=1.0, b=5.0, c=0.1)
+    known = {
+        "a": Claim("A", "a", "1", 0, 2, why="why"),
+        "b": Claim("B", "b", "1", 0, 2, why="why"),
+        "c": Claim("C", "c"),
+        "d": Claim("D", "c", "large"),
+    }
+    chapter.compare([known[name] for name in values], against)
+    assert f"(smoke profile): {said}</caption>" in pages[0]
+    assert pages[0].count("<td>open</td>") == values.count("d")
+    assert pages[0].count("<td>new</td>") == values.count("c")
 
 
 def test_a_broken_claim_is_recorded_by_name_if_it_must_hold(chapter, monkeypatch):

@@ -496,7 +496,7 @@ def test_the_summary_counts_the_claims() -> None:
     ]
     head, first, second = driver.summary(rows).splitlines()
     assert head.split() == ["chapter", "time", "claims", "what", "it", "measured"]
-    assert "4 agree, 1 differ" in first
+    assert "4 agree, 1 differs  " in first
     assert first.index("x") == second.index("1 numbers") == head.index("what")
     assert " none " in second
 

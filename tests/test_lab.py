@@ -161,10 +161,10 @@ def test_progress_does_not_look_like_an_error(tab) -> None:
 
 def test_captions_follow_the_figures(tab) -> None:
     texts = tab.locator(".jp-OutputArea figcaption").all_inner_texts()
-    assert [re.match(r"Figure \d\.", text)[0] for text in texts] == [
-        "Figure 2.",
-        "Figure 1.",  # the key figure, with which the page begins
-        "Figure 3.",  # of the cell that was changed
+    assert [re.match(r"Figure \d\.\d\.", text)[0] for text in texts] == [
+        "Figure 2.2.",
+        "Figure 2.1.",  # the key figure, with which the page begins
+        "Figure 2.3.",  # of the cell that was changed
     ]
     alts = tab.evaluate(
         "[...document.querySelectorAll('.jp-OutputArea')].filter(area => "
@@ -179,7 +179,7 @@ def test_references_are_words(tab) -> None:
     prose = "\n".join(shown)
     assert not re.search(r"\{[a-z:]+\}", prose)
     assert "fig-mnist" not in prose
-    assert "Figure 1 shows the digits" in prose
+    assert "Figure 2.1 shows the digits" in prose
     assert "Lau et al. (2025)" in prose
     assert "../benchmarks" not in prose
     for title in ("Cross Reference Not Found", "Citation Not Found"):

@@ -59,6 +59,8 @@ def labels() -> set[str]:
 def file_of(page: Path, target: str) -> Path | None:
     """The file that a link on a page leads to: a path, or a page of the book without its ending."""
     places = [page.parent / target]
+    if target.startswith("_generated/front/"):  # what chapters keep beside their results
+        places = [ROOT / "results" / "laptop" / Path(target).name]
     if page in BOOK:  # a chapter is executed into book/notebooks, beside the written pages
         folder = ROOT / "book" / ("notebooks" if page.suffix == ".py" else "")
         name = os.path.relpath((folder / target).with_suffix(""), ROOT / "book")

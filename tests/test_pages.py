@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from book_run import Book, smoke_book
-from drawn import PAGE
+from drawn import PAGE, PHONE
 
 import render
 
@@ -224,6 +224,36 @@ def test_figures_are_legible_and_enlarge(visitor: Visitor) -> None:
         tab.context.close()
     assert wrong == []
     assert shown > 10
+
+
+def test_a_phone_shows_the_drawings_that_are_made_for_it(visitor: Visitor) -> None:
+    page = visitor.book.html / "notebooks" / "00_introduction.html"
+    shown = {}
+    for width in (390, 1280):
+        tab = visitor.open(page, width)
+        figures = tab.locator("figure picture img")
+        shown[width] = figures.evaluate_all(
+            "all => all.map(i => [i.currentSrc.endsWith('-narrow.png'), i.clientWidth, i.alt])"
+        )
+        if width == 1280:
+            tab.emulate_media(media="print")
+            assert not any(figures.evaluate_all("all => all.map(i => /narrow/.test(i.currentSrc))"))
+        tab.context.close()
+    assert len(shown[390]) >= 3
+    for narrow, width, _ in shown[390]:
+        assert narrow
+        assert PHONE - 1 <= width < 390  # what tests/drawn.py takes for granted
+    assert not any(narrow for narrow, _, _ in shown[1280])
+    assert [alt for *_, alt in shown[390]] == [alt for *_, alt in shown[1280]]
+
+
+def test_the_front_page_begins_with_figures(visitor: Visitor) -> None:
+    tab = visitor.open(visitor.book.html / "intro.html", 390)
+    order = tab.evaluate(
+        "[...document.querySelectorAll('article :is(figure, table)')].map(e => e.localName)"
+    )
+    assert order[:3] == ["figure", "figure", "table"]
+    tab.context.close()
 
 
 def test_a_figure_enlarges_by_keyboard(visitor: Visitor) -> None:

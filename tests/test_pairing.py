@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -136,6 +138,31 @@ def test_an_inserted_cell_leaves_the_other_ids_alone(chapter: Path) -> None:
     after = {cell["id"] for cell in prepare.read_source(chapter).cells}
     assert before < after
     assert len(after - before) == 1
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda p: p.stem)
+def test_code_that_no_page_shows_is_collapsed_when_a_chapter_is_opened(source: Path) -> None:
+    for cell in nbformat.read(source.with_suffix(".ipynb"), as_version=4).cells:
+        hidden = cell.metadata.get("jupyter", {}).get("source_hidden", False)
+        assert hidden == bool({"remove-input", "remove-cell", "answer"} & {*prepare.tags(cell)})
+
+
+def test_what_jupyterlab_saves_is_still_a_pair(chapter: Path) -> None:
+    """jupytext, as JupyterLab has it, reads the pair and writes both files again."""
+    tagged = '# %% tags=["remove-input"] mystnb={"code_prompt_show": "Show"}\nprint'
+    text = SOURCE.replace("# %%\nprint", tagged)
+    chapter.write_text(text, encoding="utf-8")
+    os.utime(chapter, (0, 0))
+    pair.write(chapter)
+    pair.date_back(chapter)  # or jupytext refuses what is newer than its source, and other
+    shutil.copy2(NOTEBOOKS / "jupytext.toml", chapter.parent)
+    manager = jupytext.TextFileContentsManager(root_dir=str(chapter.parent))
+    model = manager.get("00_topic.ipynb")
+    assert model["content"].cells[3].metadata["jupyter"] == {"source_hidden": True}
+    manager.save(model, "00_topic.ipynb")
+    assert "source_hidden" in chapter.with_suffix(".ipynb").read_text(encoding="utf-8")
+    assert "source_hidden" not in chapter.read_text(encoding="utf-8")
+    assert pair.drift(chapter) == []
 
 
 def test_drift_is_named(chapter: Path) -> None:

@@ -217,11 +217,24 @@ def test_the_moons_network_leaves_the_random_state_alone():
 
 def test_an_exact_claim_must_hold_unless_said_otherwise(tmp_path):
     chapter = Chapter("01_test", profile="smoke", results_dir=tmp_path)
-    claim = toys.exact_claim(chapter, "λ", "llc", 2.0, 0.1, allowed=0.2)
+    claim = toys.exact_claim(chapter, "λ", "llc", 2.0, np.float64(0.1), allowed=np.float64(0.2))
     assert chapter.numbers["exact_llc"] == 2.0
     assert claim.must
     assert (claim.low, claim.high) == (1.4, 2.6)
+    assert claim.why == "within 4 standard errors and 0.2 for a known bias"
     assert not toys.exact_claim(chapter, "λ", "llc", 2.0, 0.1, must=False).must
+
+
+@pytest.mark.parametrize(
+    ("error", "scale", "held"),
+    [(0.1, 0, True), (0.6, 0, False), (0.6, 3, True), (float("inf"), 3, False)],
+)
+def test_a_number_that_could_hardly_miss_is_held_to_nothing(tmp_path, error, scale, held):
+    chapter = Chapter("01_test", profile="smoke", results_dir=tmp_path)
+    claim = toys.exact_claim(chapter, "λ", "llc", 2.0, error, why="known", scale=scale)
+    assert claim.holds(2.0) is (True if held else None)
+    assert claim.why.startswith("known; ")
+    assert ("too large to tell" in claim.why) != held
 
 
 def test_source_is_shown_without_its_docstring():

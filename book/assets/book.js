@@ -89,8 +89,9 @@
       link.className = "enlarge";
       link.href = image.src;
       link.title = "Enlarge";
-      image.replaceWith(link);
-      link.append(image);
+      const shown = image.closest("picture") || image;
+      shown.replaceWith(link);
+      link.append(shown);
       link.addEventListener("click", (event) => {
         if (event.ctrlKey || event.metaKey || event.shiftKey) return;
         event.preventDefault();

@@ -28,13 +28,14 @@ class FigureCell:
     """A cell that draws a figure.
 
     Attributes:
-        number: 1 for the key figure, with which the page begins; then in the order of the chapter.
+        number: as in the book: "2.1" for the key figure of chapter 02, with which the page begins;
+            then in the order of the chapter.
         label: what {numref} calls it.
         caption, alt: its texts.
         source, id: of the cell.
     """
 
-    number: int
+    number: str
     label: str
     caption: str
     alt: str
@@ -51,11 +52,13 @@ def figure_cells(notebook: Path) -> list[FigureCell]:
     drawing = [cell for cell in cells if "figure" in cell["metadata"].get("mystnb", {})]
     drawing.sort(key=lambda cell: "key-figure" not in cell["metadata"].get("tags", []))
     found = []
+    chapter = re.match(r"\d\d", notebook.name)
+    before = f"{int(chapter[0])}." if chapter else ""
     for number, cell in enumerate(drawing, start=1):
         shown = cell["metadata"]["mystnb"]
         found.append(
             FigureCell(
-                number=number,
+                number=f"{before}{number}",
                 label=shown["figure"].get("name", ""),
                 caption=shown["figure"].get("caption", ""),
                 alt=shown.get("image", {}).get("alt", ""),
@@ -75,11 +78,12 @@ def notebook_of(chapter: str) -> Path:
 # -- when a chapter runs ------------------------------------------------------------------------
 
 
-def switch_on(chapter: str) -> None:
+def switch_on(chapter: str, warning: str = "") -> None:
     """Show captions and plain references from here on, if this chapter was opened by hand.
 
     Args:
         chapter: its file stem.
+        warning: a sentence that every caption begins with.
     """
     from IPython.display import HTML, display
 
@@ -90,7 +94,7 @@ def switch_on(chapter: str) -> None:
 
     def after(result: Any) -> None:
         if result.success and (figure := _drawn_by(figures, result.info)):
-            display(HTML(caption_html(figure, figures)))
+            display(HTML(caption_html(figure, figures, warning)))
 
     # The cell that calls this can run again, from a file that has changed.
     for before in [f for f in shell.events.callbacks[_HOOK] if hasattr(f, "shows_captions")]:
@@ -107,15 +111,30 @@ def readable(text: str, chapter: str) -> str:
     return plain(text, figure_cells(notebook_of(chapter)))
 
 
-def _shell_of_a_reader() -> Any:
-    """The shell of a notebook that runs with ``live`` true; None anywhere else."""
+def opened_by_hand() -> bool:
+    """Whether this is a notebook that a reader runs, with ``live`` true."""
+    return _shell_of_a_reader() is not None
+
+
+def in_a_kernel() -> bool:
+    """Whether this is a notebook, whoever runs it."""
+    return _kernel_shell() is not None
+
+
+def _kernel_shell() -> Any:
+    """The shell of a notebook; None anywhere else."""
     try:
         from IPython import get_ipython
     except ImportError:
         return None
     shell = get_ipython()
-    opened = hasattr(shell, "kernel") and shell.user_ns.get("live") is True
-    return shell if opened else None
+    return shell if hasattr(shell, "kernel") else None
+
+
+def _shell_of_a_reader() -> Any:
+    """The shell of a notebook that runs with ``live`` true; None anywhere else."""
+    shell = _kernel_shell()
+    return shell if shell is not None and shell.user_ns.get("live") is True else None
 
 
 def _drawn_by(figures: list[FigureCell], run: Any) -> FigureCell | None:
@@ -125,9 +144,9 @@ def _drawn_by(figures: list[FigureCell], run: Any) -> FigureCell | None:
     return next(iter(same or [figure for figure in figures if figure.id == cell]), None)
 
 
-def caption_html(figure: FigureCell, figures: list[FigureCell]) -> str:
+def caption_html(figure: FigureCell, figures: list[FigureCell], warning: str = "") -> str:
     """A caption with its number. It carries the alt text, which the script gives to the image."""
-    text = html.escape(plain(figure.caption, figures), quote=False)
+    text = html.escape(plain(f"{warning} {figure.caption}".strip(), figures), quote=False)
     text = re.sub(r"`([^`]+)`", r"<code>\1</code>", text)
     return (
         f'<figcaption class="probe-caption" data-alt="{html.escape(figure.alt)}" '
@@ -207,4 +226,13 @@ def _script(figures: list[FigureCell]) -> str:
     return page.replace("{{known}}", json.dumps(known).replace("<", "\\u003c"))
 
 
-__all__ = ["FigureCell", "caption_html", "figure_cells", "plain", "readable", "switch_on"]
+__all__ = [
+    "FigureCell",
+    "caption_html",
+    "figure_cells",
+    "in_a_kernel",
+    "opened_by_hand",
+    "plain",
+    "readable",
+    "switch_on",
+]

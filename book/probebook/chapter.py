@@ -6,8 +6,9 @@ import json
 import logging
 import math
 import os
+import string
 import time
-from collections.abc import Sequence
+from collections.abc import MutableMapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,14 @@ from matplotlib.figure import Figure
 from probebook import captions
 from probebook import published as publication
 from probebook.cache import write_atomically
+from probebook.figures import narrow
+from probebook.ledger import Ledger, duration
+from probebook.profiles import NOT_A_RESULT, Settled, settle
 from probelib import Diagnostics
+
+EDITED = "Edited parameters, not a result."
+SMOKE = "A smoke run: not a result."
+RUN_CARD = "application/vnd.probebook.run-card+json"  # rows for the driver's run card
 
 
 @dataclass(frozen=True)
@@ -58,12 +66,20 @@ class Chapter:
     Numbers are recorded once, by name; prose, tables, the front page and the tests read what was
     recorded and nothing else.
 
+    A profile that is named has its values: those that still are the chapter's defaults are set
+    here, and a line says so. Where others differ from the profile's, the numbers are not the
+    profile's: all that is shown says so, and what is written goes to a folder ``edited``.
+
     Args:
         name: the chapter's file stem, ``NN_topic``.
         profile: ``smoke``, ``laptop`` or ``paper``.
         results_dir: where ``<name>.json`` goes, and the figures that are kept.
         published: the file of published numbers; default: found from the other arguments
             (:func:`probebook.published.find_published`).
+        parameters: the notebook's names, ``globals()``; None leaves the profile unchecked.
+
+    Raises:
+        ValueError: the chapter has no such profile.
     """
 
     def __init__(
@@ -73,17 +89,41 @@ class Chapter:
         profile: str,
         results_dir: str | os.PathLike,
         published: str | os.PathLike | None = None,
+        parameters: MutableMapping[str, Any] | None = None,
     ):
         self.name, self.profile = name, profile
+        self.settled = Settled() if parameters is None else settle(name, profile, parameters)
         if published is None:
             published = publication.find_published(name, profile, results_dir)
         self.published = publication.read_published(published)
-        self.path = Path(results_dir) / f"{name}.json"
+        self.path = Path(results_dir) / ("edited" if self.edited else "") / f"{name}.json"
         self.numbers: dict[str, float | int | str] = {}
         self._started = time.perf_counter()
         # ArviZ logs a line for each series it thinks too short; the diagnostics say it better.
         logging.getLogger("arviz").setLevel(logging.ERROR)
-        captions.switch_on(name)
+        captions.switch_on(name, EDITED if self.edited else "")
+        if captions.in_a_kernel() and not captions.opened_by_hand():  # it becomes a page
+            narrow.switch_on()
+        self.ledger = Ledger()
+        self.ledger.listen()
+        self._say_what_runs()
+
+    @property
+    def edited(self) -> bool:
+        """Whether values differ from the profile's, so that the numbers are no result of it."""
+        return bool(self.settled.edited)
+
+    def _say_what_runs(self) -> None:
+        """Say which values were set to the profile's, and that an edited or a small run is one."""
+        if taken := self.settled.taken:
+            print(f"The {self.profile} profile sets {', '.join(taken)}.")
+        if self.edited:
+            _show_markdown(f"**{EDITED}** {self._edits()}")
+        elif self.profile in NOT_A_RESULT and captions.opened_by_hand():
+            _show_markdown(f"**{SMOKE}** Its networks and chains are far too small.")
+
+    def _edits(self) -> str:
+        return f"Other than in the {self.profile} profile: `{self.settled.words()}`."
 
     def record(self, **numbers: Any) -> None:
         """Record numbers or strings under their names, and glue them for the book's pages.
@@ -109,18 +149,32 @@ class Chapter:
         Raises:
             KeyError: the sentence names a number that was never recorded.
         """
-        from IPython.display import Markdown, display
-
-        display(Markdown(captions.readable(template.format(**self.numbers), self.name)))
+        said = captions.readable(template.format(**self.numbers), self.name)
+        numbers = any(name for _, name, _, _ in string.Formatter().parse(template))
+        if self.edited and numbers:
+            said += ("\n\n" if "\n" in said else " ") + f"*{EDITED}*"
+        _show_markdown(said)
 
     def answer(self, template: str, trust: str) -> None:
         """Show the chapter's answer, with which its page begins, and how far it can be trusted.
 
+        A run that is no result says that instead.
+
         Args:
             template: two sentences with recorded numbers, like :meth:`say`'s.
             trust: one line: verdict, errors, bias.
+
+        Raises:
+            KeyError: a sentence names a number that was never recorded.
         """
-        self.say(f"**Answer.** {template}\n\n**How far to trust it.** {trust}")
+        text = f"**Answer.** {template}\n\n**How far to trust it.** {trust}"
+        text.format(**self.numbers)  # in every run, or a small one would hide a missing number
+        if self.edited:
+            _show_markdown(f"**{EDITED}** In place of an answer: {self._edits()}")
+        elif self.profile in NOT_A_RESULT:
+            _show_markdown(f"**{SMOKE}** The chapter gives its answer in the other profiles.")
+        else:
+            self.say(text)
 
     def record_verdict(self, found: Diagnostics, name: str = "verdict") -> None:
         """Record in words what :func:`probelib.diagnostics` says of a trace."""
@@ -130,6 +184,8 @@ class Chapter:
 
     def table(self, rows: Sequence[dict[str, Any]], caption: str) -> None:
         """Show rows (equal keys, in order) as a table."""
+        if self.edited:
+            caption = f"{EDITED} {caption}"
         head = "".join(f'<th scope="col">{html.escape(str(k))}</th>' for k in rows[0])
         body = "".join(
             "<tr>" + "".join(f"<td>{html.escape(str(v))}</td>" for v in row.values()) + "</tr>"
@@ -165,7 +221,8 @@ class Chapter:
             value = self.numbers[claim.key]
             holds = claim.holds(value)
             verdicts.append(holds)
-            verdict = {True: "✓ agrees", False: "✗ differs", None: "new"}[holds]
+            open_or_new = "open" if claim.paper else "new"
+            verdict = {True: "✓ agrees", False: "✗ differs", None: open_or_new}[holds]
             if claim.must and holds is False:
                 broken.append(claim.what)
                 verdict += ", but must agree"
@@ -182,6 +239,7 @@ class Chapter:
                 }
             )
         agree, differ = verdicts.count(True), verdicts.count(False)
+        unheld = [bool(claim.paper) for claim in claims if claim.holds(0.0) is None]
         self.record(
             claims_agree=agree,
             claims_differ=differ,
@@ -192,20 +250,47 @@ class Chapter:
             rows,
             f"{against[0].upper()}{against[1:]} says / published run / this run "
             f"({self.profile} profile): "
-            f"{agree} agree, {differ} differ, {verdicts.count(None)} have nothing to be held to.",
+            + _counts(agree, differ, unheld.count(True), unheld.count(False), against),
         )
 
     def finish(self, headline: str) -> None:
         """Write ``<results_dir>/<name>.json``; ``headline`` is a template like :meth:`say`'s."""
+        headline = headline.format(**self.numbers)
         flat = {
             "chapter": self.name,
             "profile": self.profile,
-            "headline": headline.format(**self.numbers),
+            **({"edited": self.settled.words()} if self.edited else {}),
+            "headline": f"{EDITED} {headline}" if self.edited else headline,
             **self.numbers,
             "seconds": round(time.perf_counter() - self._started, 1),
         }
         self.path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(self.path, (json.dumps(flat, indent=2) + "\n").encode())
+        self._show_run_card()
+
+    def _show_run_card(self) -> None:
+        """What ran: a table for a reader, rows of the page's run card for the driver."""
+        rows = self.ledger.rows()
+        if self.edited:
+            rows = [("Edited, not the profile's", self.settled.words()), *rows]
+        if captions.opened_by_hand():
+            took = duration(time.perf_counter() - self._started)
+            rows = [("Profile", self.profile), *rows, ("Duration", took)]
+            self.table([{"what": what, "value": value} for what, value in rows], "Run card.")
+        elif captions.in_a_kernel():
+            _show({RUN_CARD: rows}, raw=True)
+
+
+def _counts(agree: int, differ: int, left_open: int, new: int, against: str) -> str:
+    """How a table of claims came out, as one says it."""
+    said = [
+        f"{count or 'none'} {verb}{'' if count > 1 else 's'}"
+        for count, verb in ((agree, "agree"), (differ, "differ"))
+    ]
+    rest = [f"{left_open} {'are' if left_open > 1 else 'is'} left open"] * (left_open > 0)
+    without = "the paper gives no number" if against == "paper" else f"there is no {against}"
+    rest += [f"for {new} {without}"] * (new > 0)
+    return "; ".join([", ".join(said), *rest]) + "."
 
 
 def _range(claim: Claim) -> str:
@@ -218,9 +303,21 @@ def _range(claim: Claim) -> str:
 
 
 def _show_html(text: str) -> None:
-    from IPython.display import HTML, display
+    from IPython.display import HTML
 
-    display(HTML(text))
+    _show(HTML(text))
+
+
+def _show_markdown(text: str) -> None:
+    from IPython.display import Markdown
+
+    _show(Markdown(text))
+
+
+def _show(content: Any, **options: Any) -> None:
+    from IPython.display import display  # slow to import, and a test may put its own in its place
+
+    display(content, **options)
 
 
 __all__ = ["Chapter", "Claim"]

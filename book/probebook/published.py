@@ -34,14 +34,17 @@ def find_published(name: str, profile: str, results_dir: str | Path) -> Path | N
 
 
 def read_published(file: Path | None) -> dict[str, Any]:
-    """The numbers in a results file; none where there is no file, or it cannot be read."""
+    """The numbers in a results file; none where there is no file, or it cannot be read.
+
+    Numbers of edited parameters are nobody's published ones.
+    """
     if file is None:
         return {}
     try:
         content = json.loads(Path(file).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return content if isinstance(content, dict) else {}
+    return content if isinstance(content, dict) and "edited" not in content else {}
 
 
 def difference(key: str, published: Mapping[str, Any], own: Mapping[str, Any]) -> str:

@@ -69,8 +69,11 @@ def exact_claim(
     digits: str = ".4g",
     why: str = "",
     must: bool = True,
+    scale: float = 0.0,
 ) -> Claim:
     """Hold a recorded number against its exact value, which is recorded as ``exact_<key>``.
+
+    Where so much room is left that the number could hardly miss, it is held to nothing.
 
     Args:
         chapter: where ``key`` is recorded.
@@ -80,13 +83,24 @@ def exact_claim(
         error: Monte-Carlo standard error of the number; it may be off by four of them.
         allowed: a further distance, for a known bias.
         digits: format of both.
-        why: a note.
+        why: a note, to which the tolerance is added.
         must: refuse a book in which the claim fails; an exact value leaves no room for opinion.
+        scale: of what the number is a small difference of; the room must be smaller than that, or
+            than the exact value if that is larger.
     """
     chapter.record(**{f"exact_{key}": truth})
     room = 4 * error + allowed
+    low: float | None
+    high: float | None
     low, high = (float(f"{truth + side * room:.4g}") for side in (-1, 1))
-    return Claim(what, key, f"{truth:{digits}}, exact", low, high, digits, why, must)
+    parts = ["4 standard errors"] if error > 0 else []
+    if allowed > 0:
+        parts.append(f"{allowed:.2g} for a known bias")
+    tolerance = f"within {' and '.join(parts)}"
+    if not room < max(abs(truth), scale):  # nor where the error is not known
+        low, high, tolerance = None, None, "its error is too large to tell"
+    note = "; ".join(filter(None, [why, tolerance]))
+    return Claim(what, key, f"{truth:{digits}}, exact", low, high, digits, note, must)
 
 
 def with_error(value: float, error: float | None, unit: str = "") -> str:

@@ -36,7 +36,7 @@ from probebook.cache import cache_dir, write_atomically
 from probebook.lifeline import end_with_parent
 from probebook.models import MLP
 from probebook.scratch import scratch_folder
-from probelib.progress import progress_bar
+from probelib.progress import progress_bar, report_run
 
 __all__ = [
     "RECIPES",
@@ -303,10 +303,8 @@ def trained_network(
 
     The other arguments and the errors are those of :func:`train`.
     """
-    if cache:
-        network = _from_cache(recipe, images, labels, seed, device)
-        if network is not None:
-            return network
+    if cache and (kept := _from_cache(recipe, images, labels, seed, device)) is not None:
+        return kept
     network = train(recipe, images, labels, seed=seed, progress=progress, device=device)
     if cache:
         _to_cache(network, _fingerprint(recipe, images, labels, seed))
@@ -356,9 +354,8 @@ def trained_networks(
     found: dict[str, TrainedNetwork] = {}
     if cache:
         for recipe in recipes:
-            network = _from_cache(recipe, images, labels, seed, "cpu")
-            if network is not None:
-                found[recipe.name] = network
+            if (kept := _from_cache(recipe, images, labels, seed, "cpu")) is not None:
+                found[recipe.name] = kept
     missing = [recipe for recipe in recipes if recipe.name not in found]
     if len(missing) < 2 or jobs == 1:
         new = [train(recipe, images, labels, seed=seed, progress=progress) for recipe in missing]
@@ -541,13 +538,16 @@ def _from_cache(
         path = _cache_path(recipe, fingerprint)
         if not path.exists():
             return None
-        return _load(path, recipe, images[0].numel(), seed, fingerprint, device)
+        network = _load(path, recipe, images[0].numel(), seed, fingerprint, device)
+        report_run("network", network.seconds, cached=True, file=path)
+        return network
     except Exception as error:  # whatever is wrong with the file, training anew is right
         print(f"Training {recipe.name} anew: its cached network is unusable ({error}).")
         return None
 
 
 def _to_cache(network: TrainedNetwork, fingerprint: str) -> None:
+    report_run("network", network.seconds, cached=False)
     try:
         path = _cache_path(network.recipe, fingerprint)
         write_atomically(path, _serialise(network, fingerprint))

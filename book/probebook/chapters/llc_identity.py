@@ -146,11 +146,11 @@ def record_unbiased(
 def known_claim(chapter: Chapter, model: Known, estimate: Estimate) -> Claim:
     """Record the LLC of a known model, and claim that it is the exact one of its chain."""
     chapter.record(**model.numbers(estimate))
-    room = ", and three times its square" if model.allowed else ""
+    bias = "; the next order may be three times the square of the first" if model.allowed else ""
     return exact_claim(
         chapter, f"LLC: {model.what}", f"{model.key}_llc", model.truth,
         total_error(model, estimate), model.allowed, ".3g",
-        f"within four standard errors; exact value by {model.by}{room}",
+        f"exact value by {model.by}{bias}",
     )  # fmt: skip
 
 
@@ -206,7 +206,7 @@ def identity_claims() -> list[Claim]:
             "", None, 1e-10, ".1e", "the factor is n, whatever the trace", must=True,
         ),
         Claim(
-            "nβ Σμ over the LLC", "identity_n_factor", "1", 0.99, 1.01, ",.1f",
+            "nβ Σμ over the LLC", "identity_n_factor", "1", 0.99, 1.01, ",.0f",
             "erratum 3: the printed formula is n times too large; the range is 1 %",
         ),
         Claim(

@@ -331,7 +331,7 @@ class Temperatures:
             f"erratum 2: variance of the printed update over Eq. 1's at nβ = {self.n_beta[at]:g}",
             "erratum2_printed_over_eq1", "1",
             float(f"{1 - room:.3g}"), float(f"{1 + room:.3g}"), ".3f",
-            "8 % is the bias of the step; the rest is the missing β",
+            "within 4 standard errors and 8 %, the bias of the step; the rest is the missing β",
         )  # fmt: skip
         return [exact], [printed]
 
@@ -416,7 +416,7 @@ class ShortChains:
             f"erratum 6: mean of tr K̂ / tr K from {self.draws[at]} draws", "erratum6_ratio",
             "1 (unbiased)", float(f"{1 - 4 * self.error[at]:.3g}"),
             float(f"{1 + 4 * self.error[at]:.3g}"), ".3f",
-            f"exact expectation {self.expected[at]:.3f}",
+            f"within 4 standard errors; exact expectation {self.expected[at]:.3f}",
         )  # fmt: skip
 
 
