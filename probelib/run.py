@@ -380,7 +380,7 @@ def _guessing(run: Run) -> Any:
 
 def _to_the_end(
     place: TraceStore, run: Run, chains: Chains | None, executor: Executor | None, progress: bool
-) -> xr.Dataset:
+) -> Any:
     """Sample what is missing; what an interruption leaves is returned where somebody waits."""
     plan = run.plan
     try:
