@@ -228,7 +228,7 @@ def by_settings(
 def settings_sentence(
     chapter: Chapter, sweep: Mapping[float, Sequence[xr.Dataset]], n_betas: np.ndarray
 ) -> str:
-    """Record mean gains at n beta 10 by localization, how alike they order the digits, and say it."""
+    """Record mean gains at n beta 10 by localization, and their order; the sentence on it."""
     at = int(np.abs(n_betas - 10).argmin())
     gains = [probelib.loss_gain(traces[at]) for traces in sweep.values()]
     llcs = [probelib.local_learning_coefficient(traces[at]) for traces in sweep.values()]
