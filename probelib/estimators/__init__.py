@@ -23,6 +23,7 @@ from probelib.estimators.kernel import (
     spearman_brown,
     split_half_reliability,
 )
+from probelib.estimators.label_issues import label_issues
 from probelib.estimators.llc import (
     empirical_variance,
     local_learning_coefficient,
@@ -50,6 +51,7 @@ __all__ = [
     "ess_of_mean",
     "khat",
     "khat_limit",
+    "label_issues",
     "local_learning_coefficient",
     "loss_gain",
     "loss_kernel",
