@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from probelib._version import __version__
 from probelib.estimators import (
+    Comparison,
     Diagnostics,
     Estimate,
     Finding,
@@ -14,6 +15,7 @@ from probelib.estimators import (
     MatrixKernel,
     Neighbours,
     autocorrelation,
+    compare,
     diagnostics,
     empirical_variance,
     label_issues,
@@ -57,6 +59,7 @@ def __dir__() -> list[str]:
 
 __all__ = [
     "SGLD",
+    "Comparison",
     "ControlVariate",
     "Diagnostics",
     "DivergenceError",
@@ -78,6 +81,7 @@ __all__ = [
     "TraceMismatch",
     "__version__",
     "autocorrelation",
+    "compare",
     "cross_entropy",
     "diagnostics",
     "empirical_variance",

@@ -8,7 +8,8 @@ from test_estimators import make_trace, random_trace
 from torch import nn
 
 import probelib
-from probelib.estimators.label_issues import SCORES, _between_groups, _guess_of
+from probelib.estimators.guesses import guess_costs
+from probelib.estimators.label_issues import SCORES, _between_groups
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CLASSES, N = 10, 600
@@ -95,6 +96,29 @@ def test_the_default_holds_where_the_gain_is_reversed(networks):
     assert auroc(probelib.label_issues(trace).score.values, bad) > 0.95
 
 
+def test_diagnostics_notes_samples_that_are_not_fitted(networks):
+    trace, bad = networks(0.1, BEFORE)
+    found = probelib.diagnostics(trace)
+    assert found.not_fitted == pytest.approx(bad.mean(), abs=0.03)
+    assert f"{found.not_fitted:.1%} of {N} samples are not fitted" in str(found)
+    bare = trace.copy()
+    del bare.attrs["guessing_loss"]
+    assert np.isnan(probelib.diagnostics(bare).not_fitted)
+    assert probelib.diagnostics(bare).notes == ()
+    fitted = probelib.diagnostics(networks(0, AFTER)[0])
+    assert fitted.not_fitted == 0
+    assert "  !" not in str(fitted)
+
+
+def test_a_note_is_no_verdict(networks):
+    trace, _ = networks(0.1, BEFORE)
+    lenient = trace.assign_attrs(guessing_loss=1e3)  # nothing is above that
+    noted, quiet = probelib.diagnostics(trace), probelib.diagnostics(lenient)
+    assert noted.notes
+    assert not quiet.notes
+    assert [f.good for f in noted.findings] == [f.good for f in quiet.findings]
+
+
 # --- the numbers ---
 
 
@@ -160,8 +184,10 @@ def test_what_its_error_may_have_put_above_the_cut_is_not_flagged():
 def test_guessing_costs_each_label_its_own():
     labels = np.repeat([0, 1], [90, 10])
     entropy = -(0.9 * np.log(0.9) + 0.1 * np.log(0.1))
-    np.testing.assert_allclose(_guess_of(labels, entropy), -np.log(np.repeat([0.9, 0.1], [90, 10])))
-    np.testing.assert_array_equal(_guess_of(labels, 2.3), np.full(100, 2.3))  # of other labels
+    np.testing.assert_allclose(
+        guess_costs(labels, entropy), -np.log(np.repeat([0.9, 0.1], [90, 10]))
+    )
+    np.testing.assert_array_equal(guess_costs(labels, 2.3), np.full(100, 2.3))  # of other labels
 
 
 def test_a_label_that_is_likelier_than_a_guess_is_not_flagged():

@@ -13,6 +13,7 @@ pooled from all chains (A.1):
 (Eqs. 4 to 6). Every estimate from a trace carries its Monte-Carlo standard error.
 """
 
+from probelib.estimators.compare import Comparison, compare
 from probelib.estimators.diagnostics import Diagnostics, Finding, diagnostics
 from probelib.estimators.gain import loss_gain
 from probelib.estimators.kernel import (
@@ -37,6 +38,7 @@ from probelib.estimators.series import Estimate, autocorrelation, ess_of_mean, m
 from probelib.estimators.weighted import Weights, khat, khat_limit, weights_of
 
 __all__ = [
+    "Comparison",
     "Diagnostics",
     "Estimate",
     "Finding",
@@ -46,6 +48,7 @@ __all__ = [
     "Neighbours",
     "Weights",
     "autocorrelation",
+    "compare",
     "diagnostics",
     "empirical_variance",
     "ess_of_mean",

@@ -15,6 +15,7 @@ from probelib.arguments import require_choice
 from probelib.contract import canonical, init_mcse
 from probelib.estimators.blocks import blocks_of_losses, sample_coords
 from probelib.estimators.gain import loss_gain
+from probelib.estimators.guesses import guess_costs
 from probelib.estimators.kernel import loss_kernel
 from probelib.estimators.series import NORMAL
 from probelib.estimators.weighted import Weights, mcse, mean, weights_of
@@ -161,7 +162,7 @@ def _cut(
     if between is None:
         between = _far_above(above, _ABOVE_FLOOR)
         how = f"the median plus {_ABOVE_FLOOR:g} robust standard deviations of"
-    floor = _guess_of(labels, guess)
+    floor = guess_costs(labels, guess)
     cut = np.maximum(np.logaddexp(0, level + between), floor)  # the inverse of the log odds
     rule = f"above what guessing the label costs, and above {how} the log odds against the label"
     return cut, f"{rule} less the lower quartile of their class"
@@ -194,15 +195,6 @@ def _level(scale: np.ndarray, labels: np.ndarray) -> np.ndarray:
         if count >= _FEW:
             level[labels == label] = np.quantile(scale[labels == label], 0.25)
     return level
-
-
-def _guess_of(labels: np.ndarray, guess: float) -> np.ndarray:
-    """What guessing each label costs, nats: its own frequency's, where these make the mean."""
-    _, place, count = np.unique(labels, return_inverse=True, return_counts=True)
-    cost = -np.log(count / len(labels))
-    entropy = float(count @ cost / len(labels))
-    is_cross_entropy = abs(guess - entropy) <= 0.1 * entropy  # of these labels, not of others
-    return cost[place] if is_cross_entropy else np.full(len(labels), guess)
 
 
 def _far_above(values: np.ndarray, deviations: float) -> float:
