@@ -13,6 +13,7 @@ pooled from all chains (A.1):
 (Eqs. 4 to 6). Every estimate from a trace carries its Monte-Carlo standard error.
 """
 
+from probelib.estimators.checkpoint_table import checkpoint_table
 from probelib.estimators.compare import Comparison, compare
 from probelib.estimators.diagnostics import Diagnostics, Finding, diagnostics
 from probelib.estimators.gain import loss_gain
@@ -48,6 +49,7 @@ __all__ = [
     "Neighbours",
     "Weights",
     "autocorrelation",
+    "checkpoint_table",
     "compare",
     "diagnostics",
     "empirical_variance",

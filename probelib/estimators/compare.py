@@ -117,7 +117,7 @@ def _require_alike(a: xr.Dataset, b: xr.Dataset) -> None:
             )
     for name in ("sample_id", "label"):
         known = [t[name].values for t in (a, b) if name in t.coords]
-        if known and (len(known) == 1 or not np.array_equal(*known)):
+        if known and (len(known) == 1 or not np.array_equal(known[0], known[1])):
             raise ValueError(
                 f"a and b observe other samples (their {name} differs); select the same samples, "
                 "in the same order"
