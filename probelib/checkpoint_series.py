@@ -17,6 +17,7 @@ from probelib.arguments import require_kind, shown
 from probelib.contract import CHECKPOINT_ATTRIBUTES
 from probelib.copies import copy_of
 from probelib.data import Data
+from probelib.estimators.sets import sets_of
 from probelib.posterior import LocalPosterior, PerSampleLoss
 from probelib.run import DivergenceError, sample
 from probelib.samplers import Sampler
@@ -24,9 +25,6 @@ from probelib.store.paths import local_path
 
 if TYPE_CHECKING:
     import xarray as xr
-
-# What of a trace belongs to its checkpoint, and what all have alike.
-_SHARED = ("chain", "sample_id", "label")
 
 
 def over_checkpoints(
@@ -102,6 +100,11 @@ def over_checkpoints(
         except DivergenceError as error:
             error.add_note(f"at checkpoint {name!r}")
             raise
+        if sets_of(traces[name]) is not None:
+            raise ValueError(
+                "observe has several sets, which one series cannot hold; call once for each, which "
+                "the same seed makes the same run"
+            )
         if not traces[name].attrs["complete"]:  # interrupted at a prompt, with a warning
             raise KeyboardInterrupt(f"at checkpoint {name!r}; those before it are kept in store")
         _warn_of_the_same(traces, name)
@@ -183,7 +186,11 @@ def _side_by_side(traces: Mapping[Any, xr.Dataset]) -> xr.Dataset:
         dims = ("checkpoint", *first[name].dims)
         return dims, np.stack([trace[name].values for trace in every])
 
-    shared = {name: first[name].variable for name in _SHARED if name in first.coords}
+    shared = {
+        name: coord.variable
+        for name, coord in first.coords.items()
+        if name != "run" and all(np.array_equal(coord, trace[name]) for trace in every)
+    }
     own = {name: stacked(name) for name in first.coords if name not in shared}
     attrs = [json.dumps(trace.attrs, default=_plain) for trace in every]
     return Trace(

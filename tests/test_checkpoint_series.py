@@ -152,7 +152,20 @@ def test_the_table_has_what_the_estimators_say(found):
         probelib.checkpoint_table(found, (0.5, 90))
 
 
+def test_losses_per_token_keep_their_positions():
+    def each_output(output, target):
+        return (output - target[:, None]) ** 2
+
+    found = series({0: MODELS[0], 5: MODELS[5]}, observe_loss=each_output)
+    one, own = found.sel(checkpoint=5), alone(MODELS[5], observe_loss=each_output)
+    xr.testing.assert_identical(probelib.loss_gain(one), probelib.loss_gain(own))
+    with pytest.raises(ValueError, match="holds 2 checkpoints"):
+        probelib.loss_gain(found)
+
+
 def test_bad_series_are_refused():
+    with pytest.raises(ValueError, match="observe has several sets"):
+        series(observe={"a": (X, Y), "b": (X[:5], Y[:5])})
     with pytest.raises(ValueError, match="models is empty"):
         series([])
     with pytest.raises(TypeError, match="give a list or a dict of models"):

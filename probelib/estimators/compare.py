@@ -20,7 +20,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from probelib.contract import canonical, init_mcse, settings
-from probelib.estimators.blocks import blocks_of_changes, per_sample, sample_coords
+from probelib.estimators.blocks import (
+    blocks_of_changes,
+    per_sample,
+    sample_coords,
+    with_step_bias,
+)
 from probelib.estimators.gain import loss_gain
 from probelib.estimators.llc import local_learning_coefficient, mean_loss_change
 from probelib.estimators.series import Estimate, estimate_mean
@@ -96,9 +101,7 @@ def compare(a: xr.Dataset, b: xr.Dataset) -> Comparison:
         difference = gains[1].values - gains[0].values
         error = np.hypot(gains[0]["mcse"].values, gains[1]["mcse"].values)
     gain = per_sample(sample_coords(a), difference, error, "loss_gain_difference")
-    gain = gain.drop_vars("init_loss_mcse", errors="ignore").assign_coords(
-        step_bias=("sample", bias)
-    )
+    gain = with_step_bias(gain.drop_vars("init_loss_mcse", errors="ignore"), bias)
     mean_gain = _difference(a, b, changes, (1.0, 1.0), paired, at_center[1])
     return Comparison(
         gain.assign_attrs(paired=paired),

@@ -18,6 +18,7 @@ from probelib.estimators.gain import loss_gain
 from probelib.estimators.guesses import guess_costs
 from probelib.estimators.kernel import loss_kernel
 from probelib.estimators.series import NORMAL
+from probelib.estimators.sets import each_set
 from probelib.estimators.weighted import Weights, mcse, mean, weights_of
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ _SEPARATED, _FEW, _POINTS = 2.0, 10, 2000
 _ABOVE_FLOOR, _ALONE = 2.0, 3.5
 
 
+@each_set
 def label_issues(trace: xr.Dataset, score: str = "mean_loss") -> pd.DataFrame:
     r"""Which samples look mislabeled: a score for each, and whether it is beyond a cut.
 
@@ -70,7 +72,8 @@ def label_issues(trace: xr.Dataset, score: str = "mean_loss") -> pd.DataFrame:
         suspicious), ``mcse`` (its Monte-Carlo standard error), ``cut``, ``flagged``, ``label``
         where known, ``mean_loss``, ``init_loss``, ``loss_gain`` (nats) and ``variance`` (nats
         squared). ``attrs`` say which is the score and why, by which rule the cut was found, and how
-        many samples are above it but not by enough (``uncertain``).
+        many samples are above it but not by enough (``uncertain``). Of losses per token, those of
+        whole samples count; of a tree of several observed sets, a dict of tables.
 
     Raises:
         ValueError: fewer than two draws, a chain that diverged, losses that are not finite; a score
