@@ -5,7 +5,9 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from probelib._version import __version__
+from probelib.checkpoint_series import over_checkpoints
 from probelib.estimators import (
+    Comparison,
     Diagnostics,
     Estimate,
     Finding,
@@ -14,8 +16,11 @@ from probelib.estimators import (
     MatrixKernel,
     Neighbours,
     autocorrelation,
+    checkpoint_table,
+    compare,
     diagnostics,
     empirical_variance,
+    label_issues,
     local_learning_coefficient,
     loss_gain,
     loss_kernel,
@@ -37,7 +42,10 @@ from probelib.losses import (
 from probelib.posterior import LocalPosterior
 from probelib.run import DivergenceError, sample
 from probelib.samplers import SGLD, LeimkuhlerMatthews, RMSpropSGLD, Sampler
+from probelib.saved import load, save
 from probelib.store import StoreBusy, StoreError, TraceMismatch, open_trace
+
+open = load  # not in __all__, so that a star import hides nobody's built-in
 
 if TYPE_CHECKING:
     from probelib import influence, interop
@@ -56,6 +64,7 @@ def __dir__() -> list[str]:
 
 __all__ = [
     "SGLD",
+    "Comparison",
     "ControlVariate",
     "Diagnostics",
     "DivergenceError",
@@ -77,6 +86,8 @@ __all__ = [
     "TraceMismatch",
     "__version__",
     "autocorrelation",
+    "checkpoint_table",
+    "compare",
     "cross_entropy",
     "diagnostics",
     "empirical_variance",
@@ -85,14 +96,18 @@ __all__ = [
     "influence",
     "interop",
     "khat",
+    "label_issues",
+    "load",
     "local_learning_coefficient",
     "loss_gain",
     "loss_kernel",
     "mean_loss_change",
     "open_trace",
+    "over_checkpoints",
     "pair_kernel",
     "reweight",
     "sample",
+    "save",
     "sequence_cross_entropy",
     "singular_fluctuation",
     "spearman_brown",

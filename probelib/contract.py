@@ -272,7 +272,7 @@ def unstacked(trace: xr.Dataset, argument: str = "trace") -> xr.Dataset:
     Raises:
         TypeError, ValueError: as for :func:`canonical`.
     """
-    return _reset(_unstacked(_data_set(trace, argument), argument))
+    return _reset(_unstacked(of_one_checkpoint(_data_set(trace, argument), argument), argument))
 
 
 def has_tokens(data: xr.Dataset) -> bool:
@@ -361,6 +361,35 @@ def token_coordinates(trace: xr.Dataset) -> dict[str, Any]:
                 _in_order(trace, str(name), dims, "trace") if ours else array.variable
             )
     return found
+
+
+#: A coordinate along ``checkpoint`` of what :func:`probelib.over_checkpoints` gives: the attributes
+#: of each trace, as JSON.
+CHECKPOINT_ATTRIBUTES = "checkpoint_attributes"
+
+
+def of_one_checkpoint(data: xr.Dataset, argument: str = "trace") -> xr.Dataset:
+    """One trace out of a series over checkpoints, with its own attributes; others as they are.
+
+    Raises:
+        ValueError: it holds several checkpoints, or was averaged over them.
+    """
+    one = f"read one at a time: {argument}.sel(checkpoint=...), or probelib.checkpoint_table"
+    if "checkpoint" in data.dims:
+        if data.sizes["checkpoint"] != 1:
+            raise ValueError(f"{argument} holds {data.sizes['checkpoint']} checkpoints; {one}")
+        data = data.isel(checkpoint=0)
+    if CHECKPOINT_ATTRIBUTES in data.coords:
+        if data[CHECKPOINT_ATTRIBUTES].ndim:
+            raise ValueError(f"{argument} has checkpoints stacked with other dimensions; {one}")
+        own = json.loads(str(data[CHECKPOINT_ATTRIBUTES].item()))
+        data = data.drop_vars(["checkpoint", CHECKPOINT_ATTRIBUTES], errors="ignore")
+        return data.drop_attrs(deep=False).assign_attrs(own)
+    if "checkpoints" in data.attrs:
+        raise ValueError(
+            f"{argument} was made of several checkpoints, and no longer says of which; {one}"
+        )
+    return data
 
 
 def attributes(trace: xr.Dataset) -> dict[str, Any]:
@@ -545,6 +574,7 @@ def sample_coordinates(n: int, labels: np.ndarray | None = None) -> dict[str, An
 
 __all__ = [
     "ATTRIBUTES",
+    "CHECKPOINT_ATTRIBUTES",
     "COORDINATES",
     "OPTIONAL",
     "PAIRS",
@@ -562,6 +592,7 @@ __all__ = [
     "has_tokens",
     "init_mcse",
     "log_weights",
+    "of_one_checkpoint",
     "places_of",
     "require_unweighted",
     "required",

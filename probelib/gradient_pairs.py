@@ -38,6 +38,7 @@ from probelib.arguments import require_whole
 from probelib.batches import Tree
 from probelib.contract import sample_coordinates
 from probelib.data import Data, Samples
+from probelib.descriptions import described
 from probelib.each_sample import each_sample, gradient_and_value, single
 from probelib.posterior import LocalPosterior
 from probelib.progress import progress_bar, report_run
@@ -134,26 +135,28 @@ def gradient_pairs(
         ]
     from probelib.trace import Trace  # slow to import, so where it is used
 
-    return Trace(
-        {
-            name: (("chain", *dims), np.stack([f[name] for f in found]))
-            for name, dims in _OF_A_CHAIN.items()
-        }
-        | {"init_loss": ("sample", center)},
-        coords=sample_coordinates(len(observed), observed.labels()),
-        attrs={
-            "config": {
-                "n_beta": posterior.n_beta,
-                "localization": posterior.localization,
-                "n_samples": posterior.n_samples,
-                "n_parameters": posterior.n_parameters,
-                "pairs": int(pairs),
-                "seed": int(seed),
-                "chains": int(chains),
+    return described(
+        Trace(
+            {
+                name: (("chain", *dims), np.stack([f[name] for f in found]))
+                for name, dims in _OF_A_CHAIN.items()
+            }
+            | {"init_loss": ("sample", center)},
+            coords=sample_coordinates(len(observed), observed.labels()),
+            attrs={
+                "config": {
+                    "n_beta": posterior.n_beta,
+                    "localization": posterior.localization,
+                    "n_samples": posterior.n_samples,
+                    "n_parameters": posterior.n_parameters,
+                    "pairs": int(pairs),
+                    "seed": int(seed),
+                    "chains": int(chains),
+                },
+                "fingerprint": identity,
+                "wall_time": float(sum(f["seconds"] for f in found)),
             },
-            "fingerprint": identity,
-            "wall_time": float(sum(f["seconds"] for f in found)),
-        },
+        )
     )
 
 

@@ -29,6 +29,7 @@ from probelib._version import __version__
 from probelib.arguments import require_kind, require_positive, require_whole
 from probelib.contract import attributes, required, sample_coordinates, settings
 from probelib.data import Data, Samples
+from probelib.descriptions import described
 from probelib.estimators.weighted import khat
 from probelib.posterior import LocalPosterior
 from probelib.progress import progress_bar, report_run
@@ -293,41 +294,43 @@ def _trace(
             stacklevel=3,
         )
     by_draw, mean_loss = ("chain", "draw"), found["mean_loss"][None]
-    return Trace(
-        {
-            "loss": (("chain", "draw", "sample"), found["loss"][None]),
-            "init_loss": ("sample", found["init_loss"].astype(found["loss"].dtype)),
-            "distance": (by_draw, found["distance"][None]),
-            "log_weight": (by_draw, -n_beta * mean_loss),
-            "log_weight_error": (by_draw, np.full((1, draws), off)),
-            "mean_loss": (by_draw, mean_loss),
-        },
-        coords={"chain": [0], **sample_coordinates(len(observed), observed.labels())},
-        attrs={
-            "config": {
-                "n_beta": n_beta,
-                "localization": posterior.localization,
-                "beta": posterior.beta,
-                "n_samples": posterior.n_samples,
-                "n_parameters": posterior.n_parameters,
-                "sampler": "importance",
-                "chains": 1,
-                "draws": draws,
-                "loss_samples": identity["loss_samples"],
+    return described(
+        Trace(
+            {
+                "loss": (("chain", "draw", "sample"), found["loss"][None]),
+                "init_loss": ("sample", found["init_loss"].astype(found["loss"].dtype)),
+                "distance": (by_draw, found["distance"][None]),
+                "log_weight": (by_draw, -n_beta * mean_loss),
+                "log_weight_error": (by_draw, np.full((1, draws), off)),
+                "mean_loss": (by_draw, mean_loss),
             },
-            "fingerprint": identity | {"n_beta": n_beta},
-            "seed": seed,
-            "diverged": {},
-            "complete": True,
-            "draws_done": draws,
-            "wall_time": float(found["seconds"]),
-            "device": str(posterior.device),
-            "versions": {
-                "probelib": __version__,
-                "torch": torch.__version__,
-                "numpy": np.__version__,
+            coords={"chain": [0], **sample_coordinates(len(observed), observed.labels())},
+            attrs={
+                "config": {
+                    "n_beta": n_beta,
+                    "localization": posterior.localization,
+                    "beta": posterior.beta,
+                    "n_samples": posterior.n_samples,
+                    "n_parameters": posterior.n_parameters,
+                    "sampler": "importance",
+                    "chains": 1,
+                    "draws": draws,
+                    "loss_samples": identity["loss_samples"],
+                },
+                "fingerprint": identity | {"n_beta": n_beta},
+                "seed": seed,
+                "diverged": {},
+                "complete": True,
+                "draws_done": draws,
+                "wall_time": float(found["seconds"]),
+                "device": str(posterior.device),
+                "versions": {
+                    "probelib": __version__,
+                    "torch": torch.__version__,
+                    "numpy": np.__version__,
+                },
             },
-        },
+        )
     )
 
 

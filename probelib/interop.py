@@ -24,6 +24,7 @@ from probelib.contract import (
     token_coordinates,
     unstacked,
 )
+from probelib.descriptions import described
 from probelib.store import TraceMismatch
 from probelib.store.paths import local_path
 from probelib.trace import Trace
@@ -238,21 +239,23 @@ def from_devinterp(
         ids = ds.get(f"input_ids_{name}")
         if ids is not None and ids.shape[-1] == length + 1:  # the first has no loss
             coords["token_id"] = (("sample", "token"), ids.values.reshape(n, -1)[:, 1:])
-    return Trace(
-        {
-            **losses,
-            "sampling_loss": (("chain", "step"), steps.astype(np.float32)),
-            "distance": (("chain", "draw"), np.full((chains, draws), np.nan, np.float32)),
-        },
-        coords=coords,
-        attrs={
-            "config": config | {"chains": chains, "draws": draws},
-            "seed": seed,
-            "draws_done": draws,
-            "steps_done": steps.shape[1],
-            "complete": True,
-            "diverged": {},
-        },
+    return described(
+        Trace(
+            {
+                **losses,
+                "sampling_loss": (("chain", "step"), steps.astype(np.float32)),
+                "distance": (("chain", "draw"), np.full((chains, draws), np.nan, np.float32)),
+            },
+            coords=coords,
+            attrs={
+                "config": config | {"chains": chains, "draws": draws},
+                "seed": seed,
+                "draws_done": draws,
+                "steps_done": steps.shape[1],
+                "complete": True,
+                "diverged": {},
+            },
+        )
     )
 
 

@@ -5,9 +5,11 @@ These figures fit any data set. The only module of the library that needs matplo
 Colours are Okabe and Ito's, which stay apart for every common colour blindness and in grey.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from itertools import cycle
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -15,6 +17,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import text_to_path
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY = (
     "#0072B2",
@@ -450,6 +455,79 @@ def kernel_heatmap(
     return fig
 
 
+def over_training(table: pd.DataFrame, xlabel: str = "checkpoint", log: bool = False) -> Figure:
+    """LLC and loss gains along a training, checkpoint by checkpoint.
+
+    Bars are 95 % intervals of chance; a cross has an error that is not known. A checkpoint whose
+    trace speaks for wrong numbers has an open marker in both panels, and a legend says so.
+
+    Args:
+        table: from :func:`probelib.checkpoint_table`: its index is the horizontal axis, in place
+            where it holds numbers, else evenly spaced.
+        xlabel: what the checkpoints are: "training step", "epoch".
+        log: whether that axis is logarithmic; a step 0 stays, on a piece that is linear.
+
+    Raises:
+        ValueError: ``table`` has no rows, or lacks a column of that table.
+    """
+    needed = ("llc", "llc_mcse", "mean_gain", "mean_gain_mcse", "verdict")
+    missing = [name for name in needed if name not in table]
+    if missing or not len(table):
+        what = f"has no column {missing[0]}" if missing else "has no rows"
+        raise ValueError(f"table {what}; give that of probelib.checkpoint_table.")
+    named = table.index.dtype.kind not in "iuf"
+    x = np.arange(len(table)) if named else np.asarray(table.index)
+    wrong = (table["verdict"] == "wrong").to_numpy()
+    fig, axes = figure(1, 2, size=(9, 3.4))
+    order = np.argsort(x, kind="stable")
+    quantiles = sorted((c for c in table if c.startswith("gain_q")), key=lambda c: float(c[6:]))
+    for below, above in zip(quantiles, reversed(quantiles), strict=True):
+        if float(below[6:]) < float(above[6:]):
+            axes[0, 1].fill_between(
+                x[order], table[below].to_numpy()[order], table[above].to_numpy()[order],
+                color=SKY, alpha=0.3, lw=0,
+                label=f"samples from {below[6:]} to {above[6:]} %",
+            )  # fmt: skip
+        elif below == above:
+            axes[0, 1].plot(
+                x[order], table[below].to_numpy()[order], color=VERMILION, ls="--", lw=1.2,
+                label="median" if below == "gain_q50" else f"{below[6:]} % quantile",
+            )  # fmt: skip
+    for ax, name in ((axes[0, 0], "llc"), (axes[0, 1], "mean_gain")):
+        _along_training(ax, x[order], table.iloc[order], name, wrong[order])
+        ax.set_xlabel(xlabel)
+        if named:
+            ax.set_xticks(x, [str(name) for name in table.index])
+        elif log:
+            positive = x[x > 0]
+            ax.set_xscale("symlog", linthresh=float(positive.min()) if len(positive) else 1.0)
+    axes[0, 0].set_ylabel("local learning coefficient")
+    axes[0, 1].set_ylabel("loss gain (nats)")
+    axes[0, 1].legend(fontsize=8)
+    if wrong.any() or not np.isfinite(table["llc_mcse"]).all():
+        axes[0, 0].legend(fontsize=8)
+    return fig
+
+
+def _along_training(ax: Axes, x: np.ndarray, table: Any, name: str, wrong: np.ndarray) -> None:
+    """A quantity with its intervals, open markers where it is not to be trusted."""
+    value, error = table[name].to_numpy(), 1.96 * table[f"{name}_mcse"].to_numpy()
+    ax.plot(x, value, color=BLUE, lw=1.2)
+    known = np.isfinite(error)
+    looks = (
+        (~wrong & known, "o", BLUE, "mean"),
+        (~wrong & ~known, "X", BLUE, "mean, error unknown"),
+        (wrong, "o", "white", "do not trust"),
+    )
+    for which, marker, face, label in looks:
+        if which.any():
+            bars = np.where(known, error, 0)[which]
+            ax.errorbar(
+                x[which], value[which], bars, fmt=marker, ms=5, color=BLUE, mfc=face,
+                capsize=2, lw=1.2, label=label,
+            )  # fmt: skip
+
+
 # -- chains ------------------------------------------------------------------------------------
 
 
@@ -534,6 +612,7 @@ __all__ = [
     "image_grid",
     "kernel_heatmap",
     "neighbour_grid",
+    "over_training",
     "populations",
     "rhat_and_ess",
 ]

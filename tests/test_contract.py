@@ -9,6 +9,7 @@ from torch import nn
 import probelib
 from probelib import contract
 from probelib.contract import RunSettings
+from probelib.descriptions import DESCRIPTIONS, described
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -41,6 +42,21 @@ def test_a_trace_of_ours_is_what_the_contract_says():
         sampler="SGLD", order=1, step_size=1e-3, batch_size=4, chains=2, draws=3, burn_in=1, thin=2,
     )  # fmt: skip
     assert contract.diverged(trace) == {}
+
+
+def test_everything_says_what_it_is_and_in_which_unit(joinable):
+    trace = joinable[""]
+    assert set(contract.VARIABLES) | set(contract.WEIGHT_VARIABLES) <= set(DESCRIPTIONS)
+    gain, diagonal = probelib.loss_gain(trace), probelib.loss_kernel(trace).diagonal()
+    difference = probelib.compare(trace, trace).gain
+    every = [*trace.data_vars.values(), gain, gain.mcse, gain.step_bias, gain.sample_id, gain.label]
+    for array in [*every, diagonal, diagonal.mcse, difference, difference.step_bias]:
+        assert array.attrs["long_name"], array.name
+        assert array.attrs["units"] in ("nats", "nats^2", "1"), array.name
+    assert (gain.units, diagonal.units, diagonal.mcse.units) == ("nats", "nats^2", "nats^2")
+    own = trace.copy()
+    own.loss.attrs["units"] = "bits"
+    assert described(own).loss.units == "bits"
 
 
 @pytest.fixture(scope="module")

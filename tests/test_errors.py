@@ -219,21 +219,31 @@ def test_neighbours_as_a_table():
     )
     near = probelib.loss_kernel(trace).top_correlated(2, rows=[5, 50])
     table = near.to_dataframe()
-    names = ["row", "rank", "index", "correlation", "q_value", "sample_id", "label"]
+    names = ["row", "rank", "index", "correlation", "mcse", "q_value", "sample_id", "label"]
+    names += ["row_sample_id", "row_label"]
     assert list(table.columns) == names
     assert table["row"].tolist() == [5, 5, 50, 50]
     assert table["rank"].tolist() == [1, 2, 1, 2]
     np.testing.assert_array_equal(table["sample_id"], table["index"] + 100)
     np.testing.assert_array_equal(table["label"], table["index"] % 7)
+    np.testing.assert_array_equal(table["row_sample_id"], table["row"] + 100)
+    np.testing.assert_array_equal(table["row_label"], table["row"] % 7)
+    kernel = probelib.loss_kernel(trace)
+    for _, line in table.iterrows():
+        error = kernel.correlation_mcse([int(line.row)], [int(line["index"])])[0, 0]
+        assert line.mcse == pytest.approx(error)
+        assert error > 0
     assert (table["q_value"][:2] < 0.05).all()
     one = probelib.loss_kernel(trace).top_correlated(2, rows=5).to_dataframe()
     assert one["row"].tolist() == [5, 5]
     np.testing.assert_array_equal(one["index"], table["index"][:2])
+    np.testing.assert_array_equal(one["mcse"], table["mcse"][:2])
     index, correlation = near
     assert index is near.index
     assert correlation is near.correlation
     matrix = probelib.MatrixKernel(np.eye(3) + 0.5).top_correlated(2)  # has no draws
     assert np.isnan(matrix.q_value).all()
+    assert np.isnan(matrix.mcse).all()
     assert "label" not in matrix.to_dataframe()
 
 

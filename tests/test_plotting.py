@@ -7,6 +7,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 from drawn import assert_drawn
 
@@ -20,7 +21,21 @@ PHOTOGRAPHS = RNG.integers(0, 256, (5, 3, 16, 16), dtype=np.uint8)
 WORDS = ["tench, Tinca tinca", "$5 or less", "supercalifragilisticexpialidocious", "cock", "hen"]
 AXIS = np.linspace(0, 1, 9)
 NEAR = np.array([[1, 2], [4, 1], [0, 1]])
+TRAINING = pd.DataFrame(
+    {
+        "llc": [3.0, 5.0, 9.0],
+        "llc_mcse": [0.5, np.inf, 0.2],
+        "mean_gain": [0.3, 0.5, 0.9],
+        "mean_gain_mcse": [0.05, np.inf, 0.02],
+        "gain_q10": [0.1, 0.1, 0.1],
+        "gain_q50": [0.2, 0.3, 0.4],
+        "gain_q90": [0.6, 0.8, 2.0],
+        "verdict": ["wrong", "uncertain", "good"],
+    },
+    index=pd.Index([0, 1000, 100], name="checkpoint"),
+)
 FIGURES = {
+    "over_training": lambda: plotting.over_training(TRAINING, "training step", log=True),
     "image_grid": lambda: plotting.image_grid(
         {"low": IMAGES, "high": IMAGES[:3]}, {"low": list("abcde"), "high": list("abc")}, cols=3
     ),
@@ -210,6 +225,26 @@ def test_series_beyond_the_limits_are_counted():
     for ax, limit, first in ((rhat, 1.1, 1.2), (ess, 100, 150)):
         assert [line.get_xdata()[0] for line in ax.lines] == [limit, first]
         assert sum(bar.get_height() for bar in ax.patches) == 3
+
+
+def test_training_is_drawn_in_its_order_with_its_doubts():
+    llc, gain = FIGURES["over_training"]().axes
+    line = llc.lines[0]
+    np.testing.assert_array_equal(line.get_xdata(), [0, 100, 1000])
+    np.testing.assert_array_equal(line.get_ydata(), [3, 9, 5])
+    assert [text.get_text() for text in llc.get_legend().get_texts()] == [
+        "mean",
+        "mean, error unknown",
+        "do not trust",
+    ]
+    written = [text.get_text() for text in gain.get_legend().get_texts()]
+    assert {"median", "samples from 10 to 90 %"} < set(written)
+    named = plotting.over_training(TRAINING.set_axis(["start", "end", "middle"]))
+    assert [t.get_text() for t in named.axes[0].get_xticklabels()] == ["start", "end", "middle"]
+    with pytest.raises(ValueError, match="table has no column llc; give that of"):
+        plotting.over_training(TRAINING.drop(columns="llc"))
+    with pytest.raises(ValueError, match="table has no rows"):
+        plotting.over_training(TRAINING.iloc[:0])
 
 
 def test_neighbours_need_neither_names_nor_labels():

@@ -13,6 +13,8 @@ pooled from all chains (A.1):
 (Eqs. 4 to 6). Every estimate from a trace carries its Monte-Carlo standard error.
 """
 
+from probelib.estimators.checkpoint_table import checkpoint_table
+from probelib.estimators.compare import Comparison, compare
 from probelib.estimators.diagnostics import Diagnostics, Finding, diagnostics
 from probelib.estimators.gain import loss_gain
 from probelib.estimators.kernel import (
@@ -23,6 +25,7 @@ from probelib.estimators.kernel import (
     spearman_brown,
     split_half_reliability,
 )
+from probelib.estimators.label_issues import label_issues
 from probelib.estimators.llc import (
     empirical_variance,
     local_learning_coefficient,
@@ -36,6 +39,7 @@ from probelib.estimators.series import Estimate, autocorrelation, ess_of_mean, m
 from probelib.estimators.weighted import Weights, khat, khat_limit, weights_of
 
 __all__ = [
+    "Comparison",
     "Diagnostics",
     "Estimate",
     "Finding",
@@ -45,11 +49,14 @@ __all__ = [
     "Neighbours",
     "Weights",
     "autocorrelation",
+    "checkpoint_table",
+    "compare",
     "diagnostics",
     "empirical_variance",
     "ess_of_mean",
     "khat",
     "khat_limit",
+    "label_issues",
     "local_learning_coefficient",
     "loss_gain",
     "loss_kernel",

@@ -22,6 +22,12 @@ if TYPE_CHECKING:
 
 #: Samples that are read at a time: as many as lie together on disk, fewer if there are many draws.
 BLOCK, BLOCK_BYTES = 8192, 2**28
+#: What the numbers per sample are, and their units.
+_PER_SAMPLE = {
+    "loss_gain": ("loss gain", "nats"),
+    "loss_variance": ("variance of the loss, K_ii", "nats^2"),
+    "loss_gain_difference": ("difference of the loss gains", "nats"),
+}
 
 
 def blocks_of_losses(
@@ -111,8 +117,14 @@ def per_sample(
     """One number per sample with its Monte-Carlo standard error, as the coordinate ``mcse``."""
     import xarray as xr  # slow to import, so where it is used
 
+    long_name, units = _PER_SAMPLE[name]
+    error = {"long_name": f"Monte-Carlo standard error of the {long_name}", "units": units}
     return xr.DataArray(
-        values, dims="sample", coords={**coords, "mcse": ("sample", mcse)}, name=name
+        values,
+        dims="sample",
+        coords={**coords, "mcse": ("sample", mcse, error)},
+        name=name,
+        attrs={"long_name": long_name, "units": units},
     )
 
 
@@ -128,9 +140,15 @@ def by_token(values: xr.DataArray, trace: xr.Dataset, over: Over) -> xr.DataArra
     places, coords = places_of(trace), token_coordinates(trace)
     for name, coord in values.coords.items():
         if name not in coords:
-            coords[str(name)] = (("sample", "token"), places.spread(coord.values))
+            coords[str(name)] = (("sample", "token"), places.spread(coord.values), coord.attrs)
     spread = places.spread(values.values)
     return xr.DataArray(spread, coords, ("sample", "token"), values.name, values.attrs)
+
+
+def with_step_bias(of: xr.DataArray, bias: np.ndarray) -> xr.DataArray:
+    """Numbers per sample with the coordinate ``step_bias``."""
+    said = {"long_name": f"step bias of the {of.attrs['long_name']}", "units": of.attrs["units"]}
+    return of.assign_coords(step_bias=("sample", bias, said))
 
 
 def _read(of: xr.DataArray, samples: slice) -> np.ndarray:
@@ -152,4 +170,5 @@ __all__ = [
     "per_sample",
     "require_draws",
     "sample_coords",
+    "with_step_bias",
 ]

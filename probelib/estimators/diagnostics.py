@@ -11,6 +11,7 @@ import numpy as np
 
 from probelib.contract import STEP_VARIABLES, Over, RunSettings, canonical, diverged, settings
 from probelib.estimators import weighted
+from probelib.estimators.guesses import guess_costs
 from probelib.estimators.llc import local_learning_coefficient, mean_loss_change
 from probelib.estimators.series import Estimate, ess_and_rhat
 from probelib.estimators.sets import each_set
@@ -31,6 +32,8 @@ _FEW, _DRAWS, _DRAWS_OF_WORST = 20, 100, 40
 _TURNING = 0.6
 #: Autocorrelation time over the memory of a preconditioner.
 _METRIC = 0.2
+#: Samples that are not fitted, as a share of all, from which the gain misranks enough to be said.
+_UNFITTED = 0.01
 #: Rounding of the losses over their change.
 _ROUNDING = 0.1
 
@@ -71,6 +74,10 @@ class Diagnostics:
         loss_at_center: L(w*), nats, over the observed samples.
         loss_along_chains: E[L(w)], nats, over the observed samples.
         distance: mean |w - w*| over the draws; NaN where the trace does not have it.
+        not_fitted: share of the observed samples whose loss at w* is above what guessing their
+            label costs; NaN where the trace has no guessing loss.
+        notes: what one should know when reading the estimates, whatever the verdict; printed below
+            the findings.
     """
 
     rhat_max: float
@@ -83,6 +90,8 @@ class Diagnostics:
     loss_along_chains: float
     distance: float
     findings: tuple[Finding, ...] = ()
+    not_fitted: float = math.nan
+    notes: tuple[str, ...] = ()
 
     @property
     def good(self) -> bool:
@@ -110,7 +119,8 @@ class Diagnostics:
         elif bad:
             verdict = f"Not wrong, as far as this can tell, but uncertain: {of} ask for more draws."
         marks = {True: "ok ", False: "NO "}
-        return "\n".join([verdict, *(f"  {marks[f.good]} {f.sentence}" for f in self.findings)])
+        lines = [f"  {marks[f.good]} {f.sentence}" for f in self.findings]
+        return "\n".join([verdict, *lines, *(f"  !   {note}" for note in self.notes)])
 
 
 @each_set
@@ -125,6 +135,8 @@ def diagnostics(
     draws there are. R-hat and ESS (ArviZ) are of the mean loss and of randomly chosen samples'
     losses. Chains that diverged are named and left out. A single chain is cut into two halves, so
     that R-hat can see a drift. Where an error is infinite, only the number of draws is objected to.
+    That many samples are not fitted is a note, not part of the verdict: the estimates are right,
+    but gains rank such samples last.
 
     Args:
         trace: from :func:`probelib.sample` or :func:`probelib.open_trace`.
@@ -164,6 +176,7 @@ def diagnostics(
     rhat_max = float(np.nanmax(rhat)) if np.isfinite(rhat).any() else float("inf")
     ess_min = float(np.nanmin(ess)) if np.isfinite(ess).any() else 0.0
     tau = mean.size / float(ess[0])
+    unfitted = _not_fitted(trace)
     along = at_center + float(weighted.mean(mean, weights_of(trace)))
     return Diagnostics(
         findings=(
@@ -184,6 +197,29 @@ def diagnostics(
         loss_at_center=at_center,
         loss_along_chains=along,
         distance=float(trace.distance.mean()) if "distance" in trace else math.nan,
+        not_fitted=unfitted,
+        notes=_note_unfitted(unfitted, n),
+    )
+
+
+def _not_fitted(trace: xr.Dataset) -> float:
+    """The share of samples of which the network knows less at w* than a guess does."""
+    guess = trace.attrs.get("guessing_loss")
+    if guess is None:
+        return math.nan
+    labels = trace["label"].values if "label" in trace.coords else None
+    return float(
+        (trace.init_loss.values > guess_costs(labels, guess, trace.sizes["sample"])).mean()
+    )
+
+
+def _note_unfitted(share: float, n: int) -> tuple[str, ...]:
+    if not share > _UNFITTED:
+        return ()
+    return (
+        f"{share:.1%} of {n} samples are not fitted: their loss at w* is above what guessing "
+        "costs. Gains rank such samples last, however wrong their labels; probelib.label_issues "
+        "ranks by the posterior mean loss",
     )
 
 

@@ -15,7 +15,13 @@ from probelib.contract import (
     settings,
     unstacked,
 )
-from probelib.estimators.blocks import blocks_of_changes, by_token, per_sample, sample_coords
+from probelib.estimators.blocks import (
+    blocks_of_changes,
+    by_token,
+    per_sample,
+    sample_coords,
+    with_step_bias,
+)
 from probelib.estimators.llc import mean_loss_change
 from probelib.estimators.sets import each_set
 from probelib.estimators.step_bias import relative_step_bias
@@ -39,7 +45,8 @@ def loss_gain(trace: xr.Dataset, over: Over = None) -> xr.DataArray:
         of the 95 % interval over 1.96: Student's t is in it, and infinite for a loss that has not
         moved while others have; ``step_bias`` is by how much the step
         size has moved it, nats, where it moved each gain in the same proportion as their mean (NaN
-        where the trace does not tell).
+        where the trace does not tell). ``.to_dataframe()`` is a table of a row a sample: loss_gain,
+        mcse, step_bias, sample_id, and label where there is one.
 
     Raises:
         ValueError: fewer than two draws, or losses that are not finite.
@@ -56,7 +63,7 @@ def loss_gain(trace: xr.Dataset, over: Over = None) -> xr.DataArray:
     error = np.hypot(error, init_mcse(trace)[0])
     found = per_sample(sample_coords(trace), gain, error, "loss_gain")
     of_mean = _relative_step_bias(whole, trace, gain, over)
-    return by_token(found.assign_coords(step_bias=("sample", of_mean * gain)), whole, over)
+    return by_token(with_step_bias(found, of_mean * gain), whole, over)
 
 
 def _relative_step_bias(

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -138,7 +138,8 @@ class Kernel(ABC):
             block = max(1, _SEARCH_BYTES // self._bytes_per_row())
         index, correlation = self._search(row_at, candidates, k, block)
         q_value = self._q_values(row_at, candidates, index, block)
-        return Neighbours(index, correlation, q_value, row_at, self._coordinates())
+        errors = partial(self._neighbour_errors, row_at, index)
+        return Neighbours(index, correlation, q_value, row_at, self._coordinates(), errors)
 
     def _search(
         self, rows: np.ndarray, among: np.ndarray, k: int, block: int
@@ -174,6 +175,10 @@ class Kernel(ABC):
         self, rows: np.ndarray, among: np.ndarray, index: np.ndarray, block: int
     ) -> np.ndarray:
         """Of the neighbours ``index`` (rows, k); NaN where there are no draws to tell."""
+        return np.full(index.shape, np.nan)
+
+    def _neighbour_errors(self, rows: np.ndarray, index: np.ndarray) -> np.ndarray:
+        """Of R of each row with its own neighbours (rows, k); NaN where there are no draws."""
         return np.full(index.shape, np.nan)
 
     @abstractmethod
@@ -318,6 +323,12 @@ class LossKernel(Kernel):
 
     def _coordinates(self) -> Mapping[str, Any]:
         return {name: values.values for name, values in sample_coords(self._trace).items()}
+
+    def _neighbour_errors(self, rows: np.ndarray, index: np.ndarray) -> np.ndarray:
+        error = np.empty(index.shape)
+        for at, row in enumerate(rows):
+            error[at] = self.correlation_mcse(np.array([row]), index[at])[0]
+        return error
 
     def _q_values(
         self, rows: np.ndarray, among: np.ndarray, index: np.ndarray, block: int

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,6 +31,7 @@ class Neighbours:
             too few draws.
         rows: positions of the rows, shape (rows,).
         coords: ``sample_id`` and ``label`` of the samples, shape (sample,), where known.
+        errors: gives ``mcse``, where the kernel has draws.
     """
 
     index: np.ndarray
@@ -37,6 +39,15 @@ class Neighbours:
     q_value: np.ndarray
     rows: np.ndarray
     coords: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    errors: Callable[[], np.ndarray] | None = field(default=None, repr=False)
+
+    @cached_property
+    def mcse(self) -> np.ndarray:
+        """Monte-Carlo standard errors of the correlations, (rows, k), made at the first use.
+
+        They do not know that the neighbours were chosen. NaN for a kernel without draws.
+        """
+        return np.full(self.index.shape, np.nan) if self.errors is None else self.errors()
 
     def __iter__(self) -> Iterator[np.ndarray]:
         """``index, correlation = neighbours``, as it was before there were q-values."""
@@ -46,12 +57,14 @@ class Neighbours:
         """Those of the row ``at`` alone, its axis (0) taken away."""
         every = (self.index, self.correlation, self.q_value, self.rows)
         index, correlation, q_value, rows = (part.take(at, axis) for part in every)
-        return Neighbours(index, correlation, q_value, rows, self.coords)
+        errors = None if self.errors is None else lambda: self.mcse.take(at, axis)
+        return Neighbours(index, correlation, q_value, rows, self.coords, errors)
 
     def to_dataframe(self) -> pd.DataFrame:
-        """A line a neighbour: row, rank (from 1), index, correlation, q_value.
+        """A line a neighbour: row, rank (from 1), index, correlation, mcse, q_value.
 
-        With ``sample_id`` and ``label`` of the neighbour, where the kernel has them.
+        With ``sample_id`` and ``label`` of the neighbour, and ``row_sample_id`` and ``row_label``
+        of its row, where the kernel has them.
         """
         import pandas as pd  # slow to import, so where it is used
 
@@ -61,10 +74,13 @@ class Neighbours:
             "rank": np.tile(np.arange(1, k + 1), rows),
             "index": self.index.ravel(),
             "correlation": self.correlation.ravel(),
+            "mcse": self.mcse.ravel(),
             "q_value": self.q_value.ravel(),
         }
         for name, of_all in self.coords.items():
             columns[name] = np.asarray(of_all)[columns["index"]]
+        for name, of_all in self.coords.items():
+            columns[f"row_{name}"] = np.asarray(of_all)[columns["row"]]
         return pd.DataFrame(columns)
 
 

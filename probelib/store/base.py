@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import zarr
 
+from probelib.descriptions import described
 from probelib.joined import run_number
 from probelib.store.checkpoints import Checkpoint, Progress
 from probelib.store.integrity import TraceMismatch
@@ -267,7 +268,7 @@ class TraceStore(ABC):
         ds = ds.assign_coords(run=run)
         number = ds.chain.values
         records = [self.progress(group) for group in self.groups]
-        return ds.assign_attrs(
+        return described(ds).assign_attrs(
             draws_done=draws,
             steps_done=steps,
             wall_time=ds.attrs["wall_time"] + sum(record.wall_time for record in records),
