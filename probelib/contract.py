@@ -276,10 +276,12 @@ def unstacked(trace: xr.Dataset, argument: str = "trace") -> xr.Dataset:
 
 
 def has_tokens(data: xr.Dataset) -> bool:
-    """Whether a trace has losses per token (perhaps of one position alone)."""
+    """Whether a trace has losses per token (perhaps of one position, or one sample, alone)."""
     if "loss" not in data:
         return False
-    return "token" in data["loss"].dims or ("token" in data.coords and data["token"].ndim == 0)
+    if "token" not in data["loss"].dims:
+        return "token" in data.coords and data["token"].ndim == 0
+    return "sample" in data["loss"].dims or _was_selected(data, "sample")
 
 
 def _one_axis(data: xr.Dataset, over: Over, argument: str) -> xr.Dataset:

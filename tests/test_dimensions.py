@@ -278,7 +278,7 @@ def test_what_is_no_data_set_is_named(what):
     with pytest.raises(TypeError, match=r"trace is .*; give the whole xarray.Dataset of a trace"):
         probelib.loss_gain(what)
     with pytest.raises(TypeError, match="trace is a DataTree whose root has no variables"):
-        probelib.loss_gain(xr.DataTree(children={"a": xr.DataTree(made())}))
+        probelib.loss_gain(xr.DataTree(children={"a": xr.DataTree(made()[["init_loss"]])}))
 
 
 def test_a_trace_keeps_what_its_samples_are_called():

@@ -162,8 +162,9 @@ def diagnostics(
             f"trace has no chain that did not diverge, the first at step {at['step']}; sample "
             "again with a smaller step_size"
         )
-    left_out = [int(chain) for chain in lost]
-    all_chains, trace, each = trace, *(of.drop_sel(chain=left_out) for of in (trace, each))
+    all_chains = trace
+    if lost:
+        trace, each = (t.drop_sel(chain=[int(chain) for chain in lost]) for t in (trace, each))
     mean = mean_loss_change(trace)
     n = each.sizes["sample"]
     samples = np.sort(np.random.default_rng(seed).choice(n, min(n, n_samples), replace=False))
