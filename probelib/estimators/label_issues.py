@@ -63,6 +63,10 @@ def label_issues(trace: xr.Dataset, score: str = "mean_loss") -> pd.DataFrame:
     score, at least the guessing loss where the score is a loss: few false flags, and few flags
     where many samples are wrong. Samples that are hard for other reasons are flagged as well.
 
+    Once a network has memorized its wrong labels, most of them cost less than guessing, and few are
+    flagged (of 10 % wrong labels a ninth, in the test of this function, where the score still ranks
+    them with an AUROC of 0.996): then read the table by ``score``, from the top.
+
     Args:
         trace: from :func:`probelib.sample` or :func:`probelib.open_trace`.
         score: "mean_loss", "init_loss" (l_i(w*)), "loss_gain" or "variance" (K_ii).
