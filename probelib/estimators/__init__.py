@@ -20,7 +20,6 @@ from probelib.estimators.gain import loss_gain
 from probelib.estimators.kernel import (
     Kernel,
     LossKernel,
-    MatrixKernel,
     loss_kernel,
     spearman_brown,
     split_half_reliability,
@@ -33,6 +32,7 @@ from probelib.estimators.llc import (
     share,
     singular_fluctuation,
 )
+from probelib.estimators.matrix_kernel import MatrixKernel
 from probelib.estimators.neighbours import Neighbours
 from probelib.estimators.pairs import pair_kernel
 from probelib.estimators.series import Estimate, autocorrelation, ess_of_mean, mcse_of_mean

@@ -129,7 +129,7 @@ class Kernel(ABC):
             ValueError: k is not between 1 and the number of candidates less one.
         """
         every = np.arange(self.shape[0])
-        row_at, candidates = every[_index(rows)], np.unique(every[_index(among)])
+        row_at, candidates = every[index_of(rows)], np.unique(every[index_of(among)])
         if not 1 <= k < len(candidates):
             raise ValueError(
                 f"k is {k}; choose from 1 to {len(candidates) - 1}, the candidates less one"
@@ -258,7 +258,7 @@ class LossKernel(Kernel):
 
     @by_position
     def covariance(self, rows: Positions = None, cols: Positions = None) -> np.ndarray:
-        scale = self._scale[_index(rows)][:, None] * self._scale[_index(cols)]
+        scale = self._scale[index_of(rows)][:, None] * self._scale[index_of(cols)]
         return scale * self.correlation(rows, cols)
 
     @by_position
@@ -274,7 +274,7 @@ class LossKernel(Kernel):
         1.96 of it are half of the 95 % interval. Infinite where the draws cannot tell.
         """
         every = np.arange(self.shape[0])
-        itself = np.equal.outer(every[_index(rows)], every[_index(cols)])
+        itself = np.equal.outer(every[index_of(rows)], every[index_of(cols)])
         if self._weights is not None:
             error = self._weighted_mcse(rows, cols, self.correlation(rows, cols))
         else:
@@ -287,7 +287,7 @@ class LossKernel(Kernel):
 
         1.96 of it are half of the 95 % interval. Infinite where the draws cannot tell.
         """
-        scale = self._scale[_index(rows)][:, None] * self._scale[_index(cols)]
+        scale = self._scale[index_of(rows)][:, None] * self._scale[index_of(cols)]
         if self._weights is not None:
             return scale * self._weighted_mcse(rows, cols, 0.0)
         error, count = self._mcse(rows, cols, correlation=False), self._chains * self._draws
@@ -406,7 +406,7 @@ class LossKernel(Kernel):
         Raises:
             ValueError: more components than draws or samples.
         """
-        chosen = np.arange(self.shape[0])[_index(rows)]
+        chosen = np.arange(self.shape[0])[index_of(rows)]
         draws = self._chains * self._draws
         if n_components is None:
             out = np.empty((len(chosen), draws), np.float32)
@@ -439,8 +439,8 @@ class LossKernel(Kernel):
     def _columns(self, positions: Positions) -> np.ndarray:
         """Unit columns of some samples, shape (S, k)."""
         if self._small:
-            return self._unit_and_scale[0][:, _index(positions)]
-        chosen = np.arange(self.shape[0])[_index(positions)]
+            return self._unit_and_scale[0][:, index_of(positions)]
+        chosen = np.arange(self.shape[0])[index_of(positions)]
         out = np.empty((self._chains * self._draws, len(chosen)), np.float32)
         needed = np.zeros(self.shape[0], bool)
         needed[chosen] = True
@@ -496,118 +496,6 @@ def loss_kernel(trace: xr.Dataset, over: Over = None) -> LossKernel:
     return LossKernel(trace, over)
 
 
-class MatrixKernel(Kernel):
-    """A loss kernel that is stored as a full matrix, (n, n), in float64.
-
-    Args:
-        covariance: K, shape (n, n), symmetric, nats squared. A sample whose K_ii is not positive,
-            because it never moves or is not resolved, has R_ij = 0.
-        coords: coordinates along ``sample``, such as ``sample_id`` and ``label``.
-        mcse: Monte-Carlo standard errors of the diagonal, shape (n,), nats squared. A matrix alone
-            does not contain them: by default they are NaN.
-
-    Raises:
-        ValueError: not a symmetric matrix of finite numbers.
-    """
-
-    def __init__(
-        self,
-        covariance: np.ndarray,
-        coords: Mapping[str, Any] | None = None,
-        mcse: np.ndarray | None = None,
-    ):
-        covariance = np.asarray(covariance)
-        if covariance.ndim != 2 or len(set(covariance.shape)) != 1:
-            raise ValueError(f"covariance has shape {covariance.shape}; it must be square")
-        if not np.isfinite(covariance).all():
-            bad = int(np.argwhere(~np.isfinite(covariance))[0, 0])
-            raise ValueError(f"covariance is not finite in row {bad}; remove this sample")
-        self._covariance = covariance.astype(np.float64)
-        n = len(covariance)
-        # Beside the two variances: a small entry of the other sign is another correlation.
-        scale = np.sqrt(np.abs(np.diag(self._covariance)))
-        uneven = np.abs(self._covariance - self._covariance.T)
-        uneven -= 1e-4 * np.maximum(np.outer(scale, scale), np.abs(self._covariance))
-        if n and uneven.max() > 0:
-            row, col = np.unravel_index(uneven.argmax(), uneven.shape)
-            raise ValueError(
-                f"covariance is not symmetric at ({row}, {col}); give (covariance + covariance.T) "
-                "/ 2 where it should be"
-            )
-        self._covariance = (self._covariance + self._covariance.T) / 2
-        self.shape = (n, n)
-        self._coords = dict(coords or {})
-        self._mcse = np.full(n, np.nan) if mcse is None else np.asarray(mcse, np.float64)
-        lengths = {"mcse": self._mcse.shape} | {
-            f"coords[{name!r}]": np.shape(value[1] if isinstance(value, tuple) else value)
-            for name, value in self._coords.items()
-        }
-        for name, shape in lengths.items():
-            if shape != (n,):
-                raise ValueError(f"{name} has shape {shape}; give one value per sample, ({n},)")
-
-    def diagonal(self) -> xr.DataArray:
-        variance = np.diag(self._covariance).copy()
-        return per_sample(self._coords, variance, self._mcse, "loss_variance")
-
-    @by_position
-    def covariance(self, rows: Positions = None, cols: Positions = None) -> np.ndarray:
-        return self._covariance[_index(rows)][:, _index(cols)].copy()
-
-    @by_position
-    def correlation(self, rows: Positions = None, cols: Positions = None) -> np.ndarray:
-        variance = np.diag(self._covariance)
-        scale = np.sqrt(np.where(variance > 0, variance, np.inf))
-        part = self.covariance(rows, cols) / scale[_index(rows)][:, None] / scale[_index(cols)]
-        return np.clip(part, -1, 1)
-
-    def _coordinates(self) -> Mapping[str, Any]:
-        return {
-            name: np.asarray(value[1] if isinstance(value, tuple) else value)
-            for name, value in self._coords.items()
-        }
-
-    @by_position
-    def features(self, n_components: int | None = None, rows: Positions = None) -> np.ndarray:
-        """Coordinates of the samples: their inner products are K, or its best approximation.
-
-        Eigenvectors of K among ``rows``, each times the root of its eigenvalue. Negative
-        eigenvalues, which rounding makes and an unbiased estimate such as that of
-        :func:`probelib.pair_kernel` may have, are cut off at 0: the inner products of all
-        components are then the positive semidefinite matrix nearest to K (Higham, 1988).
-
-        Args:
-            n_components: keep this many, the largest eigenvalues first; default: all n of the rows.
-            rows: positions of the samples wanted; default: all.
-
-        Returns:
-            Features, shape (rows, components), nats.
-
-        Raises:
-            ValueError: more components than samples.
-        """
-        part = self.covariance(rows, rows)
-        n = len(part)
-        if n_components is not None and not 1 <= n_components <= n:
-            raise ValueError(f"n_components is {n_components}; choose from 1 to {n}, the samples")
-        values, vectors = np.linalg.eigh((part + part.T) / 2)
-        size = np.sqrt(np.maximum(values, 0))
-        return (vectors * size)[:, ::-1][:, :n_components]
-
-    def _correlation_blocks(
-        self, rows: np.ndarray, among: np.ndarray
-    ) -> Iterator[tuple[np.ndarray, Tensor]]:
-        for start in range(0, len(among), blocks.BLOCK):
-            here = among[start : start + blocks.BLOCK]
-            yield here, torch.from_numpy(self.correlation(rows, here))
-
-    def _bytes_per_row(self) -> int:
-        return 3 * 8 * min(self.shape[0], blocks.BLOCK)  # the part of K, scaled twice
-
-    def __repr__(self) -> str:
-        return f"MatrixKernel({self.shape[0]} samples)"
-
-
 def split_half_reliability(first: np.ndarray, second: np.ndarray) -> float:
     """How well two independent estimates of R agree: Pearson's r over all pairs i < j.
 
@@ -656,15 +544,16 @@ def _unit_columns(losses: np.ndarray, weights: Weights | None) -> tuple[np.ndarr
     return centred.astype(np.float32), norm / np.sqrt(freedom)
 
 
-def _index(positions: Positions) -> Any:
+def index_of(positions: Positions) -> Any:
+    """Positions as NumPy indexes with them."""
     return slice(None) if positions is None else positions
 
 
 __all__ = [
     "Kernel",
     "LossKernel",
-    "MatrixKernel",
     "Neighbours",
+    "index_of",
     "loss_kernel",
     "spearman_brown",
     "split_half_reliability",

@@ -20,7 +20,7 @@ import numpy as np
 from probelib.arguments import shown
 from probelib.contract import PAIRS, canonical
 from probelib.estimators.blocks import sample_coords
-from probelib.estimators.kernel import MatrixKernel
+from probelib.estimators.matrix_kernel import MatrixKernel
 from probelib.estimators.positions import Positions, place
 from probelib.estimators.weighted import Weights, khat_limit
 
