@@ -85,7 +85,7 @@ unbiased_thin: int = (
 )
 importance_draws: int = 1000  # weighted draws
 loss_samples: int = 30_000  # digits that give them their weights; n_compare digits are observed
-sweep_draws: int = 1000  # weighted draws at each of three localizations
+sweep_draws: int = 400  # weighted draws at each of three localizations
 overconfident_recipe: str = "sgd-std-2x512"  # one of other_recipes
 overconfident_localization: float = (
     1000.0  # gamma of the probe of the test set
