@@ -17,7 +17,7 @@ from probelib.arguments import require_kind, shown
 from probelib.contract import CHECKPOINT_ATTRIBUTES
 from probelib.copies import copy_of
 from probelib.data import Data
-from probelib.estimators.sets import sets_of
+from probelib.observed_sets import are_sets
 from probelib.posterior import LocalPosterior, PerSampleLoss
 from probelib.run import DivergenceError, sample
 from probelib.samplers import Sampler
@@ -78,6 +78,11 @@ def over_checkpoints(
                 f"{name} is {shown(settings[name])}, which chooses for each checkpoint anew; give "
                 "draws and thin as numbers, the same for all"
             )
+    if are_sets(observe):
+        raise ValueError(
+            "observe has several sets, which one series cannot hold; call once for each, which "
+            "the same seed makes the same run"
+        )
     of_sample = set(inspect.signature(sample).parameters)
     run = {name: value for name, value in settings.items() if name in of_sample}
     posterior = {name: value for name, value in settings.items() if name not in of_sample}
@@ -100,11 +105,6 @@ def over_checkpoints(
         except DivergenceError as error:
             error.add_note(f"at checkpoint {name!r}")
             raise
-        if sets_of(traces[name]) is not None:
-            raise ValueError(
-                "observe has several sets, which one series cannot hold; call once for each, which "
-                "the same seed makes the same run"
-            )
         if not traces[name].attrs["complete"]:  # interrupted at a prompt, with a warning
             raise KeyboardInterrupt(f"at checkpoint {name!r}; those before it are kept in store")
         _warn_of_the_same(traces, name)

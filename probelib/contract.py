@@ -294,6 +294,14 @@ def _one_axis(data: xr.Dataset, over: Over, argument: str) -> xr.Dataset:
                 f"over is 'token', but {argument} has one loss per sample; give sample(...) an "
                 "observe_loss, such as probelib.token_cross_entropy"
             )
+        if over == "sample" and "sample_loss" in data:  # whatever became of the tokens'
+            return _of_samples(data, argument)
+        if {"loss", "sample_loss"} <= {*data.data_vars} and "token" not in data["loss"].dims:
+            raise ValueError(
+                f"{argument} has losses of tokens that were averaged or summed, which says nothing "
+                "of their errors; give all of it, and over='sample' for whole samples, or average "
+                "the estimate: probelib.loss_gain(trace).mean('token')"
+            )
         return data
     return _of_samples(data, argument) if over == "sample" else _of_tokens(data, argument)
 
@@ -325,7 +333,10 @@ def _of_tokens(data: xr.Dataset, argument: str) -> xr.Dataset:
     for name, array in data.variables.items():
         if name in ("loss", "sample_loss", "init_sample_loss", "init_sample_loss_mcse"):
             continue
-        along, ours = {*array.dims} & {*size}, name in {**COORDINATES, **TOKEN_COORDINATES}
+        along, ours = (
+            {*array.dims} & {*size},
+            name in {"init_loss", *COORDINATES, *TOKEN_COORDINATES},
+        )
         if along or (ours and name != "chain"):
             if not {*array.dims} <= {*size}:  # somebody's own, of each draw
                 continue
@@ -344,9 +355,16 @@ def places_of(trace: xr.Dataset, argument: str = "trace") -> tokens.Places:
     there = np.zeros((0, 0), bool)
     if "init_loss" in trace:
         there = ~np.isnan(_in_order(trace, "init_loss", ("sample", "token"), argument).values)
-    if not there.any():  # made elsewhere
+    if not there.any() or "fingerprint" not in trace.attrs:  # made elsewhere
         loss = _in_order(trace, "loss", TOKEN_VARIABLES["loss"], argument)
-        there = ~np.isnan(loss[:, :1].values).all((0, 1))
+        seen = ~np.isnan(loss[:, :1].values).all((0, 1))
+        if there.any() and (seen & ~there).any():
+            sample, token = np.argwhere(seen & ~there)[0]
+            raise ValueError(
+                f"{argument} has no l_i(w*) of position {token} of sample {sample}, which has a "
+                "loss; give init_loss for all that have one, or leave it out"
+            )
+        there = there if there.any() else seen
     if not there.any():
         raise ValueError(f"{argument} has no tokens with a loss; keep at least one")
     return tokens.Places(there)

@@ -41,8 +41,8 @@ def save(data: xr.Dataset | xr.DataArray | Estimate, path: str | os.PathLike) ->
     should grow or be read in parts is better kept by ``sample(store=...)``.
 
     Args:
-        data: a data set such as a trace, a data array such as ``loss_gain(trace)``, or an
-            :class:`probelib.Estimate`.
+        data: a data set such as a trace (of several observed sets, each on its own), a data array
+            such as ``loss_gain(trace)``, or an :class:`probelib.Estimate`.
         path: ends in ``.nc``.
 
     Raises:
@@ -139,6 +139,13 @@ def _as_dataset(data: Any) -> tuple[xr.Dataset, str]:
         return named.assign_attrs(name=data.name), "DataArray"
     if isinstance(data, xr.Dataset):
         return data, "Trace" if isinstance(data, Trace) else "Dataset"
+    if isinstance(data, xr.DataTree):
+        if data.data_vars:
+            return data.to_dataset(), "Dataset"
+        raise TypeError(
+            "data is a tree of several traces; save each in a file of its own: "
+            f"save(tree[{next(iter(data.children), '...')!r}], ...)"
+        )
     raise TypeError(f"data is {shown(data)}; give a data set, a data array or an Estimate")
 
 

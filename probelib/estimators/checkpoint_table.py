@@ -59,7 +59,7 @@ def _row(trace: xr.Dataset, quantiles: Sequence[float]) -> dict[str, Any]:
     found = diagnostics(trace)
     lost = diverged(trace)
     trace = trace.drop_sel(chain=[int(chain) for chain in lost]) if lost else trace
-    gain = loss_gain(trace).values
+    gain = loss_gain(trace, over="sample").values
     mean = estimate(mean_loss_change(trace), weights_of(trace))
     row: dict[str, Any] = dict.fromkeys(("llc", "llc_mcse", "llc_step_bias"), math.nan)
     if settings(trace).n_beta is not None:

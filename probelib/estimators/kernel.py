@@ -490,8 +490,9 @@ class LossKernel(Kernel):
 def loss_kernel(trace: xr.Dataset, over: Over = None) -> LossKernel:
     """The posterior loss kernel of a trace (Eqs. 5 and 6): see :class:`LossKernel`.
 
-    Of several observed sets it is the kernel of all their samples, set after set: what they are to
-    each other is in it, and neighbours name their set.
+    Of several observed sets it is the kernel of all their samples, set after set in the order of
+    the tree, which is that of their names ("test" before "train"): what they are to each other is
+    in it, and neighbours name their set.
     """
     return LossKernel(trace, over)
 

@@ -6,6 +6,8 @@ import functools
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar, cast
 
+import numpy as np
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -38,15 +40,28 @@ def together(trace: Any) -> Any:
     """A tree of several observed sets as one trace, with their names along ``sample``; in memory.
 
     Any other trace as it is.
+
+    Raises:
+        ValueError: a tree that somebody made of traces with other chains or draws.
     """
     if (sets := sets_of(trace)) is None:
         return trace
     import xarray as xr  # slow to import, so where it is used
 
-    named = [
-        part.assign_coords(observed_set=("sample", [name] * part.sizes["sample"]))
-        for name, part in sets.items()
-    ]
+    first, one = next(iter(sets.items()))
+    named = []
+    for name, part in sets.items():
+        for dim in ("chain", "draw"):
+            ours, own = (t[dim].values for t in (one, part))  # numbers from 0 where it has none
+            if not np.array_equal(ours, own) or {*one.variables} != {*part.variables}:
+                raise ValueError(
+                    f"trace is a tree whose sets {first!r} and {name!r} have other chains, draws "
+                    "or variables; observe all sets in one run, sample(observe={...})"
+                )
+        along = {"observed_set": name} | ({"run": float(part["run"])} if "run" in part else {})
+        n = part.sizes["sample"]
+        # The run too, so that samples of several are refused as they are elsewhere.
+        named.append(part.assign_coords({k: ("sample", [v] * n) for k, v in along.items()}))
     return xr.concat(
         named, "sample", data_vars="minimal", coords="minimal", compat="override",
         join="override", combine_attrs="override",

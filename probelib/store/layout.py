@@ -145,7 +145,8 @@ def create_arrays(group: zarr.Group, start: Start) -> None:
         grown["sampling_loss"] = "float64"
     for name in (*grown, *values):
         dims, dtype = sizes.dimensions[name], np.dtype(grown.get(name) or values[name].dtype)
-        some = chunk | ({"sample": max(1, chunk["sample"] // token)} if "token" in dims else {})
+        samples = min(sizes.sample, max(1, _SAMPLE_CHUNK // token))
+        some = chunk | ({"sample": samples} if "token" in dims else {})
         array = group.create_array(
             name,
             shape=sizes.shape(name),
@@ -339,11 +340,15 @@ def _only_chunk(name: str, dims: tuple[str, ...]) -> str:
 
 
 def array_of(group: zarr.Group, name: str) -> zarr.Array[Any]:
-    """An array of a trace (TypeError: it is a group)."""
+    """An array of a trace (TypeError: it is a group).
+
+    What is written into it is there as a file, NaN alone too, as of samples that have no token: an
+    array that was opened again does not know how it was created.
+    """
     array = group[name]
     if not isinstance(array, zarr.Array):
         raise TypeError(f"{name} is a group")
-    return array
+    return array.with_config({"write_empty_chunks": True})
 
 
 def check_written_once(
