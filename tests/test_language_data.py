@@ -175,6 +175,7 @@ def test_rows_are_chosen_in_all_columns_alike(data):
     assert len(chosen) == mask.sum()
     assert torch.equal(chosen.inputs, data.train.inputs[torch.from_numpy(mask)])
     assert chosen.texts == tuple(t for t, m in zip(data.train.texts, mask, strict=True) if m)
+    assert data.train[::-1].texts == data.train.texts[::-1]
     again = join([data.train[:2], data.train[2:]])
     assert identity(again) == identity(data.train)
     with pytest.raises(IndexError, match="rows is 3"):

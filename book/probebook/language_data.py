@@ -118,7 +118,7 @@ class Windows:
 
     def __getitem__(self, rows: np.ndarray | Sequence[int] | slice) -> Windows:
         """Those of some rows: positions, a slice or a boolean mask of all."""
-        at = np.arange(len(self))[rows]
+        at = np.arange(len(self))[rows].copy()  # torch takes no negative strides
         if at.ndim != 1:
             raise IndexError(f"rows is {rows!r}; give a slice, a mask or several positions")
         return Windows(
