@@ -71,9 +71,20 @@ def test_scores_of_other_windows_are_refused(trace, windows):
         canary_scores(trace, windows[::-1])
     with pytest.raises(ValueError, match="trace observes other tokens"):
         canary_scores(trace, windows[:5])
+
+
+def test_a_trace_without_tokens_needs_the_losses_of_its_windows(trace, windows):
     without = xr.Dataset({"loss": trace.sample_loss, "init_loss": trace.init_sample_loss})
-    with pytest.raises(ValueError, match="trace observes other tokens"):
-        canary_scores(without.drop_vars("token_id", errors="ignore"), windows)
+    without = without.drop_vars("token_id", errors="ignore")
+    loss = trace.init_sample_loss.values
+    scores = canary_scores(without, windows, loss)
+    pd.testing.assert_frame_equal(scores, canary_scores(trace, windows), rtol=1e-5)
+    with pytest.raises(ValueError, match="loss is None, and a trace without tokens"):
+        canary_scores(without, windows)
+    with pytest.raises(ValueError, match="trace has other losses at"):
+        canary_scores(without, windows, loss[::-1])
+    with pytest.raises(ValueError, match=r"trace observes \(12,\) samples, and there are 5"):
+        canary_scores(without, windows[:5], loss[:5])
 
 
 def test_the_table_has_every_score_at_every_repetition():

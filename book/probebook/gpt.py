@@ -19,7 +19,16 @@ from probebook.cache import cache_dir, write_atomically
 from probebook.language_data import IGNORED, Windows, identity
 from probelib.progress import progress_bar
 
-__all__ = ["GPT", "GPTRecipe", "TrainedGPT", "embeddings", "token_losses", "train", "trained_gpt"]
+__all__ = [
+    "GPT",
+    "GPTRecipe",
+    "TrainedGPT",
+    "embeddings",
+    "token_losses",
+    "train",
+    "trained_gpt",
+    "window_losses",
+]
 
 _FORMAT = "1"  # of a cached network; part of its fingerprint
 
@@ -243,6 +252,11 @@ def token_losses(model: nn.Module, windows: Windows, batch_size: int = 256) -> n
             for i, t in zip(*(x.split(batch_size) for x in windows.data), strict=True)
         ]
     return torch.cat(parts).numpy()
+
+
+def window_losses(model: nn.Module, windows: Windows) -> np.ndarray:
+    """Losses of whole windows, the means over their tokens that count: float64 (n,), nats."""
+    return np.nanmean(token_losses(model, windows), 1)
 
 
 def embeddings(model: GPT, windows: Windows, batch_size: int = 256) -> np.ndarray:

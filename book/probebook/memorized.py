@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Callable, Mapping
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -23,6 +24,7 @@ __all__ = [
     "detection_table",
     "exposure",
     "recall_at",
+    "require_windows",
     "wilson",
 ]
 
@@ -38,14 +40,19 @@ SCORES: Mapping[str, str] = {
 _Z = 1.959963984540054  # half of a 95 % interval of a standard normal
 
 
-def canary_scores(trace: xr.Dataset, windows: Windows) -> pd.DataFrame:
+def canary_scores(
+    trace: xr.Dataset, windows: Windows, loss: np.ndarray | None = None
+) -> pd.DataFrame:
     """All :data:`SCORES` of every observed window, each turned so that high means memorized.
 
     The losses are of a whole window: the mean over the tokens of it that count, nats.
 
     Args:
-        trace: of ``probelib.sample(..., observe=windows.data, observe_loss=token_cross_entropy)``.
+        trace: that observes ``windows.data``, with losses per token or without.
         windows: what was observed.
+        loss: l(w*) of each window, computed apart from the trace
+            (:func:`probebook.gpt.window_losses`), shape (n,), nats. A trace without tokens cannot
+            say otherwise which windows it has.
 
     Returns:
         A row a window: ``repetitions``, then the scores. ``gain`` and ``variance`` as they are
@@ -56,25 +63,23 @@ def canary_scores(trace: xr.Dataset, windows: Windows) -> pd.DataFrame:
         ValueError: the trace observes other tokens than those of ``windows``, or has a loss that
             is not finite.
     """
-    tokens = None if "token_id" not in trace.coords else trace.token_id.values
-    wanted = windows.targets.numpy()
-    if tokens is None or tokens.shape != wanted.shape or (tokens != wanted).any():
-        raise ValueError(
-            "trace observes other tokens than windows has; sample with observe=windows.data and "
-            "observe_loss=probelib.token_cross_entropy"
-        )
-    gain = probelib.loss_gain(trace, over="sample").values
-    loss = np.nanmean(trace.init_loss.values.astype(np.float64), 1)
-    counted = (wanted != IGNORED).sum(1)
-    bits = loss * counted / math.log(2)
+    require_windows(trace, windows, loss)
+    over: Literal["sample"] | None = "sample" if "token_id" in trace.coords else None
+    gain = probelib.loss_gain(trace, over=over).values
+    if over is None:
+        of_windows = trace.init_loss.values.astype(np.float64)
+    else:
+        of_windows = np.nanmean(trace.init_loss.values.astype(np.float64), 1)
+    counted = (windows.targets.numpy() != IGNORED).sum(1)
+    bits = of_windows * counted / math.log(2)
     packed = np.array([8 * len(zlib.compress(text.encode(), 9)) for text in windows.texts])
     scores = pd.DataFrame(
         {
             "repetitions": windows.repetitions,
             "gain": gain,
-            "variance": probelib.loss_kernel(trace, over="sample").diagonal().values,
-            "mean_loss": -(loss + gain),
-            "loss": -loss,
+            "variance": probelib.loss_kernel(trace, over=over).diagonal().values,
+            "mean_loss": -(of_windows + gain),
+            "loss": -of_windows,
             "loss_over_zlib": -bits / packed,
         }
     )
@@ -82,6 +87,36 @@ def canary_scores(trace: xr.Dataset, windows: Windows) -> pd.DataFrame:
     if bad.any():
         raise ValueError(f"{int(bad.sum())} windows have a score that is not finite")
     return scores
+
+
+def require_windows(trace: xr.Dataset, windows: Windows, loss: np.ndarray | None = None) -> None:
+    """That a trace observes just these windows, in this order.
+
+    Raises:
+        ValueError: it does not, or it has no tokens and ``loss`` is not there to tell.
+    """
+    if "token_id" in trace.coords:
+        tokens, wanted = trace.token_id.values, windows.targets.numpy()
+        if tokens.shape != wanted.shape or (tokens != wanted).any():
+            raise ValueError(
+                "trace observes other tokens than windows has; sample with observe=windows.data"
+            )
+        return
+    if loss is None:
+        raise ValueError(
+            "loss is None, and a trace without tokens cannot say which windows it observes; give "
+            "probebook.gpt.window_losses(model, windows)"
+        )
+    found = trace.init_loss.values
+    if found.shape != (len(windows),) or np.shape(loss) != found.shape:
+        raise ValueError(
+            f"trace observes {found.shape} samples, and there are {len(windows)} windows and "
+            f"{np.shape(loss)} losses; give those that were observed"
+        )
+    if not np.allclose(found, loss, rtol=1e-3, atol=1e-4):
+        raise ValueError(
+            "trace has other losses at w* than these windows; sample with observe=windows.data"
+        )
 
 
 def detection_table(scores: pd.DataFrame, at: float = 0.01) -> pd.DataFrame:

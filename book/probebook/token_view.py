@@ -15,6 +15,7 @@ import xarray as xr
 import probelib
 from probebook.bpe import BytePairs
 from probebook.language_data import IGNORED, Windows
+from probebook.memorized import require_windows
 from probelib import Kernel, Neighbours
 
 __all__ = ["Passage", "neighbours_on_page", "passages_of", "token_view"]
@@ -88,10 +89,10 @@ def passages_of(
     """
     if len(titles) != len(rows):
         raise ValueError(f"titles has {len(titles)} entries for {len(rows)} rows; give one each")
-    tokens = trace.token_id.values if "token_id" in trace.coords else None
+    if "token_id" not in trace.coords:
+        raise ValueError("trace has no tokens; sample with observe_loss=token_cross_entropy")
+    require_windows(trace, windows)
     wanted = windows.targets.numpy()
-    if tokens is None or tokens.shape != wanted.shape or (tokens != wanted).any():
-        raise ValueError("trace observes other tokens than windows has; sample windows.data")
     gain = probelib.loss_gain(trace)
     counted = wanted != IGNORED
     if not np.array_equal(counted, trace.init_loss.notnull().values):
