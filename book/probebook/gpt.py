@@ -57,7 +57,7 @@ class GPTRecipe:
     learning_rate: float = 4e-3
     weight_decay: float = 0.1
     batch_size: int = 64
-    epochs: int = 3
+    epochs: int = 6
     warm_up: float = 0.05
 
     def __post_init__(self) -> None:

@@ -47,7 +47,7 @@ class TextPlan:
 
     vocabulary: int = 1024
     length: int = 64
-    windows: int = 48
+    windows: int = 24
     held_out: int = 5
     digits: int = 16
     repetitions: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
