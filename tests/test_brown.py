@@ -14,7 +14,7 @@ from probebook import brown
 from probebook.brown import COUNTS, BrownUnavailable, join_words, load_brown
 
 SHARED = Path(os.environ.get("PROBELIB_DATA") or "-") / "brown" / brown.FILE
-WORDS = [["``", "Twice", "''", ",", "he", "said", "(", "$", "3", ")", "."], ["No", "!"]]
+WORDS = [["``", "Twice", "''", ",", "he", "said", "(", "$", "3", ")", "."], ["No", "!", "!"]]
 SPACED = '"Twice", he said ($3).\nNo!'
 
 

@@ -15,6 +15,7 @@ import re
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 __all__ = ["GENRES", "Brown", "BrownUnavailable", "Document", "data_identity", "load_brown"]
@@ -168,10 +169,13 @@ def join_words(words: list[str]) -> str:
     """A sentence of its words: no space before what closes, none after what opens.
 
     Args:
-        words: as NLTK has them, with quotation marks as two back quotes or two apostrophes.
+        words: as NLTK has them, with quotation marks as two back quotes or two apostrophes, and
+            ``;``, ``?`` and ``!`` written twice.
     """
     sentence, opened = "", True  # nothing comes before the first word, so no space either
-    for word in words:
+    for before, word in pairwise(["", *words]):
+        if word == before and word in {";", "?", "!"}:
+            continue
         if not opened and not _CLOSING.fullmatch(word):
             sentence += " "
         sentence += _QUOTES.get(word, word)
