@@ -141,11 +141,31 @@ def test_neighbours_are_those_of_the_kernel(page, passages, near, kernel):
     places = np.concatenate([p.place[p.place >= 0] for p in passages])
     best = kernel.top_correlated(4, rows=places, among=places)
     for i, row in enumerate(data["near"]):
-        np.testing.assert_array_equal(places[[j for j, _, _ in row]], best.index[i])
-        np.testing.assert_allclose([float(r) for _, r, _ in row], best.correlation[i], atol=0.0051)
+        np.testing.assert_array_equal(places[[j for j, *_ in row]], best.index[i])
+        np.testing.assert_allclose([float(r) for _, r, *_ in row], best.correlation[i], atol=0.0051)
     sure = int((near.q_value < 0.05).sum())
     assert f"{sure} of the {near.index.size} neighbours" in page
     assert data["spoken"][-1].endswith("(a canary)")
+
+
+def test_the_same_token_after_the_same_text_is_no_finding(show):
+    """Such pairs have R = 1 whatever the network; what differs before them counts."""
+    gain, place = np.array([np.nan, 1.0, 1.0]), np.array([-1, 0, 1])
+    one = Passage("a", ["x", "y", "z"], gain, gain, gain, place)
+    other = replace(one, title="b", tokens=["x", "y", "w"], place=np.array([-1, 2, 3]))
+    index = np.array([[2, 1], [3, 0], [0, 3], [1, 2]])
+    near = probelib.Neighbours(index, np.full((4, 2), 0.5), np.full((4, 2), 0.01), np.arange(4))
+    page = token_view([one, other], near)
+    data = json.loads(re.search(r'application/json">(.*?)</script>', page, re.S)[1])
+    assert [[s for *_, s in row] for row in data["near"]] == [[1, 0], [0, 0], [1, 0], [0, 0]]
+    assert "6 of the 6 neighbours listed here" in page
+    assert "2 more are the same token after the same text" in page
+    tab = show(page)
+    tab.locator(".text .token").first.click()
+    first, second = tab.locator(".list button").all_inner_texts()
+    assert first.endswith("R 0.50, the same token after the same text")
+    assert second.endswith("R 0.50, q 0.01")
+    assert tab.locator(".list .chance").count() == 1
 
 
 # -- what is refused ------------------------------------------------------------------------------

@@ -1,7 +1,8 @@
 """What becomes of a chain whose weights are stored in bfloat16: noise that rounds away.
 
-``probelib`` refuses such weights. This is the plain loop that shows why: Eq. 7 with the weights
-rounded after every step, everything else in float32, so that nothing but the storage differs.
+``probelib`` runs a model in half precision in float32, from the same w*. This is the plain loop
+that shows what that avoids: Eq. 7 with the weights rounded after every step, everything else in
+float32, so that nothing but the storage differs.
 """
 
 from __future__ import annotations

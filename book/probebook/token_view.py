@@ -170,12 +170,14 @@ def token_view(
     data: dict[str, object] = {"near": None}
     found = ""
     if near is not None:
-        data = {"near": _near(near, places), "spoken": _spoken(passages)}
-        known = not np.isnan(near.q_value).all()
-        sure, listed = int((near.q_value < _CHANCE).sum()), near.index.size
-        if known:
-            found = (f"{sure:,} of the {listed:,} neighbours listed here are more than chance "
-                     f"(q &lt; {_CHANCE}); the others are pale.")  # fmt: skip
+        same = _same_text(near, places, passages)
+        data = {"near": _near(near, places, same), "spoken": _spoken(passages)}
+        sure = int(((near.q_value < _CHANCE) & ~same).sum())
+        if not np.isnan(near.q_value).all():
+            found = (f"{sure:,} of the {(~same).sum():,} neighbours listed here are more than "
+                     f"chance (q &lt; {_CHANCE}); the others are pale.")  # fmt: skip
+        if same.any():
+            found += f" {same.sum():,} more are the same token after the same text."
     parts = {
         "name": name,
         "note": f"<p>{html.escape(note)}</p>" if note else "",
@@ -239,8 +241,8 @@ def _spoken(passages: Sequence[Passage]) -> list[str]:
     ]
 
 
-def _near(near: Neighbours, places: np.ndarray) -> list[list[list[object]]]:
-    """Of each token the neighbours: place on the page, R and q as text."""
+def _on_page(near: Neighbours, places: np.ndarray) -> np.ndarray:
+    """Of each neighbour its place among the tokens of the page, shape (rows, k)."""
     if not np.array_equal(near.rows, places) or not np.isin(near.index, places).all():
         raise ValueError(
             "near has other tokens than the passages; make it with neighbours_on_page(kernel, "
@@ -249,13 +251,30 @@ def _near(near: Neighbours, places: np.ndarray) -> list[list[list[object]]]:
     if not np.isfinite(near.correlation).all():
         raise ValueError("near has a correlation that is not finite")
     order = np.argsort(places)
-    index = order[np.searchsorted(places[order], near.index)]
+    return order[np.searchsorted(places[order], near.index)]
+
+
+def _same_text(near: Neighbours, places: np.ndarray, passages: Sequence[Passage]) -> np.ndarray:
+    """Which neighbours are the same token after the same text, so that R is 1 and says nothing."""
+    known: dict[tuple[str, ...], int] = {}
+    texts = np.array(
+        [
+            known.setdefault(tuple(passage.tokens[: i + 1]), len(known))
+            for passage in passages
+            for i in np.flatnonzero(np.asarray(passage.place) >= 0)
+        ]
+    )
+    return texts[_on_page(near, places)] == texts[:, None]
+
+
+def _near(near: Neighbours, places: np.ndarray, same: np.ndarray) -> list[list[list[object]]]:
+    """Of each token the neighbours: place on the page, R and q as text, and whether it is one."""
     return [
         [
-            [int(j), f"{r:.2f}", "" if np.isnan(q) else f"{q:.2g}"]
-            for j, r, q in zip(js, rs, qs, strict=True)
+            [int(j), f"{r:.2f}", "" if np.isnan(q) else f"{q:.2g}", int(s)]
+            for j, r, q, s in zip(*row, strict=True)
         ]
-        for js, rs, qs in zip(index, near.correlation, near.q_value, strict=True)
+        for row in zip(_on_page(near, places), near.correlation, near.q_value, same, strict=True)
     ]
 
 
