@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 
 import nbformat
 import pytest
@@ -12,7 +13,7 @@ from small_book import add, empty
 import driver
 import prepare
 import unchanged
-from probebook import classifiers, imagenet, mnist
+from probebook import brown, classifiers, imagenet, mnist
 
 COUNT = """
 from pathlib import Path
@@ -207,3 +208,13 @@ def test_weights_are_known_by_size_and_time(monkeypatch, tmp_path) -> None:
     file.write_bytes(b"123")
     os.utime(file, ns=(2, 2))
     assert classifiers.data_identity() == "3 2" != before
+
+
+def test_the_brown_corpus_is_its_content(monkeypatch, tmp_path) -> None:
+    monkeypatch.setitem(sys.modules, "nltk", None)
+    monkeypatch.setattr(brown.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.delenv("PROBELIB_DATA", raising=False)
+    assert brown.data_identity() == ""
+    monkeypatch.setenv("PROBELIB_DATA", str(tmp_path))
+    (tmp_path / brown.FILE).write_bytes(b"12")
+    assert brown.data_identity() == brown.SHA256  # any other content is refused
