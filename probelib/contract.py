@@ -298,9 +298,9 @@ def _one_axis(data: xr.Dataset, over: Over, argument: str) -> xr.Dataset:
             return _of_samples(data, argument)
         if {"loss", "sample_loss"} <= {*data.data_vars} and "token" not in data["loss"].dims:
             raise ValueError(
-                f"{argument} has losses of tokens that were averaged or summed, which says nothing "
-                "of their errors; give all of it, and over='sample' for whole samples, or average "
-                "the estimate: probelib.loss_gain(trace).mean('token')"
+                f"{argument} has losses of tokens without the dimension token, which was renamed, "
+                "averaged or summed; give all of it, and over='sample' for whole samples, or "
+                "average the estimate: probelib.loss_gain(trace).mean('token')"
             )
         return data
     return _of_samples(data, argument) if over == "sample" else _of_tokens(data, argument)

@@ -14,7 +14,7 @@ from probelib.calling import given_to
 from probelib.copies import version
 from probelib.data import Samples
 from probelib.posterior import LocalPosterior
-from probelib.soundness import check_samples
+from probelib.soundness import check_samples, warn_of_unshifted
 
 ObserveLoss = Callable[[Any, Any], Tensor]
 
@@ -77,6 +77,7 @@ def check_observe_loss(
         check_samples(summed, samples)
     except ValueError as error:
         raise ValueError(str(error).replace("per_sample_loss", "observe_loss")) from error
+    warn_of_unshifted(observe_loss, samples)
 
 
 __all__ = ["ObserveLoss", "check_observe_loss", "losses_of_tokens"]

@@ -5,6 +5,8 @@ All of it is looked at on a few samples before anything runs, at w* and at weigh
 
 from __future__ import annotations
 
+import functools
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -19,7 +21,7 @@ from torch.nn.parameter import is_lazy
 from probelib.batches import Tree, anew, rows, shapes, tree_leaves, tree_map
 from probelib.calling import given_to
 from probelib.data import Samples
-from probelib.losses import cross_entropy
+from probelib.losses import cross_entropy, sequence_cross_entropy, token_cross_entropy
 from probelib.randomness import keep_host_random_state, keep_random_state
 
 if TYPE_CHECKING:
@@ -144,6 +146,37 @@ def check_samples(posterior: LocalPosterior, samples: Samples) -> torch.dtype:
             if len(index) > 1 and not posterior.train_mode and not by_chance:
                 probe.require_separate(weights)
     return loss.dtype
+
+
+def warn_of_unshifted(loss: Any, samples: Samples) -> None:
+    """Say where the targets of a loss of tokens are the inputs.
+
+    So are the labels of a language model's batch, which a Hugging Face model shifts by itself, and
+    a loss does not.
+
+    Warns:
+        UserWarning: they are, at every position that counts, of a few samples that differ.
+    """
+    left_out = -100
+    while isinstance(loss, functools.partial):
+        left_out, loss = loss.keywords.get("ignore_index", left_out), loss.func
+    if loss not in (token_cross_entropy, sequence_cross_entropy):
+        return
+    x, y = samples.batch(samples.differing(_DIFFERENT))
+    targets = tree_leaves(y)
+    for leaf in tree_leaves(x):
+        if len(targets) != 1 or leaf.shape != targets[0].shape or leaf.ndim < 2:
+            continue
+        counted = targets[0] != left_out
+        if counted.any() and torch.equal(leaf[counted], targets[0][counted]):
+            warnings.warn(
+                f"{samples.name} has targets that are its inputs, position by position. A language "
+                "model says at each position what comes next, and the loss shifts nothing: give "
+                "input_ids[:, :-1] as inputs and input_ids[:, 1:] as targets",
+                UserWarning,
+                stacklevel=5,
+            )
+            return
 
 
 @contextmanager
@@ -352,4 +385,11 @@ def _advice(loss: Any, batch: int) -> str:
     return ": the first dimension is that of the samples"
 
 
-__all__ = ["check_model", "check_samples", "require_runnable", "writes_batch", "written_weights"]
+__all__ = [
+    "check_model",
+    "check_samples",
+    "require_runnable",
+    "warn_of_unshifted",
+    "writes_batch",
+    "written_weights",
+]

@@ -1,5 +1,7 @@
 """Losses per token and observed sets, where a number could be wrong or lost in silence."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -19,6 +21,11 @@ class Model(nn.Module):
 
     def forward(self, ids):
         return self.head(self.embed(ids).cumsum(1))
+
+
+class Reads(Model):
+    def forward(self, input_ids, attention_mask=None):
+        return super().forward(input_ids)
 
 
 def of_samples(output, target):
@@ -59,8 +66,9 @@ def test_a_trace_averaged_over_its_tokens_is_not_taken_for_one_of_samples(trace,
     wanted = probelib.loss_gain(trace, over="sample")
     np.testing.assert_array_equal(probelib.loss_gain(averaged, over="sample"), wanted)
     for estimator in (probelib.loss_gain, probelib.loss_kernel, probelib.diagnostics):
-        with pytest.raises(ValueError, match=r"averaged or summed.*over='sample'"):
-            estimator(averaged)
+        for other in (averaged, trace.rename(token="position")):
+            with pytest.raises(ValueError, match=r"averaged or summed.*over='sample'"):
+                estimator(other)
 
 
 def test_one_token_of_one_sample(trace):
@@ -157,3 +165,27 @@ def test_sets_of_one_run_are_read_from_one_chain(trace):
     np.testing.assert_allclose(
         whole, probelib.loss_kernel(trace.isel(chain=[1])).correlation(), atol=1e-3
     )
+
+
+@pytest.mark.parametrize("loss", [probelib.sequence_cross_entropy, of_samples])
+def test_targets_that_are_the_inputs_are_warned_of(loss):
+    ids, _ = text()
+    padded = ids.masked_fill(ids == 3, -100)
+
+    def warned(inputs, target):
+        with warnings.catch_warnings(record=True) as seen:
+            warnings.simplefilter("always")
+            torch.manual_seed(0)
+            of = probelib.LocalPosterior(
+                Reads(), loss, (inputs, target), n_beta=1.0, localization=1.0
+            )
+            run(of, draws=2)
+        return sum("targets that are its inputs" in str(w.message) for w in seen)
+
+    for target in (ids, padded):
+        assert warned(ids, target) > 0
+        assert warned({"input_ids": ids, "attention_mask": torch.ones_like(ids)}, target) > 0
+    assert warned(ids, ids.roll(-1, 1)) == 0
+    other = ids.clone()
+    other[:, 4] = (other[:, 4] + 1) % 7
+    assert warned(ids, other) == 0
