@@ -330,16 +330,16 @@ def _of_tokens(data: xr.Dataset, argument: str) -> xr.Dataset:
     loss = _in_order(data, "loss", TOKEN_VARIABLES["loss"], argument)
     arrays: dict[Any, xr.Variable] = {"loss": tokens.flat(loss, places)}
     coords: dict[Any, xr.Variable] = {}
+    known = {**COORDINATES, **TOKEN_COORDINATES, "init_loss": TOKEN_VARIABLES["init_loss"]}
     for name, array in data.variables.items():
         if name in ("loss", "sample_loss", "init_sample_loss", "init_sample_loss_mcse"):
             continue
-        along, ours = (
-            {*array.dims} & {*size},
-            name in {"init_loss", *COORDINATES, *TOKEN_COORDINATES},
-        )
-        if along or (ours and name != "chain"):
-            if not {*array.dims} <= {*size}:  # somebody's own, of each draw
-                continue
+        along, ours = {*array.dims} & {*size}, name in known and name != "chain"
+        if along or ours:
+            if not {*array.dims} <= {*size}:
+                if not ours:  # somebody's own, of each draw
+                    continue
+                array = _in_order(data, str(name), known[str(name)], argument)
             values = array.set_dims(size).transpose("sample", "token").values
             array = xr.Variable(("sample",), values[places.there])
         (coords if name in data.coords else arrays)[name] = array

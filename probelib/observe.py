@@ -16,7 +16,7 @@ from probelib.ambient import undisturbed
 from probelib.batches import Tree, anew, count, in_full, tree_leaves
 from probelib.calling import given_to
 from probelib.data import Samples
-from probelib.observe_loss import losses_of_tokens
+from probelib.observe_loss import losses_of_tokens, require_none_left_out
 from probelib.plan import Run
 from probelib.randomness import chain_seeds, own_stream
 from probelib.tokens import Places
@@ -137,6 +137,7 @@ class Observer:
         center, found, start = self.posterior.center.unsqueeze(0), [], 0
         for batch in self.samples.batches(self.batch_size):
             losses = self._batch(center, batch, 0, start, ())[0, :, 1:]
+            require_none_left_out(losses, batch[1], start)
             found.append((~losses.isnan()).cpu().numpy())
             start += len(losses)
         lengths = sorted({there.shape[1] for there in found})

@@ -17,6 +17,7 @@ from probelib.posterior import LocalPosterior
 from probelib.soundness import check_samples, warn_of_unshifted
 
 ObserveLoss = Callable[[Any, Any], Tensor]
+_LEFT_OUT = -100  # the target that torch's losses leave out, with a loss of 0
 
 
 def losses_of_tokens(observe_loss: ObserveLoss, output: Any, target: Any) -> Tensor:
@@ -45,6 +46,28 @@ def losses_of_tokens(observe_loss: ObserveLoss, output: Any, target: Any) -> Ten
             ".clone()"
         )
     return losses.flatten(1)
+
+
+def require_none_left_out(losses: Tensor, target: Any, first: int) -> None:
+    """Refuse losses of 0 at positions that torch's losses leave out (ValueError).
+
+    Args:
+        losses: at w*, shape (batch, positions).
+        target: of the batch.
+        first: position of its first sample.
+    """
+    y, *others = tree_leaves(target)
+    if others or y.is_floating_point() or y.is_complex() or y.numel() != losses.numel():
+        return
+    left_out = y.reshape(losses.shape) == _LEFT_OUT
+    if left_out.any() and not losses[left_out].any():  # NaN counts as true
+        sample, token = left_out.nonzero()[0].tolist()
+        raise ValueError(
+            f"observe_loss is 0 where the target is {_LEFT_OUT}, first at position {token} of "
+            f"sample {first + sample}, which would count as a token of no loss; return NaN there, "
+            f"with torch.where(target == {_LEFT_OUT}, torch.nan, losses), as "
+            "probelib.token_cross_entropy does"
+        )
 
 
 class _Summed:
@@ -80,4 +103,4 @@ def check_observe_loss(
     warn_of_unshifted(observe_loss, samples)
 
 
-__all__ = ["ObserveLoss", "check_observe_loss", "losses_of_tokens"]
+__all__ = ["ObserveLoss", "check_observe_loss", "losses_of_tokens", "require_none_left_out"]

@@ -189,3 +189,35 @@ def test_targets_that_are_the_inputs_are_warned_of(loss):
     other = ids.clone()
     other[:, 4] = (other[:, 4] + 1) % 7
     assert warned(ids, other) == 0
+
+
+@pytest.mark.parametrize("dim", ["chain", "draw", "sample", "token"])
+def test_a_trace_put_together_again_is_what_it_was(trace, dim):
+    half = trace.sizes[dim] // 2
+    parts = [trace.isel({dim: slice(half)}), trace.isel({dim: slice(half, None)})]
+    for options in ({}, {"data_vars": "all", "coords": "all"}):
+        again = xr.concat(parts, dim, **options)
+        for over in ("token", "sample"):
+            found, wanted = (probelib.loss_gain(t, over=over) for t in (again, trace))
+            np.testing.assert_allclose(found, wanted, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("loss", [nn.CrossEntropyLoss(reduction="none"), None])
+def test_positions_that_torch_leaves_out_are_no_tokens_of_no_loss(loss):
+    ids, target = text()
+    model = nn.Sequential(nn.Embedding(7, 7), Classes())
+
+    def own(output, target):
+        return nn.functional.cross_entropy(output, target, reduction="none")
+
+    of = probelib.LocalPosterior(
+        model, lambda o, t: own(o, t).sum(1), (ids, target), n_beta=1.0, localization=1.0
+    )
+    with pytest.raises(ValueError, match=r"0 where the target is -100.*position 2 of sample 0"):
+        run(of, observe_loss=loss or own)
+    run(of, (ids[4:5], target[4:5]), observe_loss=lambda o, t: own(o[..., :5], t[:, :5]), draws=2)
+
+
+class Classes(nn.Module):
+    def forward(self, x):
+        return x.movedim(-1, 1)
