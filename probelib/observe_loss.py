@@ -14,7 +14,7 @@ from probelib.calling import given_to
 from probelib.copies import version
 from probelib.data import Samples
 from probelib.posterior import LocalPosterior
-from probelib.soundness import check_samples, warn_of_unshifted
+from probelib.soundness import check_samples, check_tokens
 
 ObserveLoss = Callable[[Any, Any], Tensor]
 _LEFT_OUT = -100  # the target that torch's losses leave out, with a loss of 0
@@ -100,7 +100,7 @@ def check_observe_loss(
         check_samples(summed, samples)
     except ValueError as error:
         raise ValueError(str(error).replace("per_sample_loss", "observe_loss")) from error
-    warn_of_unshifted(observe_loss, samples)
+    check_tokens(observe_loss, samples)
 
 
 __all__ = ["ObserveLoss", "check_observe_loss", "losses_of_tokens", "require_none_left_out"]

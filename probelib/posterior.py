@@ -141,7 +141,7 @@ class LocalPosterior:
         self._writes = soundness.writes_batch(self, self.data)
         #: The precision in which losses are computed.
         self.loss_dtype: torch.dtype = soundness.check_samples(self, self.data)
-        soundness.warn_of_unshifted(self.per_sample_loss, self.data)
+        soundness.check_tokens(self.per_sample_loss, self.data)
 
     @property
     def n_parameters(self) -> int:

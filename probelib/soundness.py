@@ -148,20 +148,31 @@ def check_samples(posterior: LocalPosterior, samples: Samples) -> torch.dtype:
     return loss.dtype
 
 
-def warn_of_unshifted(loss: Any, samples: Samples) -> None:
-    """Say where the targets of a loss of tokens are the inputs.
+def check_tokens(loss: Any, samples: Samples) -> None:
+    """Look at the targets of a loss of tokens: whether there are some, and are not the inputs.
 
     So are the labels of a language model's batch, which a Hugging Face model shifts by itself, and
     a loss does not.
 
+    Raises:
+        ValueError: a sample without a token that counts, whose mean loss would be NaN.
+
     Warns:
-        UserWarning: they are, at every position that counts, of a few samples that differ.
+        UserWarning: they are the inputs, at every position that counts, of a few samples.
     """
     left_out = -100
     while isinstance(loss, functools.partial):
         left_out, loss = loss.keywords.get("ignore_index", left_out), loss.func
     if loss not in (token_cross_entropy, sequence_cross_entropy):
         return
+    if samples.in_memory and loss is sequence_cross_entropy:
+        y = tree_leaves(samples.batch(slice(None))[1])[0]
+        empty = (y.flatten(1) == left_out).all(1)
+        if empty.any():
+            raise ValueError(
+                f"{samples.name} has sample {int(empty.nonzero()[0, 0])} without a token: all its "
+                f"targets are {left_out}; leave it out, as its mean loss is not a number"
+            )
     x, y = samples.batch(samples.differing(_DIFFERENT))
     targets = tree_leaves(y)
     for leaf in tree_leaves(x):
@@ -388,8 +399,8 @@ def _advice(loss: Any, batch: int) -> str:
 __all__ = [
     "check_model",
     "check_samples",
+    "check_tokens",
     "require_runnable",
-    "warn_of_unshifted",
     "writes_batch",
     "written_weights",
 ]

@@ -221,3 +221,12 @@ def test_positions_that_torch_leaves_out_are_no_tokens_of_no_loss(loss):
 class Classes(nn.Module):
     def forward(self, x):
         return x.movedim(-1, 1)
+
+
+def test_a_sample_without_tokens_is_named_before_a_chain_meets_it():
+    ids, target = (t.repeat(20, 1) for t in text())
+    target[133] = -100
+    with pytest.raises(ValueError, match="sample 133 without a token"):
+        probelib.LocalPosterior(
+            Model(), probelib.sequence_cross_entropy, (ids, target), n_beta=1.0, localization=1.0
+        )
