@@ -123,7 +123,11 @@ def test_sets_of_tokens(posterior):
     np.testing.assert_allclose(
         probelib.loss_gain(tree)["b"], probelib.loss_gain(alone), rtol=1e-4, atol=1e-6
     )
-    assert probelib.loss_kernel(tree).shape == (45, 45)
+    kernel = probelib.loss_kernel(tree)
+    assert kernel.shape == (45, 45)
+    assert kernel.find(2, 3, "b") == 4 * 5 + 2 * 5 + 3
+    with pytest.raises(IndexError, match="give observed_set"):
+        kernel.find(2, 3)
     assert probelib.loss_kernel(tree, over="sample").shape == (9, 9)
 
 

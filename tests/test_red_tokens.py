@@ -122,7 +122,7 @@ def test_a_tree_of_several_runs_is_refused():
             probelib.loss_kernel(tree)
     tree = xr.DataTree.from_dict({"a": run(one), "b": run(one)})
     kernel = probelib.loss_kernel(tree)
-    assert kernel.correlation(0)[kernel.find(10, 0)] == pytest.approx(1)
+    assert kernel.correlation(0)[kernel.find(0, 0, "b")] == pytest.approx(1)
 
 
 def test_a_table_of_checkpoints_has_the_gains_of_samples():

@@ -276,6 +276,9 @@ def test_a_kernel_of_tokens_is_that_of_their_series(trace):
     np.testing.assert_array_equal(near.sample_id, sample[near["index"]])
     np.testing.assert_array_equal(near.token, token[near["index"]])
     np.testing.assert_array_equal(near.token_id, trace.token_id.values[near.sample_id, near.token])
+    some = probelib.loss_kernel(trace.isel(sample=[7, 6], token=[0, 2]))
+    names = some.top_correlated(1, rows=some.find(6, 2)).to_dataframe()
+    assert some.find(int(names.sample_id[0]), int(names.token[0])) == names["index"][0]
     with pytest.raises(IndexError, match="sample 0 does not have"):
         kernel.find(0, 5)
     with pytest.raises(ValueError, match="no tokens"):

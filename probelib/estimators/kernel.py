@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from probelib.ambient import undisturbed
-from probelib.contract import Over, canonical, has_tokens, places_of, unstacked
+from probelib.contract import Over, canonical, unstacked
 from probelib.estimators import blocks
 from probelib.estimators.blocks import (
     blocks_of_deviations,
@@ -228,19 +228,28 @@ class LossKernel(Kernel):
         self.shape = (trace.sizes["sample"], trace.sizes["sample"])
         self._chains, self._draws = trace.sizes["chain"], trace.sizes["draw"]
 
-    def find(self, sample: int, token: int) -> int:
-        """The position in this kernel of a token, by the positions of its sample and of itself.
+    def find(self, sample: int, token: int, observed_set: str | None = None) -> int:
+        """The position in this kernel of a token, by its names as neighbours have them.
+
+        Args:
+            sample: its ``sample_id``.
+            token: its ``token``, the position in the sample.
+            observed_set: the name of its set, where the kernel is of several.
 
         Raises:
             ValueError: a kernel of whole samples.
-            IndexError: no such token.
+            IndexError: no such token, or more than one.
         """
-        if self._over == "sample" or not has_tokens(self._given):
+        names = self._coordinates()
+        if "token" not in names:
             raise ValueError("over is 'sample' in this kernel, which has no tokens to be found")
-        places = places_of(self._given)
-        found = np.flatnonzero((places.sample == sample) & (places.token == token))
-        if not len(found):
-            raise IndexError(f"token is {token}, which sample {sample} does not have")
+        same = (names["sample_id"] == sample) & (names["token"] == token)
+        if observed_set is not None and "observed_set" in names:
+            same &= names["observed_set"] == observed_set
+        found = np.flatnonzero(same)
+        if len(found) != 1:
+            many = "does not have" if not len(found) else "has in several sets; give observed_set"
+            raise IndexError(f"token is {token}, which sample {sample} {many}")
         return int(found[0])
 
     def diagonal(self) -> xr.DataArray:
