@@ -6,6 +6,7 @@ traces elsewhere has a line for each.
 
 import os
 import shutil
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -186,11 +187,32 @@ def from_devinterp(
     path = local_path("path", path)
     if not path.exists():
         raise FileNotFoundError(f"path {str(path)!r} does not exist; check it")
+    ds, steps, attrs = _opened(path)
+    names = [str(k).removeprefix("loss_") for k in ds.data_vars if str(k).startswith("loss_")]
+    if name not in names and (name is not None or len(names) != 1):
+        raise ValueError(f"name is {name!r}; choose one of {', '.join(map(repr, names))}")
+    losses, coords = _read_losses(ds, name or names[0], init_loss, tokens)
+    chains, draws = losses["loss"][1].shape[:2]
+    attrs["config"] |= {"chains": chains, "draws": draws}
+    return described(
+        Trace(
+            {
+                **losses,
+                "sampling_loss": (("chain", "step"), steps),
+                "distance": (("chain", "draw"), np.full((chains, draws), np.nan, np.float32)),
+            },
+            coords=coords | {"chain": np.arange(chains)},
+            attrs=attrs | {"draws_done": draws, "steps_done": steps.shape[1]},
+        )
+    )
+
+
+def _opened(path: Path) -> tuple[xr.Dataset, np.ndarray, dict[str, Any]]:
+    """A store of devinterp's, its losses of the steps (chain, step), and a trace's attributes."""
     try:
         ds = xr.open_zarr(path, consolidated=False, chunks=None)
         sampler = ds.attrs["metadata"]["config"]["sampler"]
         steps = ds["sampling_loss_micro"].mean(["batch_sampling", "token_pos"]).values
-        names = [str(k).removeprefix("loss_") for k in ds.data_vars if str(k).startswith("loss_")]
         config = {
             "n_beta": float(sampler["n_beta"]),
             "localization": float(sampler["localization"]),
@@ -211,52 +233,37 @@ def from_devinterp(
             f"path {str(path)!r} is not finished: devinterp has not marked it completed; sample it "
             "again"
         )
-    if name not in names and (name is not None or len(names) != 1):
-        raise ValueError(f"name is {name!r}; choose one of {', '.join(map(repr, names))}")
-    name = name or names[0]
+    attrs = {"config": config, "seed": seed, "complete": True, "diverged": {}}
+    return ds, steps.astype(np.float32), attrs
+
+
+def _read_losses(
+    ds: xr.Dataset, name: str, init_loss: ArrayLike | None, tokens: bool
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Variables and coordinates of a trace's losses, per sample or (``tokens``) per token too."""
     each = ds[f"loss_{name}"].values.astype(np.float32)
-    chains, draws, n, length = each.shape
-    of_init = (n, length) if tokens else (n,)
-    init = np.full(of_init, np.nan) if init_loss is None else np.asarray(init_loss, np.float64)
-    if init.shape != of_init:
+    *_, n, length = each.shape
+    shape = (n, length) if tokens else (n,)
+    init = np.full(shape, np.nan) if init_loss is None else np.asarray(init_loss, np.float64)
+    if init.shape != shape:
         per = "token" if tokens else "sample"
         raise ValueError(
-            f"init_loss has shape {init.shape}; give one loss per {per}, shape {of_init}"
+            f"init_loss has shape {init.shape}; give one loss per {per}, shape {shape}"
         )
-    coords: dict[str, Any] = {"chain": np.arange(chains), "sample_id": ("sample", np.arange(n))}
-    losses = {
-        "loss": (("chain", "draw", "sample"), each.mean(-1)),
-        "init_loss": (("sample",), init.astype(np.float32)),
-    }
-    if tokens:
-        losses = {
-            "loss": (("chain", "draw", "sample", "token"), each),
-            "init_loss": (("sample", "token"), init.astype(np.float32)),
-            "sample_loss": losses["loss"],
-            "init_sample_loss": (("sample",), init.mean(-1).astype(np.float32)),
-        }
-        coords["token"] = np.arange(length)
-        ids = ds.get(f"input_ids_{name}")
-        if ids is not None and ids.shape[-1] == length + 1:  # the first has no loss
-            coords["token_id"] = (("sample", "token"), ids.values.reshape(n, -1)[:, 1:])
-    return described(
-        Trace(
-            {
-                **losses,
-                "sampling_loss": (("chain", "step"), steps.astype(np.float32)),
-                "distance": (("chain", "draw"), np.full((chains, draws), np.nan, np.float32)),
-            },
-            coords=coords,
-            attrs={
-                "config": config | {"chains": chains, "draws": draws},
-                "seed": seed,
-                "draws_done": draws,
-                "steps_done": steps.shape[1],
-                "complete": True,
-                "diverged": {},
-            },
-        )
-    )
+    coords: dict[str, Any] = {"sample_id": ("sample", np.arange(n))}
+    mean = (("chain", "draw", "sample"), each.mean(-1))
+    if not tokens:
+        return {"loss": mean, "init_loss": (("sample",), init.astype(np.float32))}, coords
+    coords["token"] = np.arange(length)
+    ids = ds.get(f"input_ids_{name}")
+    if ids is not None and ids.shape[-1] == length + 1:  # the first has no loss
+        coords["token_id"] = (("sample", "token"), ids.values.reshape(n, -1)[:, 1:])
+    return {
+        "loss": (("chain", "draw", "sample", "token"), each),
+        "init_loss": (("sample", "token"), init.astype(np.float32)),
+        "sample_loss": mean,
+        "init_sample_loss": (("sample",), init.mean(-1).astype(np.float32)),
+    }, coords
 
 
 __all__ = ["from_devinterp", "to_devinterp"]
