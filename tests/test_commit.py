@@ -387,7 +387,8 @@ def test_ten_million_chains_are_refused_at_once(tmp_path):
 
     edit(store / "zarr.json", declare)
     root = json.loads((store / "zarr.json").read_text())
-    for name in (*disk.layout.GROWING, "chain"):
+    sizes = disk.layout.Sizes(**root["attributes"]["sizes"])
+    for name in (*sizes.growing, "chain"):
         array = json.loads((store / name / "zarr.json").read_text())
         array["shape"][0] = 10**7
         if name == "chain":
