@@ -28,6 +28,7 @@ from probelib.fingerprint import attributes, describe
 from probelib.gradients import Batch, ControlVariate, FullGradient, Minibatch, gradient_of
 from probelib.observe import Observer
 from probelib.plan import Run
+from probelib.posterior import LocalPosterior
 from probelib.prefix import cut
 from probelib.randomness import (
     ONE_THREAD,
@@ -101,7 +102,8 @@ class Chains:
             # on a CPU slower than one chain after the other, and in many times the memory. What
             # recurrent layers do has no form for several chains at all.
             apart = any(isinstance(m, _ConvNd | RNNBase) for m in self.posterior.model.modules())
-            can = not apart and not self.posterior.train_mode and self._vmap_agrees()
+            can = not apart and not self.posterior.train_mode
+            can = can and _vmap_agrees(self.posterior, self._mean_loss, self._full_batch)
             self.together = can and self.chains > 1  # one chain alone would only pay for vmap
             self._draws_at_random = not can  # as far as is known: vmap runs no model that does
             self.cost = schedule.cost_of_pass(
@@ -293,7 +295,7 @@ class Chains:
         if self.together:
             leaves = tree_leaves(batch)
             if self._all_gradients is None:
-                every = self._of_leaves(batch)
+                every = _of_leaves(self._mean_loss, batch, self._full_batch)
                 # What a model leaves behind is undone in Python, which no recording does.
                 changes = self.posterior.leaves_traces
                 self._all_gradients = every if changes else _recorded(every, weights, *leaves)
@@ -332,49 +334,11 @@ class Chains:
             self._full_gradient = total / passes
         return self._full_gradient
 
-    def _of_leaves(self, like: Batch) -> Callable[..., tuple[Tensor, Tensor]]:
-        """Gradients and losses of several rows of weights at once, given the leaves of a batch.
-
-        Neither vmap nor a recording looks into every container: what lies in one that they do not
-        know would be shared by the chains, and stand still from step to step.
-        """
-        shared = None if self._full_batch else 0
-
-        def of_row(weights: Tensor, *leaves: Tensor) -> tuple[Tensor, Tensor]:
-            return grad_and_value(self._mean_loss)(weights, *tree_like(like, leaves))
-
-        return vmap(of_row, in_dims=(0, *[shared] * len(tree_leaves(like))))
-
     def _mean_loss(self, weights: Tensor, x: Tree, y: Tree) -> Tensor:
         return self.posterior.losses(weights, x, y).mean()
 
     def _gradient(self, weights: Tensor, x: Tree, y: Tree) -> tuple[Tensor, Tensor]:
         return _by_autograd(self._mean_loss, weights, x, y)
-
-    def _vmap_agrees(self) -> bool:
-        """Whether torch.func can run this model for all chains at once, with the same result.
-
-        Looked at as it will run: two rows of weights, with batches of their own or one for all.
-        """
-        x, y = self.posterior.data.batch(slice(0, min(2, self.posterior.n_samples)))
-        expected, before = self._gradient(self.center, x, y), host_random_state()
-        leaves = tree_leaves((x, y))
-        if not self._full_batch:
-            leaves = [torch.stack([t, t.flip(0)]) for t in leaves]
-        weights = torch.stack([self.center, self.center + 0.01 * (1 + self.center.abs())])
-        try:
-            with ONE_THREAD, warnings.catch_warnings():
-                # An operation that vmap would run chain by chain anyway.
-                warnings.filterwarnings("error", ".*performance drop")
-                got = self._of_leaves((x, y))(weights, *leaves)
-        except Exception:  # whatever vmap cannot do, plain autograd just did
-            return False
-        agree = all(
-            torch.allclose(g[0], e, rtol=1e-3, atol=1e-5)
-            for g, e in zip(got, expected, strict=True)
-        )
-        # Where a model draws from other generators than torch's, vmap does not see it.
-        return agree and host_random_state() == before
 
 
 def rehearse(run: Run, data: Samples, cost: schedule.Pass) -> schedule.Thinning:
@@ -412,6 +376,52 @@ def rehearse(run: Run, data: Samples, cost: schedule.Pass) -> schedule.Thinning:
             weights=posterior.n_parameters,
         ),
     )
+
+
+def _of_leaves(
+    mean_loss: Callable[..., Tensor], like: Batch, shared: bool
+) -> Callable[..., tuple[Tensor, Tensor]]:
+    """Gradients and losses of several rows of weights at once, given the leaves of a batch.
+
+    Neither vmap nor a recording looks into every container: what lies in one that they do not
+    know would be shared by the chains, and stand still from step to step.
+
+    Args:
+        mean_loss: of (weights, inputs, targets).
+        like: a batch in the containers of those to come.
+        shared: all chains have one batch; else each its own, chains first.
+    """
+
+    def of_row(weights: Tensor, *leaves: Tensor) -> tuple[Tensor, Tensor]:
+        return grad_and_value(mean_loss)(weights, *tree_like(like, leaves))
+
+    return vmap(of_row, in_dims=(0, *[None if shared else 0] * len(tree_leaves(like))))
+
+
+def _vmap_agrees(posterior: LocalPosterior, mean_loss: Callable[..., Tensor], shared: bool) -> bool:
+    """Whether torch.func can run this model for all chains at once, with the same result.
+
+    Looked at as it will run: two rows of weights, with batches of their own or one for all.
+    """
+    x, y = posterior.data.batch(slice(0, min(2, posterior.n_samples)))
+    expected, before = _by_autograd(mean_loss, posterior.center, x, y), host_random_state()
+    leaves = tree_leaves((x, y))
+    if not shared:
+        leaves = [torch.stack([t, t.flip(0)]) for t in leaves]
+    center = posterior.center
+    weights = torch.stack([center, center + 0.01 * (1 + center.abs())])
+    try:
+        with ONE_THREAD, warnings.catch_warnings():
+            # An operation that vmap would run chain by chain anyway.
+            warnings.filterwarnings("error", ".*performance drop")
+            got = _of_leaves(mean_loss, (x, y), shared)(weights, *leaves)
+    except Exception:  # whatever vmap cannot do, plain autograd just did
+        return False
+    agree = all(
+        torch.allclose(g[0], e, rtol=1e-3, atol=1e-5) for g, e in zip(got, expected, strict=True)
+    )
+    # Where a model draws from other generators than torch's, vmap does not see it.
+    return agree and host_random_state() == before
 
 
 @torch.enable_grad()

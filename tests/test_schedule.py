@@ -451,5 +451,5 @@ def test_a_control_variate_is_part_of_what_a_trace_is_of(tmp_path):
 def test_a_control_variate_one_by_one_gives_the_same_trace(monkeypatch):
     sampler = SGLD(2e-2, gradient=ControlVariate(8))
     together = run(sampler=sampler)
-    monkeypatch.setattr(Chains, "_vmap_agrees", lambda self: False)
+    monkeypatch.setattr("probelib.chains._vmap_agrees", lambda *_: False)
     np.testing.assert_allclose(run(sampler=sampler).loss, together.loss, rtol=1e-3, atol=1e-5)
