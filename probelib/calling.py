@@ -26,6 +26,8 @@ class Call:
     Without a function of the caller's, a mapping or a named tuple is passed by keyword where the
     model's ``forward`` takes these names, a tuple or a list by position where it takes several
     arguments, and anything else, as a tensor, a data class, or what does not fit, as one argument.
+    A ``forward`` with ``**kwargs`` takes all keys, mistyped ones too: see
+    :func:`probelib.soundness.warn_of_unread`.
 
     Args:
         model: whose ``forward`` says what it takes.
@@ -77,6 +79,12 @@ class Call:
         elif isinstance(inputs, tuple | list) and self._several:
             return tuple(inputs), {}
         return (inputs,), {}
+
+    def by_any_name(self, inputs: Tree) -> list[str]:
+        """Keys of inputs that the model takes with its ``**kwargs`` alone, and may leave unread."""
+        if self.forward is not None or not self._any_name:
+            return []
+        return [key for key in self.arguments(inputs)[1] if key not in self._taken]
 
 
 class _Held(nn.Module):

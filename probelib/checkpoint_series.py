@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import json
 import os
@@ -66,7 +67,8 @@ def over_checkpoints(
     Raises:
         ValueError: no checkpoints, two of one name, state dicts without ``model`` or that do not
             fit it; ``thin="auto"`` or ``until``, which would choose for each checkpoint anew.
-        TypeError: a checkpoint that is neither a model nor a state dict.
+        TypeError: a checkpoint that is neither a model nor a state dict; an argument that there is
+            not.
         DivergenceError: all chains of a checkpoint; a note names it.
 
     Warns:
@@ -83,9 +85,7 @@ def over_checkpoints(
             "observe has several sets, which one series cannot hold; call once for each, which "
             "the same seed makes the same run"
         )
-    of_sample = set(inspect.signature(sample).parameters)
-    run = {name: value for name, value in settings.items() if name in of_sample}
-    posterior = {name: value for name, value in settings.items() if name not in of_sample}
+    run, posterior = _of_run_and_posterior(settings)
     traces: dict[Any, xr.Dataset] = {}
     files: set[str] = set()
     for name, at in _named(models):
@@ -111,6 +111,23 @@ def over_checkpoints(
     if not traces:
         raise ValueError("models is empty; give one checkpoint at least")
     return _side_by_side(traces)
+
+
+def _of_run_and_posterior(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Settings of :func:`probelib.sample`, and of the posterior (TypeError: of neither)."""
+    own = {*inspect.signature(over_checkpoints).parameters, "posterior"}
+    of_sample, of_posterior = (
+        {*inspect.signature(function).parameters} - own for function in (sample, LocalPosterior)
+    )
+    for name in settings:
+        if name not in of_sample | of_posterior:
+            near = difflib.get_close_matches(name, {*of_sample, *of_posterior, *own}, 1)
+            raise TypeError(
+                f"over_checkpoints has no argument {name!r}, and neither have sample and "
+                f"LocalPosterior; {f'is it {near[0]!r}?' if near else 'leave it out'}"
+            )
+    run = {name: value for name, value in settings.items() if name in of_sample}
+    return run, {name: value for name, value in settings.items() if name in of_posterior}
 
 
 def _named(models: Any) -> Iterator[tuple[Any, Any]]:

@@ -169,6 +169,15 @@ def _mapping(trace: xr.Dataset, name: str, argument: str) -> Mapping[str, Any]:
     return value
 
 
+def fingerprint(trace: xr.Dataset, argument: str = "trace") -> Mapping[str, Any]:
+    """What a trace says that it depends on, field by field; empty where it does not say.
+
+    Raises:
+        ValueError: the attribute is something else than a dict.
+    """
+    return _mapping(trace, "fingerprint", argument)
+
+
 def required(trace: xr.Dataset, name: str, argument: str = "trace") -> Any:
     """One setting of a trace's run that cannot be done without.
 
@@ -262,6 +271,10 @@ def canonical(
         ordered = ordered.assign_coords(chain=np.arange(ordered.sizes["chain"]))
     if ordered.sizes.get("sample") == 0:
         raise ValueError(f"{argument} has no samples; keep at least one")
+    if "log_weight" in data and "distance" in data and "distance" in table:
+        with suppress(ValueError):  # it tells draws apart whose losses are alike, as of 0 and 1
+            distance = _in_order(data, "distance", table["distance"], argument)
+            ordered = ordered.assign(distance=distance)
     joined.require_no_copies(ordered, argument)
     return ordered
 
@@ -412,7 +425,7 @@ def of_one_checkpoint(data: xr.Dataset, argument: str = "trace") -> xr.Dataset:
     return data
 
 
-def attributes(trace: xr.Dataset) -> dict[str, Any]:
+def attributes(trace: xr.Dataset | xr.DataTree) -> dict[str, Any]:
     """The attributes of a trace, with a dict where netCDF or Zarr gave its JSON text back."""
     found = dict(trace.attrs)
     for name, value in found.items():
@@ -609,6 +622,7 @@ __all__ = [
     "canonical",
     "diverged",
     "draw_weights",
+    "fingerprint",
     "has_tokens",
     "init_mcse",
     "log_weights",

@@ -436,7 +436,7 @@ def _chain(
     shapes = {"kernel": (n, n), "products": (n, n), "cross": (p, 2, n), "loss": (p + 1, n)}
     shapes |= {"log_weight": (p + 1,), "init_loss": (n,), "seconds": ()}
     kept = None if cache is None else place_of(cache, identity, f"-pairs/chain-{chain}.safetensors")
-    result = None if kept is None else kept_arrays(kept, identity, shapes, center)
+    result = None if kept is None else kept_arrays(kept, identity, shapes, {"init_loss": center})
     if result is not None:
         tick(walks.pairs + 1)
         report_run("gradient walk", float(result["seconds"]), cached=True, file=kept)

@@ -58,9 +58,9 @@ def to_devinterp(trace: xr.Dataset, path: str | os.PathLike, name: str = "observ
     place = local_path("path", path)
     if place.exists():
         raise FileExistsError(f"path {str(path)!r} exists; choose another, or remove it")
-    each = _losses(unstacked(trace))
-    trace = canonical(trace, "loss", "init_loss")
+    whole, trace = unstacked(trace), canonical(trace, "loss", "init_loss")
     require_unweighted(trace, "devinterp")
+    each = _losses(whole)
     chains, draws, n, length = (each.sizes[dim] for dim in ("chain", "draw", "sample", "token"))
     if not chains or not draws:
         raise ValueError(f"trace has {chains} chains of {draws} draws; it needs one of each")

@@ -67,13 +67,18 @@ def require_no_copies(data: xr.Dataset, argument: str) -> None:
     if "loss" not in data or data.sizes["draw"] * data.sizes["chain"] < 2:
         return
     if "log_weight" in data:
-        weight = data["log_weight"].values[..., np.newaxis]
-        draws = np.concatenate([_losses(data), weight], -1, dtype=np.float64)
+        each = [
+            data[name].values[..., np.newaxis]
+            for name in ("log_weight", "distance")
+            if name in data
+        ]
+        draws = np.concatenate([_losses(data), *each], -1, dtype=np.float64)
         draws = draws.reshape(-1, draws.shape[-1])
         if (draws != draws[:1]).any() and (found := _twice(draws)) is not None:
             raise ValueError(
                 f"{argument} has weighted draws twice, those at {found[0]} and {found[1]} for "
                 "instance; leave the copies out"
+                + ("" if "distance" in data else ", or, if they only look alike, keep distance")
             )
         return
     begin, whole = _losses(data, _BEGIN), None

@@ -17,7 +17,7 @@ from probelib.batches import Tree, anew, count, in_full, tree_leaves
 from probelib.calling import given_to
 from probelib.data import Samples
 from probelib.observe_loss import losses_of_tokens, require_none_left_out
-from probelib.plan import Run
+from probelib.plan import Observation
 from probelib.randomness import chain_seeds, own_stream
 from probelib.tokens import Places
 
@@ -65,7 +65,7 @@ class Observer:
 
     def __init__(
         self,
-        run: Run,
+        run: Observation,
         batch_size: int,
         seeds: list[np.random.SeedSequence] | None = None,
         together: bool = False,

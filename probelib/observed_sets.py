@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
 from probelib.arguments import shown
 from probelib.batches import named_leaves, tree_leaves, tree_like
 from probelib.data import Data, Samples
+from probelib.posterior import LocalPosterior
 from probelib.reading import is_array
 
 if TYPE_CHECKING:
@@ -21,6 +22,26 @@ def are_sets(observe: Any) -> bool:
     if not isinstance(observe, Mapping) or not observe or {"labels", "label"} & {*observe}:
         return False
     return all(isinstance(k, str) and not is_array(v) for k, v in observe.items())
+
+
+def read_observed(
+    posterior: LocalPosterior, observe: Data | Mapping[str, Data] | None
+) -> tuple[Samples, dict[str, Samples] | None]:
+    """The samples to observe, checked, and the sets that were joined in them, if it is several.
+
+    Raises:
+        ValueError, TypeError: they do not fit the posterior, or each other.
+    """
+    if observe is None:
+        return posterior.data, None
+    if are_sets(observe):
+        sets = read_sets(cast(Mapping[str, Data], observe), posterior.device)
+        for samples in sets.values():
+            posterior.check(samples)
+        return joined(sets, posterior.device), sets
+    observed = Samples(cast(Data, observe), posterior.device, "observe")
+    posterior.check(observed)
+    return observed, None
 
 
 def read_sets(observe: Mapping[str, Data], device: torch.device) -> dict[str, Samples]:
@@ -59,7 +80,7 @@ def apart(trace: xr.Dataset) -> Any:
     sizes = trace.attrs.get("observed_sets")
     if not sizes:
         return trace
-    import xarray as xr  # slow to import, so where it is used
+    from probelib.trace import TraceTree  # slow to import, so where it is used
 
     found, start = {}, 0
     for name, size in sizes.items():
@@ -68,11 +89,12 @@ def apart(trace: xr.Dataset) -> Any:
         attrs = {k: v for k, v in trace.attrs.items() if k != "observed_sets"}
         of = attrs["fingerprint"]
         attrs["fingerprint"] = of | {"observed_data": of["observed_data"][name]}
-        attrs["guessing_loss"] = (attrs.get("guessing_loss") or {}).get(name)
+        if "guessing_loss" in attrs:
+            attrs["guessing_loss"] = (attrs["guessing_loss"] or {}).get(name)
         found[name] = part.assign_attrs(attrs | {"observed_set": name})
         found[name].attrs.pop("observed_sets")
         start += size
-    tree = xr.DataTree.from_dict(found)
+    tree = TraceTree.from_dict(found)
     tree.attrs = dict(trace.attrs)
     return tree
 
@@ -83,4 +105,4 @@ def _form(samples: Samples) -> str:
     return ", ".join(f"{name} {t.dtype} {tuple(t.shape[1:])}" for name, t in named_leaves(batch))
 
 
-__all__ = ["apart", "are_sets", "joined", "read_sets"]
+__all__ = ["apart", "are_sets", "joined", "read_observed", "read_sets"]

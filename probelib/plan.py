@@ -6,7 +6,7 @@ import copy
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 
@@ -22,7 +22,7 @@ from probelib.data import Data, Samples
 from probelib.fingerprint import describe, plain
 from probelib.gradients import GradientEstimator, gradient_of
 from probelib.observe_loss import ObserveLoss, check_observe_loss
-from probelib.observed_sets import are_sets, joined, read_sets
+from probelib.observed_sets import read_observed
 from probelib.posterior import LocalPosterior, own_loss
 from probelib.samplers.base import Sampler, Target
 from probelib.store.layout import FORMAT
@@ -133,16 +133,13 @@ class Plan:
         return self
 
 
-@dataclass(frozen=True)
-class Run:
-    """All that decides a trace: what to sample from, what to observe, how, and how much.
-
-    It is handed whole to the chains, and pickled for their workers.
+@dataclass(frozen=True, kw_only=True)
+class Observation:
+    """What is recorded at each draw: of which samples, which losses, and how precisely.
 
     Attributes:
         posterior: what to sample from.
         observed: the samples whose losses are recorded.
-        sampler: the call's own copy.
         plan: chains, draws and the rest.
         observe_loss: what is recorded of each token, the call's own copy; None: one loss a sample.
         sets: those that were joined in ``observed``, by name, in their order; None: it is one.
@@ -150,10 +147,34 @@ class Run:
 
     posterior: LocalPosterior
     observed: Samples
-    sampler: Sampler
     plan: Plan
     observe_loss: ObserveLoss | None = None
     sets: dict[str, Samples] | None = None
+
+    def identity(self, of_posterior: Mapping[str, Any]) -> dict[str, Any]:
+        """What the recorded losses depend on beside the posterior, whose fingerprint is given."""
+        if self.sets is not None:
+            observed: Any = {name: of.fingerprint() for name, of in self.sets.items()}
+        elif self.observed is self.posterior.data:
+            observed = of_posterior["sampling_data"]
+        else:
+            observed = self.observed.fingerprint()
+        if self.observe_loss is None:
+            return {"observed_data": observed}
+        return {"observed_data": observed, "observe_loss": describe(self.observe_loss)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run(Observation):
+    """All that decides a trace: what to sample from, what to observe, how, and how much.
+
+    It is handed whole to the chains, and pickled for their workers.
+
+    Attributes:
+        sampler: the call's own copy.
+    """
+
+    sampler: Sampler
 
     @classmethod
     def of(
@@ -181,15 +202,7 @@ class Run:
                 f"batch_size is {batch_size}, more than the {posterior.n_samples} samples of "
                 "the posterior; make it smaller, or None for the full gradient"
             )
-        observed, sets = posterior.data, None
-        if are_sets(observe):
-            sets = read_sets(cast(Mapping[str, Data], observe), posterior.device)
-            for samples in sets.values():
-                posterior.check(samples)
-            observed = joined(sets, posterior.device)
-        elif observe is not None:
-            observed = Samples(observe, posterior.device, "observe")
-            posterior.check(observed)
+        observed, sets = read_observed(posterior, observe)
         if observe_loss is not None:
             what = "a function of (output, target)"
             require_kind("observe_loss", observe_loss, callable, what)
@@ -199,7 +212,14 @@ class Run:
         if plan.loss_dtype == "auto":
             kept = torch.promote_types(posterior.loss_dtype, torch.float32)
             plan = replace(plan, loss_dtype=str(kept).removeprefix("torch."))
-        return cls(posterior, observed, copy.deepcopy(sampler), plan, observe_loss, sets)
+        return cls(
+            posterior=posterior,
+            observed=observed,
+            sampler=copy.deepcopy(sampler),
+            plan=plan,
+            observe_loss=observe_loss,
+            sets=sets,
+        )
 
     @property
     def target(self) -> Target:
@@ -215,19 +235,12 @@ class Run:
     def fingerprint(self) -> dict[str, Any]:
         """What the trace depends on, field by field; contents as SHA-256."""
         of_posterior = self.posterior.fingerprint()
-        if self.sets is not None:
-            observed: Any = {name: of.fingerprint() for name, of in self.sets.items()}
-        elif self.observed is self.posterior.data:
-            observed = of_posterior["sampling_data"]
-        else:
-            observed = self.observed.fingerprint()
         return of_posterior | {
-            "observed_data": observed,
+            **self.identity(of_posterior),
             "sampler": self.sampler_identity(),
             # Its code, and the settings that an identity of somebody's own may have left out.
             "sampler_code": describe([self.sampler, self.gradient]),
             **self.plan.identity(),
-            **({} if self.observe_loss is None else {"observe_loss": describe(self.observe_loss)}),
             "format": FORMAT,
         }
 
@@ -269,4 +282,4 @@ def _is_sampler(value: Any) -> bool:
     return not isinstance(value, type) and all(callable(getattr(value, m, None)) for m in methods)
 
 
-__all__ = ["Plan", "Run"]
+__all__ = ["Observation", "Plan", "Run"]

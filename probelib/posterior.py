@@ -70,8 +70,10 @@ class LocalPosterior:
             default is eval mode, whatever mode the caller's model is in.
         forward: a function of (model, inputs) that says how the model is called, such as
             ``lambda model, inputs: model(**inputs).logits``. By default a mapping or a named tuple
-            is passed by keyword, if the model's ``forward`` takes its keys; a tuple or a list by
-            position, if ``forward`` takes several arguments; anything else as one argument.
+            is passed by keyword, if the model's ``forward`` takes its keys (all of them, if it has
+            ``**kwargs``: then a key that changes nothing, perhaps mistyped, is warned of); a tuple
+            or a list by position, if ``forward`` takes several arguments; anything else as one
+            argument.
 
     Raises:
         ValueError: a non-positive ``n_beta`` or ``localization``, non-finite data or weights,
@@ -142,6 +144,7 @@ class LocalPosterior:
         #: The precision in which losses are computed.
         self.loss_dtype: torch.dtype = soundness.check_samples(self, self.data)
         soundness.check_tokens(self.per_sample_loss, self.data)
+        soundness.warn_of_unread(self, self.data)
 
     @property
     def n_parameters(self) -> int:
@@ -261,6 +264,10 @@ class LocalPosterior:
         spread = (weights - self.center).pow(2).sum()
         return self.n_beta * self.mean_loss(weights) + 0.5 * self.localization * spread
 
+    def keys_of_any_name(self, samples: Samples) -> list[str]:
+        """Keys of the inputs that the model takes with its ``**kwargs`` alone."""
+        return self._call.by_any_name(samples.batch(slice(0, 1))[0])
+
     @undisturbed
     def check(self, samples: Samples) -> None:
         """Evaluate some samples, of up to 64 distinct labels, and name what is wrong.
@@ -268,8 +275,12 @@ class LocalPosterior:
         Raises:
             ValueError: a label is out of range, or the loss is not one finite number per sample
                 that depends on this sample alone, and is the same with and without gradients.
+
+        Warns:
+            UserWarning: the model takes inputs with ``**kwargs`` that it does not read.
         """
         soundness.check_samples(self, samples)
+        soundness.warn_of_unread(self, samples)
 
     def apart(self) -> "LocalPosterior":
         """The same posterior, whose model a call may use beside others in other threads."""

@@ -151,14 +151,14 @@ def _generators(device: torch.device) -> list[bytes]:
 
 
 @contextmanager
-def no_draws(device: torch.device, what: str) -> Iterator[None]:
-    """Refuse a model that draws at random inside (ValueError); no generator is left changed."""
+def no_draws(device: torch.device, what: str, who: str = "model") -> Iterator[None]:
+    """Refuse what draws at random inside (ValueError); no generator is left changed."""
     with keep_host_random_state(), keep_random_state(device):
         before = _generators(device), host_random_state()
         yield
         if _generators(device) != before[0] or host_random_state() != before[1]:
             raise ValueError(
-                f"model draws at random in eval mode, so that it has no {what}; switch that off, "
+                f"{who} draws at random in eval mode, so that it has no {what}; switch that off, "
                 "as dropout is in eval mode"
             )
 

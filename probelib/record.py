@@ -13,6 +13,7 @@ from torch import Tensor
 from probelib import schedule
 from probelib.chains import Chains
 from probelib.contract import STEP_VARIABLES
+from probelib.norms import norms
 from probelib.plan import Plan
 from probelib.store import Progress, TraceStore
 
@@ -184,7 +185,7 @@ class Recorder:
         if chains.step > plan.burn_in and plan.draws_after(chains.step) > plan.draws_after(
             chains.step - 1
         ):
-            distance = torch.linalg.vector_norm(chains.weights - chains.center, dim=1)
+            distance = norms(chains.weights - chains.center)
             losses = self._observe()
             self._buffer.distances.append(distance)
             self._buffer.losses.append(losses)

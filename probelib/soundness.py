@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from probelib.batches import Tree, anew, rows, shapes, tree_leaves, tree_map
+from probelib.batches import Tree, anew, parts_of, rows, shapes, tree_leaves, tree_map, with_parts
 from probelib.calling import given_to
 from probelib.data import Samples
 from probelib.losses import cross_entropy, sequence_cross_entropy, token_cross_entropy
@@ -188,6 +188,53 @@ def check_tokens(loss: Any, samples: Samples) -> None:
                 stacklevel=5,
             )
             return
+
+
+def warn_of_unread(posterior: LocalPosterior, samples: Samples) -> None:
+    """Say of inputs that a model takes with ``**kwargs`` alone, and does not read.
+
+    Python refuses a mistyped key only where ``forward`` has no ``**kwargs``. A key that no other
+    argument takes is read if something changes, or fails, where all its numbers are 0; of one whose
+    numbers are 0 already nobody can tell.
+
+    Warns:
+        UserWarning: a few samples have the same outputs, bit for bit, at w* and nearby.
+    """
+    keys = posterior.keys_of_any_name(samples)
+    if samples is not posterior.data:  # whose own were looked at
+        keys = [key for key in keys if key not in posterior.keys_of_any_name(posterior.data)]
+    for key in keys:
+        x, _ = samples.batch(samples.differing(_DIFFERENT))
+        parts = parts_of(x) or {}
+        if not any(bool(leaf.any()) for leaf in tree_leaves(parts[key])):
+            continue
+        blank = with_parts(x, parts | {key: tree_map(torch.zeros_like, parts[key])})
+        if _same_outputs(posterior, x, blank):
+            warnings.warn(
+                f"{samples.name} has inputs {key!r}, which the model's forward takes with **kwargs "
+                "and does not read: its outputs are the same where they are 0. If it should read "
+                "them, look for a mistyped name; else leave them out",
+                UserWarning,
+                stacklevel=4,
+            )
+
+
+@torch.no_grad()
+def _same_outputs(posterior: LocalPosterior, x: Tree, other: Tree) -> bool:
+    """Whether a model makes the same of two batches, bit for bit, at w* and nearby."""
+    for weights in _probes(posterior.center):
+        found: list[list[Tensor]] = []
+        for batch in (x, other):
+            with _same_chance(posterior), suppress(Exception):  # what fails has read it
+                output = posterior.outputs(weights, batch)
+                every = output if parts_of(output) is not None else getattr(output, "__dict__", {})
+                every = output if isinstance(output, Tensor) else every
+                found.append([t.clone() for t in tree_leaves(every) if isinstance(t, Tensor)])
+        if len(found) < 2 or not found[0] or len(found[0]) != len(found[1]):
+            return False
+        if not all(torch.equal(a, b) for a, b in zip(*found, strict=True)):
+            return False
+    return True
 
 
 @contextmanager
@@ -401,6 +448,7 @@ __all__ = [
     "check_samples",
     "check_tokens",
     "require_runnable",
+    "warn_of_unread",
     "writes_batch",
     "written_weights",
 ]

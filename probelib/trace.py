@@ -26,12 +26,39 @@ class Trace(xr.Dataset):
 
         Attributes that netCDF cannot hold are text there, and float16 is float32.
         """
-        plain = {name: _at_home(array) for name, array in self.variables.items()}
-        attrs = {key: _plain(value) for key, value in self.attrs.items() if value is not None}
-        data = self.assign({k: plain[k] for k in self.data_vars})
-        data = data.assign_coords({k: plain[k] for k in self.coords if k not in self.indexes})
-        data.attrs = attrs
-        return xr.Dataset.to_netcdf(data, *args, **kwargs)
+        return xr.Dataset.to_netcdf(_as_netcdf(self), *args, **kwargs)
+
+
+class TraceTree(xr.DataTree):
+    """Traces of several observed sets, by name: each comes out as a :class:`Trace`."""
+
+    __slots__ = ()
+
+    def to_dataset(self, *args: Any, **kwargs: Any) -> Trace:
+        """As :meth:`xarray.DataTree.to_dataset`, a trace."""
+        found = super().to_dataset(*args, **kwargs)
+        return Trace(found.data_vars, found.coords, found.attrs)
+
+    def to_netcdf(self, *args: Any, **kwargs: Any) -> Any:
+        """As :meth:`xarray.DataTree.to_netcdf`, which needs h5netcdf or netCDF4.
+
+        What it writes opens with ``xarray.open_datatree``, and estimators read it.
+        """
+        plain = {
+            node.relative_to(self): _as_netcdf(node.to_dataset(inherit=node is self))
+            for node in self.subtree
+        }
+        return xr.DataTree.from_dict(plain).to_netcdf(*args, **kwargs)
+
+
+def _as_netcdf(trace: Trace) -> xr.Dataset:
+    """A trace with attributes and types that every netCDF has."""
+    plain = {name: _at_home(array) for name, array in trace.variables.items()}
+    attrs = {key: _plain(value) for key, value in trace.attrs.items() if value is not None}
+    data = trace.assign({k: plain[k] for k in trace.data_vars})
+    data = data.assign_coords({k: plain[k] for k in trace.coords if k not in trace.indexes})
+    data.attrs = attrs
+    return data
 
 
 def _plain(value: Any) -> Any:
@@ -52,4 +79,4 @@ def _at_home(array: xr.Variable) -> xr.Variable:
     return array.astype(np.int64) if array.dtype.kind == "u" else array
 
 
-__all__ = ["Trace"]
+__all__ = ["Trace", "TraceTree"]

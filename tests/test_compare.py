@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import xarray as xr
 from regressions import Exact
 from test_estimators import make_trace, random_trace
 
@@ -110,3 +111,60 @@ def test_what_cannot_be_compared_is_refused():
         )
     with pytest.raises(TypeError, match="b is None"):
         probelib.compare(trace, None)
+
+
+def zero_one(output, target):
+    """0 or 1, with the gradient of a smooth loss, so that it can be sampled."""
+    smooth = probelib.squared_error(output, target)
+    return (output.sign() != target.sign()).double() + smooth - smooth.detach()
+
+
+def of_loss(loss, observe_loss=None, **options):
+    exact = Exact()
+    posterior = probelib.LocalPosterior(
+        exact.posterior.model, loss, exact.data, n_beta=10.0, localization=exact.gamma
+    )
+    if options.get("weighted"):
+        return probelib.importance_sample(posterior, 60, observe_loss=observe_loss, progress=False)
+    sampler = probelib.LeimkuhlerMatthews(0.02)
+    return probelib.sample(
+        posterior, sampler=sampler, chains=2, draws=20, observe_loss=observe_loss, progress=False
+    )
+
+
+def per_part(output, target):
+    half = probelib.squared_error(output, target)[:, None] / 2
+    return half.expand(-1, 2)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_losses_of_other_functions_are_refused(weighted, tmp_path):
+    one = of_loss(probelib.squared_error, weighted=weighted)
+    other = of_loss(zero_one, weighted=weighted)
+    copy = tmp_path / "other.nc"
+    other.to_netcdf(copy)
+    for b in (other, xr.open_dataset(copy)):
+        with pytest.raises(ValueError, match="of different losses") as info:
+            probelib.compare(one, b)
+        assert "\n" not in str(info.value)
+    # The remedy, and traces that say nothing of it.
+    said = {**other.attrs["fingerprint"]}
+    said["per_sample_loss"] = one.attrs["fingerprint"]["per_sample_loss"]
+    probelib.compare(one, other.assign_attrs(fingerprint=said))
+    silent = {k: v for k, v in other.attrs.items() if k != "fingerprint"}
+    probelib.compare(one, other.drop_attrs(deep=False).assign_attrs(silent))
+    with pytest.raises(ValueError, match="b has the fingerprint 'abc'"):
+        probelib.compare(one, other.assign_attrs(fingerprint="abc"))
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_of_traces_of_tokens_whole_samples_are_compared(weighted):
+    one = of_loss(probelib.squared_error, weighted=weighted)
+    parts = of_loss(probelib.squared_error, per_part, weighted=weighted)
+    assert probelib.loss_gain(parts).dims == ("sample", "token")
+    for a, b in ((one, parts), (parts, one), (parts, parts)):
+        found = probelib.compare(a, b)
+        assert found.gain.dims == ("sample",)
+        np.testing.assert_allclose(found.gain, 0, atol=1e-12)
+    with pytest.raises(ValueError, match="of different losses"):
+        probelib.compare(parts, of_loss(zero_one, weighted=weighted))

@@ -155,6 +155,26 @@ def test_weights_that_are_lost_or_foreign_are_refused(exact, trace):
     assert np.isnan(probelib.khat(chain))
 
 
+def test_draws_of_a_loss_of_few_values_are_told_apart_by_their_distance(exact):
+    """Of a loss that is 0 or 1, many draws have all losses, and so their weight, in common."""
+    posterior = probelib.LocalPosterior(
+        exact.posterior.model,
+        lambda output, target: (output.sign() != target.sign()).double() + 0 * output,
+        exact.data,
+        n_beta=10.0,
+        localization=exact.gamma,
+    )
+    found = probelib.importance_sample(posterior, 100, progress=False)
+    assert len(np.unique(found.log_weight)) < 10
+    weights = np.exp(found.log_weight - found.log_weight.max())
+    mean = (found.loss * weights).sum(("chain", "draw")) / weights.sum()
+    np.testing.assert_allclose(probelib.loss_gain(found), mean - found.init_loss, atol=1e-12)
+    with pytest.raises(ValueError, match="weighted draws twice, those at 0 and 100"):
+        probelib.loss_gain(concat([found, found], "draw"))
+    with pytest.raises(ValueError, match="keep distance"):
+        probelib.loss_gain(found.drop_vars("distance"))
+
+
 def test_devinterp_cannot_weigh(trace, tmp_path):
     with pytest.raises(ValueError, match="which devinterp cannot weigh"):
         probelib.interop.to_devinterp(trace, tmp_path / "store")
@@ -354,6 +374,24 @@ def test_data_sets_are_read_once(exact, trace):
     found = probelib.importance_sample(posterior, 30, progress=False)
     np.testing.assert_allclose(found.loss, trace.loss[:, :30])
     assert items.reads < 10 * N
+
+
+def test_the_batches_of_a_pass_change_no_draw(exact, trace, monkeypatch):
+    sizes = []
+    losses = probelib.LocalPosterior.losses
+
+    def counted(self, weights, x, y):
+        sizes.append(len(y))
+        return losses(self, weights, x, y)
+
+    monkeypatch.setattr(probelib.LocalPosterior, "losses", counted)
+    sample = probelib.importance_sample
+    again = sample(exact.posterior, 5, observe_batch_size=7, progress=False)
+    assert sizes.count(7) >= 6 * (N // 7)  # at w* and at each of the draws
+    np.testing.assert_allclose(again.loss, trace.loss.isel(draw=slice(5)), rtol=1e-6, atol=1e-9)
+    np.testing.assert_array_equal(again.distance, trace.distance.isel(draw=slice(5)))
+    with pytest.raises(ValueError, match="observe_batch_size is 0"):
+        sample(exact.posterior, 5, observe_batch_size=0, progress=False)
 
 
 def test_nothing_of_the_callers_moves(exact):

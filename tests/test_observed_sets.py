@@ -147,3 +147,24 @@ def test_sets_of_tokens(posterior):
 def test_sets_that_cannot_stand_together(posterior, observe, message):
     with pytest.raises((ValueError, TypeError), match=message):
         run(posterior, observe)
+
+
+def test_a_tree_goes_into_netcdf_and_comes_back_to_the_same_estimates(tree, tmp_path):
+    pytest.importorskip("h5netcdf")
+    tree.to_netcdf(tmp_path / "tree.nc", engine="h5netcdf")
+    back = xr.open_datatree(tmp_path / "tree.nc", engine="h5netcdf")
+    gains, llc = probelib.loss_gain(back), probelib.local_learning_coefficient(back)
+    for name in SETS:
+        np.testing.assert_array_equal(gains[name], probelib.loss_gain(tree)[name])
+        assert llc[name] == probelib.local_learning_coefficient(tree)[name]
+    for part in (
+        tree["train"],
+        tree["train"].to_dataset(),
+        tree["train"].to_dataset().isel(draw=[1, 2]),
+    ):
+        part.to_netcdf(tmp_path / "part.nc", engine="h5netcdf")
+        found = xr.open_dataset(tmp_path / "part.nc", engine="h5netcdf")
+        whole = part.to_dataset() if isinstance(part, xr.DataTree) else part
+        np.testing.assert_array_equal(probelib.loss_gain(found), probelib.loss_gain(whole))
+        found.close()
+    back.close()

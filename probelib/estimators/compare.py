@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from probelib.contract import canonical, init_mcse, settings
+from probelib.contract import canonical, fingerprint, init_mcse, settings
 from probelib.estimators.blocks import (
     blocks_of_changes,
     per_sample,
@@ -72,7 +72,8 @@ class Comparison:
 def compare(a: xr.Dataset, b: xr.Dataset) -> Comparison:
     """By how much the gains and the LLC of one trace are other than those of another.
 
-    The same samples at another n_beta, of another checkpoint, with another sampler. Sample both
+    The same samples and loss at another n_beta, of another checkpoint, with another sampler; of
+    traces of losses per token whole samples are compared, by the posterior's loss. Sample both
     with one seed, and the errors of the differences are those of paired draws, mostly several times
     smaller than two independent runs would leave.
 
@@ -84,7 +85,8 @@ def compare(a: xr.Dataset, b: xr.Dataset) -> Comparison:
         b less a, with Monte-Carlo errors.
 
     Raises:
-        ValueError: the traces observe other samples, or have other chains or draws; and as for
+        ValueError: the traces observe other samples, are of different losses, as far as their
+            fingerprints tell, or have other chains or draws; and as for
             :func:`probelib.loss_gain`.
     """
     a = canonical(a, "loss", "init_loss", argument="a")
@@ -125,11 +127,19 @@ def _require_alike(a: xr.Dataset, b: xr.Dataset) -> None:
                 f"a and b observe other samples (their {name} differs); select the same samples, "
                 "in the same order"
             )
-    seen = [t.attrs.get("fingerprint", {}).get("observed_data") for t in (a, b)]
+    known_of = fingerprint(a, "a"), fingerprint(b, "b")
+    seen = [of.get("observed_data") for of in known_of]
     if None not in seen and seen[0] != seen[1]:
         raise ValueError(
             "a and b observe other data (its fingerprint differs); sample both with the same "
             "observe"
+        )
+    losses = [of.get("per_sample_loss") for of in known_of]
+    if None not in losses and losses[0] != losses[1]:
+        raise ValueError(
+            "a and b are of different losses (the fingerprint of per_sample_loss differs), which "
+            "have no difference; sample both with one loss (where it is one, under another Python "
+            "or torch, give both the same attrs['fingerprint']['per_sample_loss'])"
         )
 
 

@@ -22,6 +22,7 @@ import numpy as np
 
 from probelib.contract import draw_weights, log_weights
 from probelib.estimators.series import Estimate, estimate_mean, import_arviz, mcse_of_mean
+from probelib.estimators.sets import each_set
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -126,6 +127,7 @@ def estimate(series: np.ndarray, weights: Weights | None) -> Estimate:
     return Estimate(value, error, weights.ess, math.nan, step_bias=0.0)
 
 
+@each_set
 def khat(trace: xr.Dataset) -> float:
     r"""How heavy the tail of a trace's weights is: Pareto's k, by ArviZ (Vehtari et al., 2024).
 

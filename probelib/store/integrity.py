@@ -66,11 +66,21 @@ def write_atomically(path: Path, content: bytes) -> None:
     Raises:
         OSError: the directory is missing, read-only or full; nothing is left behind.
     """
+    with appearing_whole(path) as temporary, temporary.open("xb") as file:
+        file.write(content)
+
+
+@contextmanager
+def appearing_whole(path: Path) -> Iterator[Path]:
+    """A temporary file to be written, which takes the name ``path`` at the end in one step.
+
+    Raises:
+        OSError: as for :func:`write_atomically`; whatever is raised inside, nothing is left behind.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{uuid4().hex[:8]}")
     try:
-        with temporary.open("xb") as file:
-            file.write(content)
-            file.flush()
+        yield temporary
+        with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
         synchronise(path.parent)
@@ -150,6 +160,7 @@ def _store_error(error: OSError, path: Path, kept: str) -> StoreError:
 __all__ = [
     "StoreError",
     "TraceMismatch",
+    "appearing_whole",
     "checksum",
     "chunk_checksum",
     "disk_errors",

@@ -35,6 +35,11 @@ def warn_of_unseen(fingerprint: dict[str, Any], store: Any) -> None:
         )
 
 
+def has_unseen(fingerprint: dict[str, Any]) -> bool:
+    """Whether something of it could not be followed, so that a change would not be seen."""
+    return _unseen(fingerprint) is not None
+
+
 def _unseen(fingerprint: dict[str, Any]) -> str | None:
     for field, value in _flat(fingerprint).items():
         if (what := not_followed(value)) is not None:
@@ -112,4 +117,10 @@ def _short(value: Any) -> str:
     return f"{text[:12]}…" if len(text) == 64 else text
 
 
-__all__ = ["check_fingerprint", "check_losses"]
+__all__ = [
+    "check_fingerprint",
+    "check_losses",
+    "has_unseen",
+    "refuse_unseen",
+    "warn_of_unseen",
+]
