@@ -54,6 +54,8 @@ _NEVER = {
 }  # fmt: skip
 # What it does when it is made, which code that does not name the class cannot have it do.
 _MAKING = {"__init__", "__new__", "__post_init__", "__init_subclass__", "__set_name__"}
+# Where transformers keeps Python's hash of a text, which is another one in every process.
+_OF_THE_PROCESS = {"_original_object_hash"}
 # With these, code takes any attribute.
 _ANY_ATTRIBUTE = {"getattr", "vars", "dir", "getmembers", "attrgetter", "methodcaller"}
 _ANY_ATTRIBUTE |= {"__dict__", "__getattribute__"}
@@ -158,9 +160,9 @@ def plain(value: Any) -> Any:
 def attributes(value: Any) -> dict[str, Any]:
     """What an object holds, in its ``__dict__`` and in slots."""
     slots = [name for base in type(value).__mro__ for name in _slots(base)]
-    return {n: getattr(value, n) for n in slots if hasattr(value, n)} | getattr(
-        value, "__dict__", {}
-    )
+    held = {n: getattr(value, n) for n in slots if hasattr(value, n)}
+    held |= getattr(value, "__dict__", {})
+    return {name: part for name, part in held.items() if name not in _OF_THE_PROCESS}
 
 
 def _slots(kind: type) -> list[str]:

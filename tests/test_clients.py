@@ -5,7 +5,10 @@ that its numbers are those of a loop written by hand.
 """
 
 import functools
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -106,6 +109,25 @@ def test_one_attention_head_of_gpt2(gpt2, text):
     weight = gpt2.transformer.h[0].attn.c_attn.weight
     np.testing.assert_array_equal((moved != weight)[0].reshape(3, 2, 4)[:, 0], np.zeros((3, 4)))
     assert trace.attrs["config"]["n_parameters"] == 96
+
+
+def test_a_language_model_is_the_same_in_every_process(gpt2):
+    """Or no cache would find what another process computed."""
+    code = """if True:
+        import torch, transformers
+        from probelib.fingerprint import describe
+        model = transformers.GPT2LMHeadModel(transformers.GPT2Config.from_dict({config}))
+        print(describe(model, tensors=False))"""
+    code = code.replace("{config}", repr(gpt2.config.to_dict()))
+    once, again = (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True,
+            env=os.environ | {"PYTHONHASHSEED": str(seed)},
+        ).stdout
+        for seed in (1, 2)
+    )  # fmt: skip
+    assert len(once.strip()) == 64  # all of it was followed
+    assert once == again
 
 
 def test_bert_with_a_head_for_classes(text):
