@@ -1,28 +1,65 @@
 """Fixtures that several test files share."""
 
+import gc
 import os
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read when torch is imported, and inherited
 
+from unittest import mock
+
 import book_run
 import pytest
 import torch
+from torch.fx.experimental import proxy_tensor
 
 import probelib
 
 
+def _reads_the_book(item):
+    """Whether a test waits for the smoke run of the book."""
+    return bool({"book", "visitor"} & set(item.fixturenames))
+
+
 def pytest_collection_modifyitems(items):
-    """The tests that need the smoke run of the book come last: it takes as long as the others."""
-    items.sort(key=lambda item: item.get_closest_marker("book") is not None)
+    """The tests that need the smoke run of the book come last: it takes as long as the others.
+
+    The chapter in JupyterLab needs none of it, and fills the time until it has ended.
+    """
+    items.sort(key=lambda i: (_reads_the_book(i), i.get_closest_marker("book") is not None))
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _smoke_run(request, tmp_path_factory):
     """Begin that run beside the other tests, on the core that they leave."""
-    if any(item.get_closest_marker("book") for item in request.session.items):
+    if any(map(_reads_the_book, request.session.items)):
         book_run.start(tmp_path_factory)
     yield
     book_run.stop()
+
+
+def pytest_collection_finish():
+    """What is imported by now stays: no collection of garbage looks through it again."""
+    gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _plain_recordings():
+    """Steps are recorded without what compilers want to know of each operation.
+
+    No run reads it, and it is half of what a short one takes.
+    """
+    record = probelib.chains.make_fx
+    assert hasattr(proxy_tensor, "set_meta")  # else nothing would be recorded at all
+
+    def recorder(function):
+        def recorded(*args):
+            with mock.patch.object(proxy_tensor, "set_meta", lambda proxy, value: proxy):
+                return record(function)(*args)
+
+        return recorded
+
+    with mock.patch.object(probelib.chains, "make_fx", recorder):
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -535,11 +535,17 @@ def test_no_generator_of_the_callers_moves(normal, gradient):
     assert traces[0].sampling_loss.values.std() > 0
 
 
+@pytest.fixture(scope="module")
+def at_the_centre(tmp_path_factory):
+    """Chains of a model with dropout that stay at w*, and the same call again on their store."""
+    of, store = posterior(net(nn.Dropout(0.5)), train_mode=True), tmp_path_factory.mktemp("centre")
+    run = {"chains": 8, "draws": 100, "sampler": SGLD(1e-14, 8), "seed": 3}
+    return [draw(of, **run, store=store / "a.zarr") for _ in range(2)]
+
+
 @pytest.mark.parametrize("part", [slice(None), slice(6)])
-def test_losses_at_the_centre_of_a_random_model_have_an_error(part, tmp_path):
-    of = posterior(net(nn.Dropout(0.5)), train_mode=True)
-    run = {"chains": 8, "draws": 100, "sampler": SGLD(1e-14, 8), "seed": 3}  # it stays at w*
-    whole = draw(of, **run, store=tmp_path / "a.zarr")
+def test_losses_at_the_centre_of_a_random_model_have_an_error(part, at_the_centre, tmp_path):
+    whole, again = at_the_centre
     trace = whole.isel(sample=part)
     gain, llc = probelib.loss_gain(trace), probelib.local_learning_coefficient(trace)
     z = gain.values / gain.mcse.values  # all gains are 0, but for chance
@@ -551,7 +557,6 @@ def test_losses_at_the_centre_of_a_random_model_have_an_error(part, tmp_path):
     whole.to_netcdf(tmp_path / "a.nc")
     copied = xr.open_dataset(tmp_path / "a.nc").isel(sample=part)
     assert probelib.local_learning_coefficient(copied).mcse == pytest.approx(llc.mcse, rel=1e-5)
-    again = draw(of, **run, store=tmp_path / "a.zarr")
     np.testing.assert_array_equal(again.init_loss_mcse, whole.init_loss_mcse)
 
 

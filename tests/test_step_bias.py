@@ -47,10 +47,16 @@ def trace_of(posterior, sampler, draws=700, **kwargs):
     return probelib.sample(posterior, sampler=sampler, draws=draws, **plan)
 
 
-def test_sgld_with_the_full_gradient_is_off_by_what_it_says():
-    eps = 8e-3
+@pytest.fixture(scope="module")
+def by_full_gradient():
+    """A long run of SGLD, and its step."""
+    return trace_of(quadratic(), probelib.SGLD(step_size=8e-3)), 8e-3
+
+
+def test_sgld_with_the_full_gradient_is_off_by_what_it_says(by_full_gradient):
+    trace, eps = by_full_gradient
     biased = float((N_BETA * CURVATURE / (A * (1 - eps * A / 4))).sum() / 2)
-    found = probelib.local_learning_coefficient(trace_of(quadratic(), probelib.SGLD(step_size=eps)))
+    found = probelib.local_learning_coefficient(trace)
     assert found.step_bias == pytest.approx(biased - LLC, rel=0.1)
     assert biased - LLC > 0.1 * LLC
     assert found.value - found.step_bias == pytest.approx(LLC, abs=4 * found.mcse)
@@ -136,12 +142,12 @@ def test_a_step_that_made_more_than_all_leaves_no_variance():
     assert v.step_bias == v.value > 0
 
 
-def test_other_observed_samples_do_not_change_the_proportion():
-    posterior = quadratic(0.0)
+def test_other_observed_samples_do_not_change_the_proportion(by_full_gradient):
+    posterior, (trace, eps) = quadratic(), by_full_gradient
     some = posterior.data.batch(slice(0, 7))
-    sampler = probelib.SGLD(8e-3)
-    whole = probelib.local_learning_coefficient(trace_of(posterior, sampler))
-    part = probelib.local_learning_coefficient(trace_of(posterior, sampler, observe=some))
+    whole = probelib.local_learning_coefficient(trace)
+    part = trace_of(posterior, probelib.SGLD(eps), observe=some)
+    part = probelib.local_learning_coefficient(part)
     assert part.step_bias / part.value == pytest.approx(whole.step_bias / whole.value, rel=0.1)
 
 
