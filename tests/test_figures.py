@@ -1,6 +1,7 @@
 """Every chapter's figure draws what it is given, once, in colours that stay apart."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from drawn import assert_drawn
 
@@ -32,6 +33,22 @@ FIGURES = {
     "data_maps": lambda: figures.data_maps(
         PLANE, CLASSES, NAMED, np.array([0.1, 0.2]), RNG.random(12), RNG.uniform(-1, 1, 12), "hard"
     ),
+    "kept_by_localization": lambda: figures.kept_by_localization(
+        pd.DataFrame({"gamma": 10 ** (2 + THREE / 8), "kept": 1 - 1 / THREE, "kept_error": 0.02}),
+        0.9,
+        10 ** (2 + 16 / 8),
+    ),
+    "induction_positions": lambda: figures.induction_positions(
+        pd.DataFrame(
+            {
+                "kind": np.repeat(["pattern", "control"], 12),
+                "position": np.tile(np.arange(1, 13), 2),
+                "loss": RNG.random(24),
+                "gain": RNG.normal(size=24),
+            }
+        )
+    ),
+    "induction_kernels": lambda: figures.induction_kernels({"Pattern 1": R, "Control 1": R.T}),
     "stationary_variance": lambda: figures.stationary_variance(
         [(THREE / 10, 1 + THREE / 10, THREE / 100)] * 2,
         (AXIS + 2, AXIS + 2),

@@ -156,3 +156,15 @@ def test_a_kept_trace_is_a_trace(tmp_path):
     assert look(posterior(n=12, gamma=10.0, n_beta=2.0)) is None
     assert look(posterior(n=12, gamma=10.0, seed=4)) is None
     assert look(posterior(n=12, gamma=11.0)) is None
+
+
+def test_arrays_of_any_order_come_back(tmp_path):
+    given = {
+        "columns": np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+        "turned": np.ones((2, 3)).T,
+    }
+    given["part"] = np.arange(10)[::3]
+    prerun.write(tmp_path / "run", given, {})
+    found, _ = prerun.read(tmp_path / "run")
+    for name, array in given.items():
+        np.testing.assert_array_equal(found[name], array)

@@ -91,7 +91,9 @@ def write(path: Path, arrays: dict[str, np.ndarray], about: dict[str, Any]) -> N
     """Store a long run whole, or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     about = {"format": FORMAT, **about}
-    write_atomically(path, save(arrays, metadata={"about": json.dumps(about)}))
+    # As they lie in memory is how safetensors writes them, whatever their strides say.
+    rows = {name: np.asarray(array, order="C") for name, array in arrays.items()}
+    write_atomically(path, save(rows, metadata={"about": json.dumps(about)}))
 
 
 def as_trace(arrays: dict[str, np.ndarray], about: dict[str, Any]) -> xr.Dataset:
