@@ -915,6 +915,8 @@ chapter.say(
 # the classical influence is 0, undefined, or decided by its damping. The kernel always exists, and it
 # depends on $\gamma$ and on the temperature.
 #
+# Next: {doc}`chapter 08 <08_language_models>` goes where the paper does not, to language models.
+#
 # **References.** Influence functions of networks: {cite:t}`koh2017understanding`. The Bayesian
 # influence function: {cite:t}`iba2024wkernel` and {cite:t}`anonymous2025bif`. Curvature and case
 # influence in Bayesian models: {cite:t}`thomas2018reconciling`. Why networks are singular:

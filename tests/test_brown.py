@@ -11,7 +11,14 @@ from types import ModuleType, SimpleNamespace
 import pytest
 
 from probebook import brown
-from probebook.brown import COUNTS, BrownUnavailable, join_words, load_brown
+from probebook.brown import (
+    COUNTS,
+    GENRES,
+    BrownUnavailable,
+    brown_or_stand_in,
+    join_words,
+    load_brown,
+)
 
 SHARED = Path(os.environ.get("PROBELIB_DATA") or "-") / "brown" / brown.FILE
 WORDS = [["``", "Twice", "''", ",", "he", "said", "(", "$", "3", ")", "."], ["No", "!", "!"]]
@@ -117,3 +124,32 @@ def test_the_real_corpus():
 def test_spaces_come_back_around_punctuation():
     assert "\n".join(map(join_words, WORDS)) == SPACED
     assert join_words(["so", "--", "well", ";", "it's", "50", "%"]) == "so -- well; it's 50%"
+
+
+def test_some_of_each_genre_are_the_first(tmp_path, monkeypatch):
+    monkeypatch.setattr(brown, "SHA256", write(tmp_path / brown.FILE, entries()))
+    corpus = load_brown(root=tmp_path)
+    some = corpus.per_genre(7)
+    for genre, count in COUNTS.items():
+        own = [d for d in corpus.documents if d.genre == genre]
+        assert [d for d in some.documents if d.genre == genre] == own[: min(7, count)]
+    assert some.source == corpus.source
+    assert corpus.per_genre(80).documents == corpus.documents
+    with pytest.raises(ValueError, match="most must be at least 1"):
+        corpus.per_genre(0)
+
+
+@pytest.mark.usefixtures("no_nltk")
+def test_without_the_corpus_there_is_a_stand_in_that_says_so():
+    found = brown_or_stand_in()
+    assert found.stand_in
+    assert found.source.startswith("stand-in")
+    assert [d.genre for d in found.documents] == [*GENRES] * 5
+    assert all(len(d.text) > 3000 and d.text.isascii() for d in found.documents)
+    assert brown_or_stand_in().documents == found.documents
+
+
+def test_the_corpus_is_no_stand_in(tmp_path, monkeypatch):
+    monkeypatch.setattr(brown, "SHA256", write(tmp_path / brown.FILE, entries()))
+    monkeypatch.setenv("PROBELIB_DATA", str(tmp_path))
+    assert not brown_or_stand_in().stand_in

@@ -10,6 +10,7 @@ import torch
 import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.metrics import roc_auc_score
 from torch import nn
 
 import probelib
@@ -20,6 +21,8 @@ from probebook.memorized import (
     canary_scores,
     detection_table,
     exposure,
+    over_networks,
+    paired_difference,
     recall_at,
     wilson,
 )
@@ -155,6 +158,12 @@ def test_wilson_is_the_published():
 # -- recall and exposure -------------------------------------------------------------------------
 
 
+@given(st.integers(1, 400).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_wilson_holds_the_share(counts):
+    low, high = wilson(counts[0] / counts[1], counts[1])
+    assert 0 <= low <= counts[0] / counts[1] <= high <= 1
+
+
 def test_recall_allows_as_many_false_positives_as_said():
     held = np.arange(200.0)
     assert recall_at(np.array([198.0, 197.5, 197.0, 300.0]), held, 0.01) == 0.75  # 198, 199 may be
@@ -188,3 +197,47 @@ def test_exposure_is_by_rank():
     # An exponential with mean 1 / ln 2 = 1.443 and as much spread: four standard errors are 0.13,
     # and as much again for the held out.
     assert abs(uniform.mean() - 1.443) < 0.19
+
+
+def canaries_of(seed):
+    rng = np.random.default_rng(seed)
+    repetitions = np.repeat([4, 1, 0], [10, 12, 100])
+    table = pd.DataFrame({name: rng.normal(size=122) + (repetitions > 1) for name in SCORES})
+    table.insert(0, "repetitions", repetitions)
+    return table
+
+
+def test_networks_are_averaged_and_the_interval_is_that_of_one():
+    tables = [detection_table(canaries_of(seed)) for seed in (0, 1)]
+    mean = over_networks(tables)
+    auroc = np.stack([table.auroc for table in tables])
+    assert mean.auroc.to_numpy() == pytest.approx(auroc.mean(0))
+    assert mean.auroc_lowest.to_numpy() == pytest.approx(auroc.min(0))
+    assert mean.auroc_highest.to_numpy() == pytest.approx(auroc.max(0))
+    row = mean.iloc[1]
+    assert (row.low, row.high) == pytest.approx(auroc_interval(row.auroc, int(row.canaries), 100))
+    alone = over_networks(tables[:1])
+    pd.testing.assert_frame_equal(alone[tables[0].columns], tables[0], check_dtype=False)
+    with pytest.raises(ValueError, match="tables is empty"):
+        over_networks([])
+    with pytest.raises(ValueError, match="different rows"):
+        over_networks([tables[0], tables[1].iloc[1:].reset_index(drop=True)])
+
+
+def test_a_difference_is_that_of_the_aurocs_and_what_is_shared_cancels():
+    scores = [canaries_of(seed) for seed in (0, 1)]
+    found, low, high = paired_difference(scores, "gain", "loss", resamples=200)
+    of = {
+        name: np.mean([roc_auc_score(s.repetitions > 0, s[name]) for s in scores])
+        for name in ("gain", "loss")
+    }
+    assert found == pytest.approx(of["gain"] - of["loss"])
+    assert low < found < high
+    same = [table.assign(loss=2 * table.gain) for table in scores]
+    assert paired_difference(same, "gain", "loss", resamples=50) == (0.0, 0.0, 0.0)
+    # Independent scores: the standard error of a difference, by Hanley and McNeil, twice.
+    wide = paired_difference([canaries_of(s) for s in range(2, 3)], "gain", "loss", resamples=400)
+    spread = auroc_interval(0.7, 22, 100)
+    assert wide[2] - wide[1] == pytest.approx(2**0.5 * (spread[1] - spread[0]), rel=0.3)
+    with pytest.raises(ValueError, match="different canaries"):
+        paired_difference([scores[0], scores[1].iloc[::-1]], "gain", "loss")

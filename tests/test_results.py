@@ -44,6 +44,20 @@ REQUIRED = {
     "07_influence_functions": "laplace_order_first laplace_order_second laplace_relative_error "
     "loo_spearman_bayesian loo_spearman_bayesian_low loo_spearman_bayesian_high "
     "loo_spearman_classical loo_spearman_classical_low loo_spearman_classical_high",
+    "08_language_models": "stand_in noise_rounded_away_bfloat16 llm llm_loss_start llm_loss_chain "
+    "n_tokens draws effective_draws "
+    + " ".join(
+        f"canary_auroc_{score}{end}"
+        for score in ("gain", "mean_loss", "loss", "compression", "variance")
+        for end in ("", "_low", "_high")
+    )
+    + " "
+    + " ".join(
+        f"genre_{statistic}_{similarity}{end}"
+        for statistic in ("purity", "auroc", "nmi")
+        for similarity in ("kernel", "gradients", "embeddings", "tfidf", "tfidf_whole")
+        for end in ("", "_low", "_high", "_chance_low", "_chance_high")
+    ),
 }
 
 

@@ -14,11 +14,19 @@ import os
 import re
 import warnings
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
-__all__ = ["GENRES", "Brown", "BrownUnavailable", "Document", "data_identity", "load_brown"]
+__all__ = [
+    "GENRES",
+    "Brown",
+    "BrownUnavailable",
+    "Document",
+    "brown_or_stand_in",
+    "data_identity",
+    "load_brown",
+]
 
 FILE = "brown.jsonl.gz"
 SHA256 = "49f84d3c7377cbbe986aa230d22530c8a13dc7d82d1f0c0c1f9a779f42af173d"
@@ -72,10 +80,50 @@ class Brown:
     Attributes:
         documents: 500 of them, by id.
         source: where they came from, without a path: fit to be published.
+        stand_in: these are no documents of Brown, and their genres mean nothing.
     """
 
     documents: tuple[Document, ...]
     source: str
+    stand_in: bool = False
+
+    def per_genre(self, most: int) -> Brown:
+        """The first documents of each genre, at most so many.
+
+        Raises:
+            ValueError: ``most`` is not positive.
+        """
+        if most < 1:
+            raise ValueError(f"most must be at least 1, got {most}")
+        count = dict.fromkeys(GENRES, 0)
+        some = []
+        for document in self.documents:
+            count[document.genre] += 1
+            if count[document.genre] <= most:
+                some.append(document)
+        return replace(self, documents=tuple(some))
+
+
+def brown_or_stand_in() -> Brown:
+    """:func:`load_brown`, or a stand-in to demonstrate a chapter with where it fails.
+
+    The stand-in is the manual that Python carries for its ``help()``, cut in pieces of equal
+    length, whose genres are dealt out in turn.
+    """
+    try:
+        return load_brown()
+    except BrownUnavailable:
+        from pydoc_data.topics import topics
+
+    text = "\n".join(topics[name] for name in sorted(topics))
+    lines = (" ".join(line.split()) for line in text.encode("ascii", "ignore").decode().split("\n"))
+    text = "\n".join(line for line in lines if line and line.isprintable())
+    size = min(len(text) // (5 * len(GENRES)), 8000)
+    documents = (
+        Document(f"p{i:02d}", GENRES[i % len(GENRES)], text[i * size : (i + 1) * size])
+        for i in range(5 * len(GENRES))
+    )
+    return Brown(tuple(documents), "stand-in: the manual of Python's help()", stand_in=True)
 
 
 def load_brown(*, root: str | os.PathLike | None = None) -> Brown:

@@ -24,6 +24,8 @@ __all__ = [
     "GPTRecipe",
     "TrainedGPT",
     "embeddings",
+    "load_network",
+    "serialise",
     "token_losses",
     "train",
     "trained_gpt",
@@ -232,13 +234,13 @@ def trained_gpt(
         try:
             path = cache_dir("networks") / f"gpt-{fingerprint[:16]}.safetensors"
             if path.exists():
-                return _load(path.read_bytes(), recipe, windows, vocabulary, seed, fingerprint)
+                return load_network(path.read_bytes(), recipe, windows, vocabulary, seed)
         except Exception as error:  # whatever is wrong with the file, training anew is right
             print(f"Training the GPT anew: its cached network is unusable ({error}).")
     network = train(recipe, windows, vocabulary, seed=seed, progress=progress)
     if path is not None:
         try:
-            write_atomically(path, _serialise(network, fingerprint))
+            write_atomically(path, serialise(network, windows, vocabulary))
         except OSError as error:
             print(f"The GPT was not cached: {error}.")
     return network
@@ -325,30 +327,36 @@ def _content(tensors: dict[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _serialise(network: TrainedGPT, fingerprint: str) -> bytes:
+def serialise(network: TrainedGPT, windows: Windows, vocabulary: int) -> bytes:
+    """A network as a safetensors file, with what it was trained from and a checksum.
+
+    Args:
+        network: of :func:`train`.
+        windows, vocabulary: what it was trained on.
+    """
     tensors = {
         f"model.{name}": value.detach().contiguous()
         for name, value in network.model.state_dict().items()
     }
     tensors["history.loss"] = torch.from_numpy(network.loss)
     metadata = {
-        "fingerprint": fingerprint,
+        "fingerprint": _fingerprint(network.recipe, windows, vocabulary, network.seed),
         "content": _content(tensors),
         "seconds": repr(network.seconds),
     }
     return save(tensors, metadata)
 
 
-def _load(
-    content: bytes,
-    recipe: GPTRecipe,
-    windows: Windows,
-    vocabulary: int,
-    seed: int,
-    fingerprint: str,
+def load_network(
+    content: bytes, recipe: GPTRecipe, windows: Windows, vocabulary: int, seed: int
 ) -> TrainedGPT:
+    """The network in a file of :func:`serialise`, if it is the one that is asked for.
+
+    Raises:
+        ValueError: it was trained from other data or otherwise, or the file is damaged.
+    """
     tensors, metadata = load(content), _metadata(content)
-    if metadata.get("fingerprint") != fingerprint:
+    if metadata.get("fingerprint") != _fingerprint(recipe, windows, vocabulary, seed):
         raise ValueError("it was made from other data, another recipe or another version")
     if metadata.get("content") != _content(tensors):
         raise ValueError("its content does not match its checksum")

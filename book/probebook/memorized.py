@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -23,6 +23,8 @@ __all__ = [
     "canary_scores",
     "detection_table",
     "exposure",
+    "over_networks",
+    "paired_difference",
     "recall_at",
     "require_windows",
     "wilson",
@@ -153,7 +155,85 @@ def detection_table(scores: pd.DataFrame, at: float = 0.01) -> pd.DataFrame:
                          recall_low, recall_high))  # fmt: skip
     columns = ["score", "repetitions", "canaries", "auroc", "low", "high", "recall", "recall_low",
                "recall_high"]  # fmt: skip
-    return pd.DataFrame(rows, columns=columns)
+    table = pd.DataFrame(rows, columns=columns)
+    table.attrs["held_out"] = int(held.sum())
+    return table
+
+
+def over_networks(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Tables of several networks that memorized the same canaries, as one: means over networks.
+
+    Args:
+        tables: of :func:`detection_table`, one a network, with equal rows.
+
+    Returns:
+        As :func:`detection_table`, with ``auroc_lowest`` and ``auroc_highest`` over networks. The
+        intervals are those that one network would have at the mean: the canaries are the same, so
+        that several networks do not make them more.
+
+    Raises:
+        ValueError: there is no table, or two have different rows.
+    """
+    if not tables:
+        raise ValueError("tables is empty; give one a network")
+    keys = ["score", "repetitions", "canaries"]
+    first = tables[0]
+    if any(not table[keys].equals(first[keys]) for table in tables):
+        raise ValueError("tables have different rows; give those of the same canaries")
+    held = first.attrs["held_out"]
+    mean = first.copy()
+    for name in ("auroc", "recall"):
+        every = np.stack([table[name] for table in tables])
+        mean[name] = every.mean(0)
+        if name == "auroc":
+            mean["auroc_lowest"], mean["auroc_highest"] = every.min(0), every.max(0)
+    for row in mean.index:
+        canaries = int(mean.canaries[row])
+        mean.loc[row, ["low", "high"]] = auroc_interval(mean.auroc[row], canaries, held)
+        mean.loc[row, ["recall_low", "recall_high"]] = wilson(mean.recall[row], canaries)
+    return mean
+
+
+def paired_difference(
+    scores: Sequence[pd.DataFrame], one: str, other: str, resamples: int = 1000, seed: int = 0
+) -> tuple[float, float, float]:
+    """How much better one score tells planted from held out than another, and a 95 % interval.
+
+    Args:
+        scores: of :func:`canary_scores`, one a network, of the same canaries in the same order.
+        one, other: names of :data:`SCORES`.
+        resamples: of the bootstrap over canaries, planted and held out apart; all networks and
+            both scores see the same canaries, so that what they share cancels.
+        seed: of these.
+
+    Returns:
+        Difference of the AUROCs, mean over networks; its 2.5 and 97.5 % quantiles.
+
+    Raises:
+        ValueError: the networks have different canaries.
+    """
+    repetitions = scores[0].repetitions.to_numpy()
+    if any(not np.array_equal(table.repetitions, repetitions) for table in scores):
+        raise ValueError("scores are of different canaries; give the same for each network")
+    planted, held = np.flatnonzero(repetitions > 0), np.flatnonzero(repetitions == 0)
+
+    def difference(high: np.ndarray, low: np.ndarray) -> float:
+        return float(np.mean([
+            _auroc(table[one].to_numpy()[high], table[one].to_numpy()[low])
+            - _auroc(table[other].to_numpy()[high], table[other].to_numpy()[low])
+            for table in scores
+        ]))  # fmt: skip
+
+    rng = np.random.default_rng(seed)
+    again = [difference(rng.choice(planted, len(planted)), rng.choice(held, len(held)))
+             for _ in range(resamples)]  # fmt: skip
+    low, high = np.quantile(again, [0.025, 0.975])
+    return difference(planted, held), float(low), float(high)
+
+
+def _auroc(high: np.ndarray, low: np.ndarray) -> float:
+    """The share of pairs in which the high one is higher; equal ones count half."""
+    return float(((high[:, None] > low).mean() + (high[:, None] >= low).mean()) / 2)
 
 
 def auroc_interval(auroc: float, positives: int, negatives: int) -> tuple[float, float]:
@@ -218,7 +298,8 @@ def wilson(share: float, n: int) -> tuple[float, float]:
     """Wilson's 95 % interval of a share of n (JASA 1927)."""
     middle = (share + _Z**2 / (2 * n)) / (1 + _Z**2 / n)
     half = _Z / (1 + _Z**2 / n) * math.sqrt(share * (1 - share) / n + _Z**2 / (4 * n * n))
-    return max(0.0, middle - half), min(1.0, middle + half)
+    # At 0 and 1 one end is the share itself, but for rounding.
+    return min(share, max(0.0, middle - half)), max(share, min(1.0, middle + half))
 
 
 def exposure(loss: np.ndarray, held_out: np.ndarray) -> np.ndarray:

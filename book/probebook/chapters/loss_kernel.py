@@ -387,6 +387,10 @@ class Table1Row:
             table1_interval_low=self.aligned.low,
             table1_interval_high=self.aligned.high,
         )
+        llc = probelib.local_learning_coefficient(self.trace)
+        if np.isfinite(llc.mcse):  # of a trace that is long enough to have an error
+            error = llc.mcse / self.trace.attrs["config"]["n_beta"]
+            chapter.record(table1_mean_loss_chain_mcse=float(error))
         chapter.record_verdict(trust, "table1_verdict")
 
     def record_beside(
@@ -464,6 +468,8 @@ def record_kernel(
 ) -> None:
     """Record the kernel of the whole network: how sure it is, and of its neighbours.
 
+    The error of the mean loss comes from the walks, which are independent, and few.
+
     Args:
         chapter: where to.
         halves: R from two halves of the walks, shape (n, n).
@@ -480,6 +486,7 @@ def record_kernel(
         effective_draws=al.equivalent_draws(first, second),
         mean_loss_start=float(at_center.mean()),
         mean_loss_chain=float(loss.mean()),
+        mean_loss_chain_se=float(loss.mean((1, 2)).std(ddof=1) / len(loss) ** 0.5),
         split_half_reliability=reliability,
         split_half_reliability_se=al.reliability_error(*halves),
         reliability_of_both=probelib.spearman_brown(reliability),

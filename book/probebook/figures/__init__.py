@@ -10,6 +10,11 @@ from probebook.figures.influence_functions import (
     singular_influence,
 )
 from probebook.figures.introduction import data_maps, kernel_picture, probe_picture
+from probebook.figures.language_models_llm import (
+    induction_kernels,
+    induction_positions,
+    kept_by_localization,
+)
 from probebook.figures.llc_identity import approach, known_answers, llc_in_parts, when_to_believe
 from probebook.figures.local_posterior import (
     chain_gallery,
@@ -42,6 +47,9 @@ __all__ = [
     "expansion_errors",
     "gibbs_levels",
     "group_shares",
+    "induction_kernels",
+    "induction_positions",
+    "kept_by_localization",
     "kernel_and_gradients",
     "kernel_picture",
     "known_answers",
