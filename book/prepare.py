@@ -312,7 +312,7 @@ def first_screen(nb: NotebookNode) -> list[NotebookNode]:
 
 
 def without_bars(output: NotebookNode) -> NotebookNode | None:
-    """An output without progress bars; None if nothing is left, or if it is what stderr got.
+    """An output without progress bars; None if no letter is left, or if it is what stderr got.
 
     A bar writes its line again and again, each time after a carriage return. Of such a line stays
     what would be seen at its end, bars and blanks left out; lines without one stay as they are.
@@ -327,7 +327,7 @@ def without_bars(output: NotebookNode) -> NotebookNode | None:
         elif seen:
             kept.append(BAR.sub("", seen[-1]).rstrip() + end)
     output.text = "".join(kept)
-    return output if output.text else None
+    return output if output.text.strip() else None
 
 
 def executed_copy(

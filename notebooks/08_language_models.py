@@ -52,6 +52,8 @@ from probebook.chapters import language_models as helpers
 from probebook.chapters import language_models_llm as llm
 from probebook.figures import language_models as figures
 from probebook.figures import language_models_llm as llm_figures
+
+# %% tags=["hide-input"]
 from probebook.genres import recovery_table
 from probebook.gpt import GPTRecipe, trained_gpt
 from probebook.induction import by_position, induction

@@ -149,6 +149,8 @@ BARS = "\r  0%|          | 0/2 [00:00<?, ?epoch/s]\ra: 100%|██████| 
     [
         (BARS + "\n", None),
         (BARS, None),
+        (BARS + "\n\n", None),
+        ("\n" + BARS + "\n \n", None),
         ("before\n" + BARS + "\nafter\n", "before\nafter\n"),
         (BARS + "\r" + 60 * " " + "\rwritten above the bar\n" + BARS, "written above the bar\n"),
         ("no line break" + BARS + "\n", "no line break\n"),
