@@ -141,7 +141,7 @@ def _as_dataset(data: Any) -> tuple[xr.Dataset, str]:
         return data, "Trace" if isinstance(data, Trace) else "Dataset"
     if isinstance(data, xr.DataTree):
         if data.data_vars:
-            return data.to_dataset(), "Dataset"
+            return _as_dataset(data.to_dataset())
         raise TypeError(
             "data is a tree of several traces; save each in a file of its own: "
             f"save(tree[{next(iter(data.children), '...')!r}], ...)"
