@@ -101,6 +101,7 @@ def record_data(chapter: Chapter, data: LanguageData, network: TrainedGPT, stand
         n_parameters=sum(p.numel() for p in network.model.parameters()),
         epochs=network.recipe.epochs,
         train_loss=float(network.loss[-1]),
+        guessing_loss=math.log(10),
         held_out_loss=float(held.mean()),
         held_out_loss_se=float(held.std(ddof=1) / len(held) ** 0.5),
         training_seconds=round(network.seconds, 1),
@@ -125,7 +126,12 @@ def rule_rows(chapter: Chapter, choice: Choice, name: str = "rule") -> list[dict
             f"{name}_loss": float(kept.loss),
             f"{name}_kept": float(kept.kept),
             f"{name}_kept_error": float(kept.kept_error),
-        }
+        },
+        **{
+            f"{name}_{column}_at_{gamma:.0f}": float(row[column])
+            for gamma, row in table.iterrows()
+            for column in ("loss", "error", "kept", "kept_error")
+        },
     )
     return [
         {
@@ -441,6 +447,7 @@ def precision_rows(
     chapter.record(
         noise_rounded_away_bfloat16=every.unmoved,
         noise_variance_bfloat16=every.variance,
+        precision_bits=32,
         precision_step_size=step_size,
         precision_weight_size=every["size"],
         gain_correlation_bfloat16=_correlation(gain["float32"], gain["bfloat16"]),
@@ -485,7 +492,7 @@ def claims(numbers: Mapping[str, object], kept: bool) -> list[Claim]:
     guess = math.log(10)
     found = [
         Claim(
-            "loss of a held-out digit at w*, nats", "held_out_loss", "log 10 = 2.303 or more",
+            "loss of a held-out digit at w*, nats", "held_out_loss", "2.303 (guessing) or more",
             low=guess - 4 * float(str(numbers["held_out_loss_se"])),
             why="No network can know a random digit; four standard errors below is a leak.",
             must=True,
