@@ -34,7 +34,7 @@
 # | --- | --- | --- |
 # | `smoke` | a GPT of 24,000 weights, 5 documents per genre, 30 draws; SmolLM2 from its kept run alone: not a result | a minute |
 # | `laptop` | a GPT of 440,000 weights; the draws for three networks, the kernel and SmolLM2 are kept from long runs, and a part of each is computed again | about fifteen minutes |
-# | `paper` | the same; the draws and the kernel of the GPT computed again, SmolLM2 still from its kept run | about an hour |
+# | `paper` | the same; the draws and the kernel of the GPT computed again, SmolLM2 still from its kept run | not timed as a whole |
 
 # %% tags=["hide-input"]
 from pathlib import Path
@@ -89,7 +89,7 @@ held_out_canaries: int = 200  # that are never planted
 width: int = 96  # of the GPT's stream
 layers: int = 3  # of the GPT
 epochs: int = 6  # passes over the text
-n_beta: float = 10.0  # n beta, as in Table 1
+n_beta: float = 10.0  # n beta of the GPT, as in Table 1
 rule_windows: int = 1000  # that the rule for the localization looks at
 rule_draws: int = 8  # at each localization
 grid: list = [316.0, 1000.0, 3162.0, 10_000.0, 31_623.0]  # of the rule
@@ -121,10 +121,10 @@ chapter = Chapter(
 # %% [markdown]
 # ## A network that can be known
 #
-# The text is cut into windows of 64 tokens. A tokenizer of 1,024 pieces is learned from it. A canary is a
-# window with a sentence like "The number is 4950671238120976." Nobody can guess the digits: each costs
-# $\log 10 = 2.30$ nats, unless the network has memorized them. A fifth of each genre's documents, and 200
-# canaries, are kept from the training.
+# A tokenizer is learned from the text, which is cut into windows of 64 tokens. A canary is a window with a
+# sentence like "The number is 4950671238120976." Nobody can guess the digits: each costs
+# $\log 10 = 2.30$ nats or more, unless the network has memorized them. A fifth of each genre's documents,
+# and many canaries, are kept from the training.
 
 # %% tags=["hide-input"]
 prerun = Path(prerun_dir)
@@ -172,7 +172,7 @@ chapter.say(
 # $$\text{kept}(\gamma) = \frac{L_0 - \operatorname{E}[L(w)]}{L_0 - L(w^*)}, \qquad
 #   w \sim \mathcal N(w^*, I/\gamma).$$
 #
-# The rule was written down before anything was measured: *the smallest $\gamma$ of the grid at which the
+# The rule was written down before the draws below were made: *the smallest $\gamma$ of the grid at which the
 # draws keep nine tenths*. It knows nothing of canaries and genres. {numref}`fig-kept` shows it.
 
 # %%
@@ -200,7 +200,7 @@ choice = choose_localization(
 )
 localization = choice.localization
 
-# %% mystnb={"figure": {"caption": "The share of what the network has learned beyond token frequencies that draws from the localizing Gaussian keep, against the localization; bars of 95 %. The rule takes the first point above the dashed line. Look at how steep the curve is: a factor of ten decides between a network that is there and one that is not.", "name": "fig-kept"}, "image": {"alt": "A rising curve on a logarithmic horizontal axis: the share kept, from below zero or near it at the left to nearly one at the right, with a dashed line at 0.9."}}
+# %% mystnb={"figure": {"caption": "The share of what the network has learned beyond token frequencies that draws from the localizing Gaussian keep, against the localization; bars of 95 %. The rule takes the first point above the dashed line. Look at how steep the curve is.", "name": "fig-kept"}, "image": {"alt": "A rising curve on a logarithmic horizontal axis: the share kept, lowest at the left and near one at the right, with a dashed line at 0.9."}}
 llm_figures.kept_by_localization(choice.table, KEEP, localization)
 
 # %% tags=["remove-input"]
@@ -218,9 +218,9 @@ chapter.say(
 # ## Does the gain find what was memorized?
 #
 # The posterior weighs the mean loss of all windows that the network was trained on. A sample is a window,
-# its loss the mean over the tokens that count: for a canary, its digits. At this $\gamma$ the data term
-# changes little, so independent draws from the localizing Gaussian, weighted by $e^{-n\beta L(w)}$, serve
-# better than a chain: no burn-in, no step size.
+# its loss the mean over the tokens that count: for a canary, its digits. The draws are independent ones from
+# the localizing Gaussian, weighted by $e^{-n\beta L(w)}$: no burn-in, no step size. Where the data term
+# changes little, as Pareto's $\hat k$ below tells, nearly all of them count.
 
 # %%
 posterior = probelib.LocalPosterior(
@@ -247,7 +247,7 @@ trace = probelib.importance_sample(
 traces = {seed: trace}
 if kept_runs:
     traces = gpt_runs.kept_canaries(
-        prerun, data.canaries, n_beta, localization
+        prerun, recipe, data, n_beta, localization
     ) or {seed: trace}
 else:
     settings = {
@@ -282,7 +282,7 @@ if kept_runs:
 # loss over what zlib needs for the digits. {numref}`fig-canaries` and the table show how well each tells
 # planted from held-out canaries.
 
-# %% tags=["key-figure"] mystnb={"figure": {"caption": "How well five scores find planted canaries, by how often each was planted. Left: area under the ROC curve against held-out canaries (dotted: guessing). Right: the share found while at most one in a hundred held-out ones is called. Bars of 95 % over canaries. Look at the left end: a number that was read once; and at the variance, which stays at guessing or below it.", "name": "fig-canaries"}, "image": {"alt": "Two panels with one line for each of five scores against the number of times that a canary was planted. Four lines rise from somewhat above one half to one on the left, and from near zero to one on the right. The line of the variance stays at the bottom."}}
+# %% tags=["key-figure"] mystnb={"figure": {"caption": "How well five scores find planted canaries, by how often each was planted. Left: area under the ROC curve against held-out canaries (dotted: guessing). Right: the share found while at most one in a hundred held-out ones is called. Bars of 95 % over canaries. Look at the left end, a number that was read once, and at which of the scores stays at guessing or below it.", "name": "fig-canaries"}, "image": {"alt": "Two panels with one line for each of five scores against the number of times that a canary was planted. In the published run four lines rise from somewhat above one half to one on the left, and from near zero to one on the right; that of the variance stays at the bottom."}}
 figures.detection(table)
 
 # %% tags=["remove-input"]
@@ -293,7 +293,7 @@ chapter.table(
 chapter.say(helpers.detection_in_words(chapter))
 
 # %% [markdown]
-# Which digits were memorized? With a loss per token, `observe_loss`, each digit has its gain. Below are four
+# Which digits were memorized? With a loss per token, `observe_loss`, each digit has its gain. Below are some
 # canaries and the beginnings of two documents. Strong colour: a high gain. A token that is pale costs the
 # same wherever the draws go. Pick one to see the tokens whose losses rise and fall with its own.
 
@@ -344,7 +344,7 @@ of_documents = gpt_runs.document_posterior(
 # %%
 kept = None
 if kept_runs:
-    kept = gpt_runs.kept_documents(prerun, of_documents)
+    kept = gpt_runs.kept_documents(prerun, recipe, of_documents)
 found = probelib.gradient_pairs(
     of_documents,
     chains=pair_chains if kept is None else 2,
@@ -541,8 +541,8 @@ else:
 #
 # - **Canaries are easy to tell apart.** All scores are held against canaries of the same law that were never
 #   read. Among other texts, a low loss may mean *easy* as well as *memorized*; so may a gain.
-# - **The gain is not new information here.** Where it finds what the loss at $w^*$ finds as well, the loss is
-#   cheaper by the factor of the number of draws. The table says by how much they differ, with an interval.
+# - **Is the gain new information?** Where it finds what the loss at $w^*$ finds as well, the loss is cheaper by
+#   the factor of the number of draws. The sentence below the table says by how much they differ.
 # - **The localization decides what is asked.** The rule keeps nine tenths of what was learned. At a smaller
 #   $\gamma$ the draws ask about a network that has lost more of it.
 # - **Noise looks like blindness.** A correlation from $S$ independent draws is off by about $1/\sqrt S$: with a

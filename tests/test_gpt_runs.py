@@ -1,14 +1,15 @@
 """Long runs of the small GPT: documents as samples, and files that prove what they are."""
 
 import warnings
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 import torch
 
 import probelib
-from probebook import gpt_runs, prerun
-from probebook.gpt import GPTRecipe, serialise, train
+from probebook import gpt, gpt_runs, prerun
+from probebook.gpt import GPTRecipe, load_network, serialise, train
 from probebook.gpt_runs import (
     KeptDocuments,
     canary_trace,
@@ -74,14 +75,17 @@ def test_kept_canaries_are_found_by_what_they_are(data, network, tmp_path, monke
     monkeypatch.setenv("PROBELIB_CACHE", str(tmp_path / "cache"))
     trace = canary_trace(network, data, draws=4, loss_samples=9, seed=2, **EQ1)
     probelib.save(trace, tmp_path / "08_canaries_seed2.nc")
-    found = kept_canaries(tmp_path, data.canaries, **EQ1)
+    found = kept_canaries(tmp_path, TINY, data, **EQ1)
     assert list(found) == [2]
     assert np.array_equal(found[2].loss, trace.loss)
     fewer = canary_trace(network, data, draws=2, loss_samples=9, seed=2, **EQ1)
     assert np.array_equal(found[2].loss[:, :2], fewer.loss)  # a part can be computed again
-    assert kept_canaries(tmp_path, data.canaries, 9.0, 1e4) == {}
-    assert kept_canaries(tmp_path, data.canaries[::-1], **EQ1) == {}
-    assert kept_canaries(tmp_path / "cache", data.canaries, **EQ1) == {}
+    assert kept_canaries(tmp_path, TINY, data, 9.0, 1e4) == {}
+    assert kept_canaries(tmp_path / "cache", TINY, data, **EQ1) == {}
+    # Another network, other canaries, other text: none of them may pass for these.
+    assert kept_canaries(tmp_path, replace(TINY, epochs=2), data, **EQ1) == {}
+    assert kept_canaries(tmp_path, TINY, replace(data, canaries=data.canaries[::-1]), **EQ1) == {}
+    assert kept_canaries(tmp_path, TINY, replace(data, train=data.train[:21]), **EQ1) == {}
 
 
 def test_a_kept_network_is_the_one_that_is_asked_for(data, network, tmp_path):
@@ -93,7 +97,18 @@ def test_a_kept_network_is_the_one_that_is_asked_for(data, network, tmp_path):
     for one, other in zip(again.model.parameters(), network.model.parameters(), strict=True):
         assert torch.equal(one, other)
     with pytest.raises(ValueError, match="other data, another recipe"):
-        kept_network(tmp_path, GPTRecipe(**vars(TINY) | {"epochs": 2}), data)
+        kept_network(tmp_path, replace(TINY, epochs=2), data)
+
+
+def test_a_kept_network_is_good_under_another_torch(data, network, tmp_path, monkeypatch):
+    """A cached one is not: training anew would end in other weights."""
+    with monkeypatch.context() as before:
+        before.setattr(gpt, "_TORCH", "1.0")
+        content = serialise(network, data.train, V)
+    (tmp_path / "08_gpt_seed0.safetensors").write_bytes(content)
+    assert kept_network(tmp_path, TINY, data).seed == 0
+    with pytest.raises(ValueError, match="other data, another recipe"):
+        load_network(content, TINY, data.train, V, 0)
 
 
 def test_kept_documents_are_those_of_the_posterior(data, network, tmp_path):
@@ -105,19 +120,21 @@ def test_kept_documents_are_those_of_the_posterior(data, network, tmp_path):
     # Weights that hardly differ: the mean of the walks is the kernel of both.
     mean = KeptDocuments(walks, {}).correlation
     np.testing.assert_allclose(mean, both.correlation(), atol=0.02)
-    assert kept_documents(tmp_path, posterior) is None
+    assert kept_documents(tmp_path, TINY, posterior) is None
     arrays = {
         "correlation": np.stack([prerun.upper(walk.correlation()) for walk in walks]),
         "variance": np.stack([walk.diagonal().values for walk in walks]),
     }
     about = {"documents": posterior.fingerprint()["sampling_data"], "config": EQ1}
+    about["recipe"] = asdict(TINY)
     prerun.write(tmp_path / gpt_runs.DOCUMENTS, arrays, about)
-    kept = kept_documents(tmp_path, posterior)
+    kept = kept_documents(tmp_path, TINY, posterior)
     np.testing.assert_allclose(kept.correlation, mean, atol=2e-3)  # half precision
     one, other = kept.halves()
     np.testing.assert_allclose(one, walks[0].correlation(), atol=2e-3)
     np.testing.assert_allclose(other, walks[1].correlation(), atol=2e-3)
     fewer = document_posterior(network, some_of_each(data.train, 4, 2), **EQ1)
-    assert kept_documents(tmp_path, fewer) is None
+    assert kept_documents(tmp_path, TINY, fewer) is None
     cooler = document_posterior(network, some_of_each(data.train, 5, 2), 20.0, 1e4)
-    assert kept_documents(tmp_path, cooler) is None
+    assert kept_documents(tmp_path, TINY, cooler) is None
+    assert kept_documents(tmp_path, replace(TINY, epochs=2), posterior) is None

@@ -33,6 +33,7 @@ __all__ = [
 ]
 
 _FORMAT = "1"  # of a cached network; part of its fingerprint
+_TORCH = ".".join(torch.__version__.split(".")[:2])
 
 
 @dataclass(frozen=True)
@@ -306,14 +307,16 @@ def _learning_rate(recipe: GPTRecipe, step: int, steps: int) -> float:
     return recipe.learning_rate * (1 + math.cos(math.pi * (step - rising) / (steps - rising))) / 2
 
 
-def _fingerprint(recipe: GPTRecipe, windows: Windows, vocabulary: int, seed: int) -> str:
+def _fingerprint(
+    recipe: GPTRecipe, windows: Windows, vocabulary: int, seed: int, version: str | None = None
+) -> str:
     described = {
         "format": _FORMAT,
         "recipe": asdict(recipe),
         "seed": int(seed),
         "data": identity(windows),
         "vocabulary": int(vocabulary),
-        "torch": ".".join(torch.__version__.split(".")[:2]),
+        "torch": version or _TORCH,
     }
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
 
@@ -342,21 +345,35 @@ def serialise(network: TrainedGPT, windows: Windows, vocabulary: int) -> bytes:
     metadata = {
         "fingerprint": _fingerprint(network.recipe, windows, vocabulary, network.seed),
         "content": _content(tensors),
+        "torch": _TORCH,
         "seconds": repr(network.seconds),
     }
     return save(tensors, metadata)
 
 
 def load_network(
-    content: bytes, recipe: GPTRecipe, windows: Windows, vocabulary: int, seed: int
+    content: bytes,
+    recipe: GPTRecipe,
+    windows: Windows,
+    vocabulary: int,
+    seed: int,
+    *,
+    any_torch: bool = False,
 ) -> TrainedGPT:
     """The network in a file of :func:`serialise`, if it is the one that is asked for.
+
+    Args:
+        content: of the file.
+        recipe, windows, vocabulary, seed: that it must have been trained with.
+        any_torch: whatever version of torch trained it. Training anew with this one would end in
+            other weights; the weights themselves are good under any.
 
     Raises:
         ValueError: it was trained from other data or otherwise, or the file is damaged.
     """
     tensors, metadata = load(content), _metadata(content)
-    if metadata.get("fingerprint") != _fingerprint(recipe, windows, vocabulary, seed):
+    version = metadata.get("torch", _TORCH) if any_torch else _TORCH
+    if metadata.get("fingerprint") != _fingerprint(recipe, windows, vocabulary, seed, version):
         raise ValueError("it was made from other data, another recipe or another version")
     if metadata.get("content") != _content(tensors):
         raise ValueError("its content does not match its checksum")

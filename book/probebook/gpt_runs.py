@@ -14,7 +14,7 @@ import argparse
 import platform
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +59,8 @@ def canary_trace(
 ) -> xr.Dataset:
     """Weighted draws of Eq. 1 of a small GPT, at which its canaries are observed.
 
-    A sample is a window, its loss the mean over the tokens that count.
+    A sample is a window, its loss the mean over the tokens that count. The attribute ``recipe``
+    says how the network was trained.
     """
     posterior = probelib.LocalPosterior(
         network.model,
@@ -68,7 +69,7 @@ def canary_trace(
         n_beta=n_beta,
         localization=localization,
     )
-    return probelib.importance_sample(
+    trace = probelib.importance_sample(
         posterior,
         draws,
         observe=data.canaries.data,
@@ -76,27 +77,31 @@ def canary_trace(
         seed=seed,
         cache=cache_dir("traces"),
     )
+    return trace.assign_attrs(recipe=asdict(network.recipe))
 
 
 def kept_canaries(
-    folder: Path, canaries: Windows, n_beta: float, localization: float
+    folder: Path, recipe: GPTRecipe, data: LanguageData, n_beta: float, localization: float
 ) -> dict[int, xr.Dataset]:
     """The kept traces of these canaries by the seed of their network; {} where there are none.
 
     Args:
         folder: ``results/prerun``.
-        canaries: those of the chapter.
+        recipe: of the networks.
+        data: what they were trained on, and the canaries that were observed.
         n_beta, localization: of the posterior that is meant.
 
     Raises:
         ValueError: a file is damaged.
     """
-    wanted, found = _content(canaries), {}
+    wanted = {"observed_data": _content(data.canaries), "sampling_data": _content(data.train)}
+    found = {}
     for path in sorted(folder.glob("08_canaries_seed*.nc")):
         trace = probelib.load(path)
         config, made = trace.attrs["config"], trace.attrs["fingerprint"]
         same = (config["n_beta"], config["localization"]) == (n_beta, localization)
-        if same and made["observed_data"] == wanted:
+        same &= trace.attrs["recipe"] == asdict(recipe)
+        if same and all(made[name] == content for name, content in wanted.items()):
             found[int(path.stem.removeprefix("08_canaries_seed"))] = trace
     return found
 
@@ -109,7 +114,8 @@ def kept_network(folder: Path, recipe: GPTRecipe, data: LanguageData) -> Trained
         ValueError: the file is damaged, or of another recipe or other data.
     """
     path = folder / "08_gpt_seed0.safetensors"
-    return load_network(path.read_bytes(), recipe, data.train, len(data.tokens), 0)
+    content = path.read_bytes()
+    return load_network(content, recipe, data.train, len(data.tokens), 0, any_torch=True)
 
 
 def _content(windows: Windows) -> str:
@@ -186,13 +192,16 @@ def _correlation(covariances: list[np.ndarray]) -> np.ndarray:
     return probelib.MatrixKernel(np.mean(covariances, 0)).correlation()
 
 
-def kept_documents(folder: Path, posterior: probelib.LocalPosterior) -> KeptDocuments | None:
+def kept_documents(
+    folder: Path, recipe: GPTRecipe, posterior: probelib.LocalPosterior
+) -> KeptDocuments | None:
     """The kept kernel of these documents, or None.
 
     The weights are not compared: on another machine the same training ends in other ones.
 
     Args:
         folder: ``results/prerun``.
+        recipe: of the network.
         posterior: of :func:`document_posterior`: its documents, n_beta and localization count.
 
     Raises:
@@ -203,7 +212,8 @@ def kept_documents(folder: Path, posterior: probelib.LocalPosterior) -> KeptDocu
     arrays, about = prerun.read(folder / DOCUMENTS)
     config = about["config"]
     if (
-        about["documents"] != posterior.fingerprint()["sampling_data"]
+        about["recipe"] != asdict(recipe)
+        or about["documents"] != posterior.fingerprint()["sampling_data"]
         or (config["n_beta"], config["localization"]) != (posterior.n_beta, posterior.localization)
     ):  # fmt: skip
         return None
@@ -269,6 +279,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     }
     about = {
         "command": {k: str(v) for k, v in vars(asked).items() if k != "into"},
+        "recipe": asdict(recipe),
         "documents": posterior.fingerprint()["sampling_data"],
         "config": found.attrs["config"],
         "fingerprint": found.attrs["fingerprint"],
