@@ -59,7 +59,9 @@ class LocalPosterior:
             See :class:`probelib.data.Samples`. Labels are compared as they are: those of a causal
             language model have to be shifted by the loss, or in the data.
         n_beta: :math:`n\beta`, the inverse temperature times the number of samples.
-        localization: :math:`\gamma`, the *precision* of the Gaussian around :math:`w^*`.
+        localization: :math:`\gamma`, the *precision* of the Gaussian around :math:`w^*`; None:
+            :func:`probelib.calibrate` finds one, by itself or for :func:`probelib.sample` without
+            a sampler, and nothing else can be computed before.
         parameters: which weights move. None: the parameters with ``requires_grad=True``. Else it
             alone decides, and ``requires_grad`` counts for nothing: a name or glob, such as
             ``"head.*"`` (as in ``model.named_parameters()``; a ``*`` goes across dots); a list of
@@ -93,7 +95,7 @@ class LocalPosterior:
         data: Data,
         *,
         n_beta: float,
-        localization: float,
+        localization: float | None = None,
         parameters: Parameters | None = None,
         train_mode: bool = False,
         forward: Forward | None = None,
@@ -101,7 +103,9 @@ class LocalPosterior:
         require_kind("model", model, nn.Module, "an nn.Module")
         require_kind("per_sample_loss", per_sample_loss, callable, "a function of (output, target)")
         self.n_beta = require_positive("n_beta", n_beta)
-        self.localization = require_positive("localization", localization)
+        self._localization = (
+            None if localization is None else require_positive("localization", localization)
+        )
         if forward is not None:
             require_kind("forward", forward, callable, "a function of (model, inputs), or None")
         self.train_mode = train_mode
@@ -145,6 +149,39 @@ class LocalPosterior:
         self.loss_dtype: torch.dtype = soundness.check_samples(self, self.data)
         soundness.check_tokens(self.per_sample_loss, self.data)
         soundness.warn_of_unread(self, self.data)
+
+    @property
+    def localization(self) -> float:
+        """The precision gamma of the Gaussian around w* (ValueError: it has none yet)."""
+        if self._localization is None:
+            raise ValueError(
+                "posterior has localization None, which says nothing about how far its draws may "
+                "go from w*; give one, or take probelib.calibrate(posterior).posterior"
+            )
+        return self._localization
+
+    @property
+    def is_localized(self) -> bool:
+        """Whether it has a localization; without one only :func:`probelib.calibrate` takes it."""
+        return self._localization is not None
+
+    def at(
+        self, *, n_beta: float | None = None, localization: float | None = None
+    ) -> "LocalPosterior":
+        """The same network and data under Eq. 1 with another n beta, localization or both.
+
+        Args:
+            n_beta, localization: the new ones; None leaves it as it is.
+
+        Returns:
+            A posterior of its own, which shares weights, model and data with this one.
+        """
+        other = self.apart()
+        if n_beta is not None:
+            other.n_beta = require_positive("n_beta", n_beta)
+        if localization is not None:
+            other._localization = require_positive("localization", localization)
+        return other
 
     @property
     def n_parameters(self) -> int:
@@ -288,7 +325,7 @@ class LocalPosterior:
         own.model = sharing_tensors(self.model, self.model)
         return own
 
-    def fingerprint(self) -> dict[str, str | float | bool]:
+    def fingerprint(self) -> dict[str, str | float | bool | None]:
         """What the posterior depends on, field by field; contents as SHA-256."""
         weights = hashlib.sha256()
         constants = self._constants | self._parts.constants()
@@ -302,7 +339,7 @@ class LocalPosterior:
             "per_sample_loss": describe(self.per_sample_loss),
             "sampling_data": self.data.fingerprint(),
             "n_beta": self.n_beta,
-            "localization": self.localization,
+            "localization": self._localization,
             "train_mode": self.train_mode,
             "precision": str(self.dtype).removeprefix("torch."),
             # Named only where there is one.

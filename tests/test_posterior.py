@@ -211,6 +211,8 @@ def scaled(output, target, by):
 @pytest.mark.parametrize("name", ["n_beta", "localization"])
 @pytest.mark.parametrize("value", [0, -1.5, float("nan"), float("inf"), "10", None])
 def test_settings_must_be_positive(data, name, value):
+    if value is None and name == "localization":
+        return  # it is then found: see test_calibrate
     with pytest.raises(ValueError, match=rf"{name} is .*{value}.*; it must be a positive, finite"):
         build(data, **{name: value})
 

@@ -15,7 +15,6 @@ network that has lost more of it than that, a larger one about a smaller neighbo
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -144,7 +143,7 @@ def choose_localization(
     gammas, rows, center = sorted(map(float, grid)), [], np.nan
     for gamma in gammas:
         trace = probelib.importance_sample(
-            _at(posterior, gamma), draws=draws, seed=seed, progress=progress, **options
+            posterior.at(localization=gamma), draws=draws, seed=seed, progress=progress, **options
         )
         losses, center = trace.mean_loss.values.ravel(), float(trace.init_loss.mean())
         kept = kept_share(losses, frequency_loss, center)
@@ -165,10 +164,3 @@ def choose_localization(
             stacklevel=2,
         )
     return Choice(chosen, table, frequency_loss, center)
-
-
-def _at(posterior: probelib.LocalPosterior, gamma: float) -> probelib.LocalPosterior:
-    """The same posterior at another localization."""
-    other = copy.copy(posterior)
-    other.localization = gamma
-    return other

@@ -252,8 +252,7 @@ def chosen(
         observe_batch_size=BATCH,
         progress=True,
     )
-    start.localization = choice.localization
-    return choice, start
+    return choice, start.at(localization=choice.localization)
 
 
 def one_chain(posterior: probelib.LocalPosterior, text: ObservedText, draws: int) -> xr.Dataset:
