@@ -309,7 +309,7 @@ class Chains:
             stream = own_stream(self._seeds[c], self.step, 0, w.device)
             with stream if self._draws_at_random else nullcontext():
                 own = batch if self._full_batch else rows(batch, c)
-                gradient, loss = self._gradient(w, *own)
+                gradient, loss = self.gradient_at(w, *own)
             gradients.append(gradient)
             losses.append(loss)
         return torch.stack(gradients), torch.stack(losses)
@@ -329,7 +329,7 @@ class Chains:
                 for part, (x, y) in enumerate(self.data.batches(size)):
                     stream = own_stream(seed, again, part, self.center.device)
                     with stream if self._draws_at_random else nullcontext():
-                        gradient, _ = self._gradient(self.center, x, y)
+                        gradient, _ = self.gradient_at(self.center, x, y)
                     total += gradient * (count(y) / len(self.data))
             self._full_gradient = total / passes
         return self._full_gradient
@@ -337,7 +337,8 @@ class Chains:
     def _mean_loss(self, weights: Tensor, x: Tree, y: Tree) -> Tensor:
         return self.posterior.losses(weights, x, y).mean()
 
-    def _gradient(self, weights: Tensor, x: Tree, y: Tree) -> tuple[Tensor, Tensor]:
+    def gradient_at(self, weights: Tensor, x: Tree, y: Tree) -> tuple[Tensor, Tensor]:
+        """Mean gradient and loss of a batch at single weights, by plain autograd."""
         return _by_autograd(self._mean_loss, weights, x, y)
 
 

@@ -95,6 +95,7 @@ ATTRIBUTES = {
     "wall_time": "seconds of work, all chains together",
     "device": "where the chains ran",
     "preconditioned": "whether steps are longer for some weights than for others",
+    "calibration": "of a run whose settings were found: the settings, and the evidence for each",
     "guessing_loss": "of the observed samples, nats, were the model's output always the same",
     "fingerprint": "of weights, data, code and settings",
     "versions": "of the packages that made the trace",

@@ -172,9 +172,11 @@ class Run(Observation):
 
     Attributes:
         sampler: the call's own copy.
+        calibration: where the settings come from, if :func:`probelib.calibrate` found them.
     """
 
     sampler: Sampler
+    calibration: dict[str, Any] | None = None
 
     @classmethod
     def of(

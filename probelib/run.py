@@ -27,8 +27,10 @@ from tqdm import tqdm
 
 from probelib._version import __version__
 from probelib.arguments import require_kind, require_whole
+from probelib.calibration.kept import calibration_of
 from probelib.chains import Chains, rehearse
 from probelib.data import Data
+from probelib.estimators.diagnostics import diagnostics
 from probelib.guessing import guessing_loss
 from probelib.observe import Observer
 from probelib.observe_loss import ObserveLoss
@@ -79,12 +81,12 @@ def sample(
     posterior: LocalPosterior,
     observe: Data | Mapping[str, Data] | None = None,
     *,
-    sampler: Sampler,
+    sampler: Sampler | None = None,
     observe_loss: ObserveLoss | None = None,
     chains: int = 4,
-    draws: int = 500,
-    burn_in: int = 0,
-    thin: int | Literal["auto"] = 1,
+    draws: int | None = None,
+    burn_in: int | None = None,
+    thin: int | Literal["auto"] | None = None,
     until: float | None = None,
     seed: int = 0,
     store: str | os.PathLike | None = None,
@@ -99,6 +101,10 @@ def sample(
     progress: bool = True,
 ) -> xr.Dataset | Any:
     """Run chains from w* and record every observed sample's loss at every draw.
+
+    Without a ``sampler``, :func:`probelib.calibrate` finds it, and with it the localization, draws,
+    burn_in and thin that are not given; the trace's attribute ``calibration`` says what it chose
+    and why. It is found again with the trace, in ``store`` or ``cache``.
 
     Chain c draws its minibatches and its noise from generators seeded by
     ``numpy.random.SeedSequence(seed).spawn(chains)[c]``. The same call gives the same trace, bit
@@ -129,17 +135,18 @@ def sample(
         observe: the samples whose losses are recorded; default: those of the posterior. A dict
             of several sets, such as ``{"train": data, "test": held_out}``, gives a tree.
         sampler: how chains advance, such as ``probelib.SGLD(step_size=1e-3, batch_size=64)``. It
-            is copied, never changed.
+            is copied, never changed. Default: found by :func:`probelib.calibrate`.
         observe_loss: maps (output, target) to losses of shape (batch, positions...), in nats, NaN
             where there is none: what is recorded of each sample beside its loss, such as
             ``probelib.token_cross_entropy``. The posterior's own loss still defines L.
         chains: number C of independent chains, all starting at w*.
-        draws: number T of draws kept per chain; with ``until`` at most so many.
-        burn_in: number b of steps before the first draw counts.
-        thin: steps per draw. "auto" chooses them for the least time to a given standard error: it
-            runs the burn-in first with up to 256 observed samples watched at every step, weighs how
-            fast their losses decorrelate against what a step and an observation cost, and keeps
-            what it found in the trace's attribute ``thinning``. See
+        draws: number T of draws kept per chain; with ``until`` at most so many. Default: 500 with a
+            sampler, else as many as give the LLC a standard error of 1 %.
+        burn_in: number b of steps before the first draw counts. Default: 0 with a sampler.
+        thin: steps per draw. Default: 1 with a sampler. "auto" chooses them for the least time to a
+            given standard error: it runs the burn-in first with up to 256 observed samples watched
+            at every step, weighs how fast their losses decorrelate against what a step and an
+            observation cost, and keeps what it found in the trace's attribute ``thinning``. See
             :func:`probelib.schedule.choose_thin`.
         until: stop as soon as the median Monte-Carlo standard error of the loss gain, over up to
             256 observed samples, is at most this (nats). It looks after 20 draws and then after
@@ -178,12 +185,16 @@ def sample(
         StoreError: the disk is full, or ``store`` is read-only or gone; earlier draws stay.
         DivergenceError: every chain's loss or weights became non-finite; earlier draws stay.
         OverflowError: a loss along the chain is too large for float16; earlier draws stay readable.
+        CalibrationRefused: there is no sampler, and no settings would give numbers to be trusted.
+
+    Warns:
+        UserWarning: there is no sampler, and something speaks against the trace all the same.
     """
     plan = Plan(
         chains=chains,
-        draws=draws,
-        burn_in=burn_in,
-        thin=thin,
+        draws=500 if draws is None else draws,
+        burn_in=0 if burn_in is None else burn_in,
+        thin=1 if thin is None else thin,
         until=until,
         seed=seed,
         first_chain=first_chain,
@@ -193,7 +204,18 @@ def sample(
     )
     _check_place(store, cache, overwrite)
     _check_executor(executor, chains_per_task, store if cache is None else cache, until)
+    calibration = None
+    if sampler is None:
+        kept_in = None if overwrite else store
+        settings, calibration = calibration_of(
+            posterior, observe, chains=plan.chains, seed=plan.seed, store=kept_in, cache=cache
+        )
+        given = {"draws": draws, "burn_in": burn_in, "thin": thin}
+        missing = [name for name, value in given.items() if value is None]
+        plan = replace(plan, **{name: settings.settings[name] for name in missing})
+        posterior, sampler = settings.posterior, settings.sampler
     run = Run.of(posterior, observe, sampler, plan, observe_loss)
+    run = replace(run, calibration=calibration)
     fingerprint = run.fingerprint()
     place = _open(run, fingerprint, store, cache, overwrite)
     if (found := _finished(place, run.plan)) is not None:
@@ -212,6 +234,19 @@ def sample(
             together = run.plan.chains if executor is None else chains_per_task
             run, chains_here = _begin(place, run, fingerprint, together, progress)
         return _to_the_end(place, run, chains_here, executor, progress)
+
+
+def rehearsed(run: Run) -> tuple[xr.Dataset, Chains]:
+    """A short run in memory: its trace, and the chains where they stand at its end.
+
+    Raises:
+        DivergenceError: every chain became non-finite.
+    """
+    place = MemoryStore()
+    run, chains = _begin(place, run, {}, run.plan.chains, progress=False)
+    enough = _advance(place, run, chains, None, progress=False)
+    _finish(place, run.config(), enough)
+    return _trace(place, enough or run.plan.draws), chains
 
 
 # --- before: what is there already ---
@@ -358,6 +393,8 @@ def _begin(
         "preconditioned": chains.preconditioned,
         "wall_time": time.perf_counter() - started,
     }
+    if run.calibration is not None:
+        attrs["calibration"] = run.calibration
     if run.posterior.is_part:
         attrs["prefix"] = chains.prefix
     if center.mcse is not None:
@@ -477,7 +514,24 @@ def _reported(trace: xr.Dataset, place: TraceStore, cached: bool) -> Any:
     draws = trace.sizes["chain"] * trace.sizes["draw"]
     file = None if place.path is None else place.path / "zarr.json"
     report_run("trace", trace.attrs["wall_time"], cached=cached, draws=draws, file=file)
-    return apart(trace)
+    out = apart(trace)
+    if "calibration" in trace.attrs:  # nobody has looked at these settings
+        _warn_of_doubts(out)
+    return out
+
+
+def _warn_of_doubts(trace: Any) -> None:
+    """Say what speaks against a trace whose settings were found."""
+    verdict = diagnostics(trace)
+    for found in verdict.values() if isinstance(verdict, dict) else [verdict]:
+        if not found.good:
+            doubts = "; ".join(one.sentence for one in found.findings if not one.good)
+            warnings.warn(
+                "the settings that calibrate found gave a trace that is "
+                f"{'wrong' if found.wrong else 'uncertain'}: {doubts}",
+                UserWarning,
+                stacklevel=4,
+            )
 
 
 def _trace(place: TraceStore, draws: int) -> xr.Dataset:
@@ -623,4 +677,4 @@ def _at_a_prompt() -> bool:
     return False
 
 
-__all__ = ["DivergenceError", "sample"]
+__all__ = ["DivergenceError", "rehearsed", "sample"]

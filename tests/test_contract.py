@@ -36,7 +36,7 @@ def test_a_trace_of_ours_is_what_the_contract_says():
     assert {str(k): v.dims for k, v in trace.coords.items()} == {
         name: dims for name, dims in contract.COORDINATES.items() if name != "init_loss_mcse"
     } | {"run": ()}
-    assert set(contract.ATTRIBUTES) <= set(trace.attrs)
+    assert set(contract.ATTRIBUTES) - {"calibration"} <= set(trace.attrs)
     assert contract.settings(trace) == RunSettings(
         n_beta=10.0, localization=5.0, beta=10 / 12, n_samples=12, n_parameters=12,
         sampler="SGLD", order=1, step_size=1e-3, batch_size=4, chains=2, draws=3, burn_in=1, thin=2,

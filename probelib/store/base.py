@@ -125,8 +125,9 @@ class TraceStore(ABC):
 
     def write_steps(self, chains: slice, first: int, recorded: dict[str, np.ndarray]) -> None:
         """Write what was recorded, each (chains, k), of steps ``first, first + 1, ...``."""
-        for name, values in recorded.items():
-            self._write(name, (chains, slice(first, first + values.shape[1])), values)
+        with np.errstate(over="ignore"):  # of a chain on its way out: infinite says it
+            for name, values in recorded.items():
+                self._write(name, (chains, slice(first, first + values.shape[1])), values)
 
     def _write(self, name: str, at: tuple[slice, ...], values: np.ndarray) -> None:
         array = array_of(self._group, name)

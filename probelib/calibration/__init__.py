@@ -1,0 +1,24 @@
+r"""Settings of a run, found: localization, sampler, step size, thinning, burn-in, draws.
+
+Each follows from something measured, none from a clock, so that the same call gives the same
+settings:
+
+- the **localization**, where none is given, from what draws of its Gaussian keep of what was
+  learned (:mod:`probelib.calibration.localization`);
+- the **step size** from the largest curvature along the chain: :math:`\epsilon (n\beta h + \gamma)`
+  at most 1, a quarter of where the Leimkuhler-Matthews step becomes unstable; and from the bias
+  that the noise of minibatches makes of it (:mod:`probelib.estimators.step_bias`), held under a
+  limit;
+- the **batch size** from what a step costs: the one that gets the chains furthest for a given
+  number of operations, at that bias;
+- **burn-in** from the slowest relaxation that Eq. 1 has at a minimum, :math:`2 / (\epsilon\gamma)`
+  steps of a direction that only the localization holds;
+- **thinning** as ``thin="auto"`` does, from autocorrelations and costs;
+- **draws** from how fast the mean loss and the slowest samples decorrelate, and a target error.
+"""
+
+from probelib.calibration.calibrate import calibrate
+from probelib.calibration.kept import calibration_of
+from probelib.calibration.result import Calibration, CalibrationRefused, Evidence
+
+__all__ = ["Calibration", "CalibrationRefused", "Evidence", "calibrate", "calibration_of"]
