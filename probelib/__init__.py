@@ -5,6 +5,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from probelib._version import __version__
+from probelib.calibration import Calibration, CalibrationRefused, calibrate
 from probelib.checkpoint_series import over_checkpoints
 from probelib.estimators import (
     Comparison,
@@ -44,6 +45,7 @@ from probelib.run import DivergenceError, sample
 from probelib.samplers import SGLD, LeimkuhlerMatthews, RMSpropSGLD, Sampler
 from probelib.saved import load, save
 from probelib.store import StoreBusy, StoreError, TraceMismatch, open_trace
+from probelib.sweep import sweep
 
 open = load  # not in __all__, so that a star import hides nobody's built-in
 
@@ -64,6 +66,8 @@ def __dir__() -> list[str]:
 
 __all__ = [
     "SGLD",
+    "Calibration",
+    "CalibrationRefused",
     "Comparison",
     "ControlVariate",
     "Diagnostics",
@@ -86,6 +90,7 @@ __all__ = [
     "TraceMismatch",
     "__version__",
     "autocorrelation",
+    "calibrate",
     "checkpoint_table",
     "compare",
     "cross_entropy",
@@ -113,5 +118,6 @@ __all__ = [
     "spearman_brown",
     "split_half_reliability",
     "squared_error",
+    "sweep",
     "token_cross_entropy",
 ]

@@ -596,6 +596,39 @@ def rhat_and_ess(
     return fig
 
 
+def sweep(table: pd.DataFrame) -> Figure:
+    """The LLC against n beta, a line a localization, with errors, weighted draws and verdicts.
+
+    Full marks are chains that nothing speaks against, hollow ones ask for more draws, crosses are
+    wrong; black diamonds are weighted draws, where their weights can be trusted.
+
+    Args:
+        table: from :func:`probelib.sweep`.
+    """
+    fig, axes = figure(size=(6.4, 4))
+    ax, marks = axes[0, 0], {"good": ("o", None), "wide": ("o", "white"), "wrong": ("x", None)}
+    for (gamma, rows), color in zip(table.groupby("localization"), cycle(_COLORS), strict=False):
+        rows = rows[np.isfinite(rows.llc)]
+        ax.plot(rows.n_beta, rows.llc, color=color, lw=1, label=rf"$\gamma$ = {gamma:g}")
+        for verdict, (mark, face) in marks.items():
+            part = rows[rows.verdict == verdict]
+            ax.errorbar(
+                part.n_beta, part.llc, 1.96 * part.llc_mcse.where(np.isfinite(part.llc_mcse)),
+                fmt=mark, color=color, mfc=face or color, capsize=2, zorder=3,
+            )  # fmt: skip
+    weighted = table[np.isfinite(table.weighted_llc)]
+    if len(weighted):
+        ax.errorbar(
+            weighted.n_beta, weighted.weighted_llc, 1.96 * weighted.weighted_llc_mcse,
+            fmt="D", ms=4, color="black", lw=0.8, label="weighted draws", zorder=4,
+        )  # fmt: skip
+    below = bool((table.llc <= 0).any())  # nothing is left out of the picture
+    scale = "linear" if below else "log"
+    ax.set(xscale="log", yscale=scale, xlabel=r"$n\beta$", ylabel="LLC")
+    ax.legend(fontsize=8)
+    return fig
+
+
 __all__ = [
     "BLUE",
     "GREEN",
@@ -615,4 +648,5 @@ __all__ = [
     "over_training",
     "populations",
     "rhat_and_ess",
+    "sweep",
 ]

@@ -69,6 +69,19 @@ FIGURES = {
     "rhat_and_ess": lambda: plotting.rhat_and_ess(
         np.array([1.2, 1.0, 1.15, np.nan]), np.array([150.0, 90.0, 400.0, np.nan])
     ),
+    "sweep": lambda: plotting.sweep(
+        pd.DataFrame(
+            {
+                "n_beta": [1.0, 10.0],
+                "localization": [5.0, 5.0],
+                "llc": [0.5, 1.0],
+                "llc_mcse": [0.1, 0.1],
+                "weighted_llc": [0.6, np.nan],
+                "weighted_llc_mcse": [0.1, np.nan],
+                "verdict": ["good", "wrong"],
+            }
+        )
+    ),
 }
 
 
