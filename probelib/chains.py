@@ -373,7 +373,7 @@ def rehearse(run: Run, data: Samples, cost: schedule.Pass) -> schedule.Thinning:
             cost,
             observed=len(run.observed),
             batch=run.gradient.batch_size or posterior.n_samples,
-            gradients=run.gradient.evaluations,
+            gradients=run.gradients_per_step,
             weights=posterior.n_parameters,
         ),
     )

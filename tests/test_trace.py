@@ -129,7 +129,8 @@ def test_schema(store):
     assert trace.attrs["config"] == {
         "n_beta": 10.0, "localization": 5.0, "beta": 10 / 30, "n_samples": 30, "n_parameters": 44,
         "sampler": "SGLD", "order": 1, "step_size": 1e-2, "batch_size": 8,
-        "gradient": "Minibatch", "chains": 2, "draws": 6, "burn_in": 3, "thin": 2,
+        "gradients_per_step": 1, "gradient": "Minibatch",
+        "chains": 2, "draws": 6, "burn_in": 3, "thin": 2,
     }  # fmt: skip
     assert set(trace.attrs["fingerprint"]) == {
         "weights", "model", "per_sample_loss", "sampling_data", "observed_data", "n_beta",

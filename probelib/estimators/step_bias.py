@@ -23,6 +23,9 @@ and that is the estimate. C is what the gradients of two steps that follow each 
 They share less than :math:`|\nabla L|^2`, by what the step itself changed, and by what the next
 step takes back of its noise; both are put right by their lower bounds (Cauchy-Schwarz).
 
+Other samplers say by which :math:`\epsilon` each part counts, and how far a kick reaches within a
+step (:class:`probelib.samplers.Lengths`).
+
 Where L is homogeneous of degree :math:`\alpha` around w* and the data hold the weights, the first
 term counts :math:`2/\alpha` times, which is the LLC over the virial: twice for an absolute value,
 half for a quartic. Where the localization holds them, it counts once. In between, the share of
@@ -56,6 +59,7 @@ class StepBias:
             a preconditioned sampler, which weighs the directions in another way.
         turning: by how much of itself the gradient changes in a step, about half of the step times
             the curvature; with minibatches it is their noise as well.
+        bending: the same without their noise, at least.
         held: the part of the curvature-weighted precision that is the data's, not gamma's.
     """
 
@@ -64,6 +68,7 @@ class StepBias:
     noise_limit: float = math.nan
     virial: float = math.nan
     turning: float = math.nan
+    bending: float = math.nan
     held: float = math.nan
 
     def total(self, llc: float) -> float:
@@ -94,7 +99,8 @@ def step_bias(trace: xr.Dataset) -> StepBias:
     needed = run.step_size, run.n_beta, run.localization, run.order
     if None in needed or any(name not in trace for name in names):
         return unknown
-    eps, nb, gamma, order = (float(value) for value in needed if value is not None)
+    nb, gamma, order = (float(value) for value in needed[1:] if value is not None)
+    eps, kick, of_localization = run.lengths()
     # The burn-in is left out, as of the draws; of a run without one, only the first step.
     recorded = trace[list(names)].isel(step=slice(max(1, run.burn_in or 0), None))
     square, along, repeat = (recorded[name].values.astype(np.float64) for name in names)
@@ -104,18 +110,22 @@ def step_bias(trace: xr.Dataset) -> StepBias:
     # The square of the gradient without its noise, but for a sampling error: without minibatches
     # there is none.
     of_mean = square.mean()
+    changed = kick / (1 if order == 1 else 2)
+    slope = nb / along.mean() if along.mean() > 0 else 0.0
     if not is_full:
-        changed = eps / (2 if order == 1 else 4)
-        slope = nb / along.mean() if along.mean() > 0 else 0.0
         of_mean = _of_mean(repeat.mean(), of_mean, changed, slope, gamma)
-    gradient = eps / 8 * nb * (nb * of_mean + gamma * along.mean()) if order == 1 else 0.0
+    by_localization = gamma * along.mean() * (of_localization / eps)
+    gradient = eps / 8 * nb * (nb * of_mean + by_localization) if order == 1 else 0.0
     noise = eps / 8 * nb**2 * (square.mean() - of_mean)
-    taken_back = 2 * noise / (nb * along.mean() / 2) if along.mean() > 0 else 1.0
+    at_once = kick / 4 * nb**2 * (square.mean() - of_mean)
+    taken_back = 2 * at_once / (nb * along.mean() / 2) if along.mean() > 0 else 1.0
     by_data = nb * (of_mean + _uncertainty(repeat)) / max(1 - taken_back, 1e-9)
     held = _held(min(by_data, nb * square.mean()), gamma * along.mean())
     turning = 1 - float(repeat.mean() / square.mean()) if square.any() else 0.0
+    bending = turning if is_full else changed * max(gamma + slope * of_mean, 0.0)
     virial = math.nan if trace.attrs.get("preconditioned") else nb * float(along.mean()) / 2
-    return StepBias(float(gradient), float(noise * held), float(noise), virial, turning, held)
+    parts = gradient, noise * held, noise, virial, turning, bending, held
+    return StepBias(*map(float, parts))
 
 
 def _of_mean(repeat: float, most: float, changed: float, slope: float, gamma: float) -> float:

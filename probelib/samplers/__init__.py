@@ -9,9 +9,19 @@ A sampler has three methods (see :class:`probelib.Sampler`):
 The state is a dict of tensors with one row per chain, and goes whole into the checkpoint.
 """
 
-from probelib.samplers.base import Sampler, State, Target
+from probelib.samplers.baoab import BAOAB
+from probelib.samplers.base import Lengths, Sampler, State, Target
 from probelib.samplers.leimkuhler_matthews import LeimkuhlerMatthews
 from probelib.samplers.rmsprop_sgld import RMSpropSGLD
 from probelib.samplers.sgld import SGLD
 
-__all__ = ["SGLD", "LeimkuhlerMatthews", "RMSpropSGLD", "Sampler", "State", "Target"]
+__all__ = [
+    "BAOAB",
+    "SGLD",
+    "LeimkuhlerMatthews",
+    "Lengths",
+    "RMSpropSGLD",
+    "Sampler",
+    "State",
+    "Target",
+]

@@ -46,12 +46,33 @@ class Target:
 
 
 @dataclass(frozen=True)
+class Lengths:
+    r"""What one step amounts to, for estimates of its bias; of SGLD all follow from its step size.
+
+    Attributes:
+        noise_step: :math:`\epsilon` of the SGLD in which the noise of minibatches widens the
+            posterior as much: in a slow direction, by :math:`\epsilon (n\beta)^2 s^2 / 4` parts.
+        kick: by how many gradients of the potential a step itself moves the weights:
+            :math:`\epsilon / 2`.
+        localization_step: :math:`\epsilon` of the SGLD whose bias is as large where only the
+            localization holds a weight; 0 where there is none. Heeded of samplers of order one.
+    """
+
+    noise_step: float
+    kick: float
+    localization_step: float
+
+
+@dataclass(frozen=True)
 class Sampler(ABC):
     """A sampler of the local posterior: how chains advance by one step.
 
     A subclass defines :meth:`step`, and :meth:`init` if its state is more than the weights. All
     that changes along a chain belongs in the state, which goes into checkpoints; the sampler
-    itself never changes.
+    itself never changes. Some say more, which is no part of this class: a trace is known by its
+    sampler's code, so that what is added here makes all kept traces strangers.
+    ``gradients_per_step`` is how many gradients of a batch a step asks for (where it is not said,
+    1), and ``lengths(target)`` gives the :class:`Lengths` of a step where they are not SGLD's.
 
     Args:
         step_size: of one step, in squared units of weight for the Langevin samplers.
@@ -178,4 +199,4 @@ def check_state(state: Any, chains: int, weights: Tensor, before: State | None =
     return {name: tensor.detach() for name, tensor in state.items()}
 
 
-__all__ = ["Sampler", "State", "Target", "check_state"]
+__all__ = ["Lengths", "Sampler", "State", "Target", "check_state"]
