@@ -42,7 +42,7 @@ from probelib.losses import (
 )
 from probelib.posterior import LocalPosterior
 from probelib.run import DivergenceError, sample
-from probelib.samplers import BAOAB, SGLD, LeimkuhlerMatthews, RMSpropSGLD, Sampler
+from probelib.samplers import BAOAB, HMC, MALA, SGLD, LeimkuhlerMatthews, RMSpropSGLD, Sampler
 from probelib.saved import load, save
 from probelib.store import StoreBusy, StoreError, TraceMismatch, open_trace
 from probelib.sweep import sweep
@@ -66,6 +66,8 @@ def __dir__() -> list[str]:
 
 __all__ = [
     "BAOAB",
+    "HMC",
+    "MALA",
     "SGLD",
     "Calibration",
     "CalibrationRefused",

@@ -21,7 +21,7 @@ from torch.nn.modules.rnn import RNNBase
 from probelib import schedule
 from probelib.ambient import undisturbed
 from probelib.batches import Tree, count, rows, tree_leaves, tree_like
-from probelib.contract import STEP_VARIABLES
+from probelib.contract import ACCEPTANCE, STEP_VARIABLES
 from probelib.copies import version
 from probelib.data import Samples
 from probelib.fingerprint import attributes, describe
@@ -117,6 +117,16 @@ class Chains:
         self.observer = Observer(run, batch_size, self._seeds, together, self._draws_at_random)
 
     @property
+    def has_accept_test(self) -> bool:
+        """Whether the sampler tests its steps, and its state says how probable each was."""
+        return bool(getattr(self.sampler, "has_accept_test", False))
+
+    @property
+    def step_variables(self) -> tuple[str, ...]:
+        """Names of what is recorded of a step."""
+        return (*STEP_VARIABLES, *(ACCEPTANCE if self.has_accept_test else ()))
+
+    @property
     def weights(self) -> Tensor:
         """Where the chains stand, shape (chains, n_parameters)."""
         return self.state["weights"]
@@ -152,7 +162,7 @@ class Chains:
         """One step of every chain.
 
         Returns:
-            What is recorded of it (:data:`probelib.contract.STEP_VARIABLES`), each (chains,).
+            What is recorded of it, by :attr:`step_variables`, each (chains,).
 
         Where it raises, nothing has changed: it may be called again, and draws the same numbers.
 
@@ -160,16 +170,11 @@ class Chains:
             ValueError: the sampler changed in place what it was given, or returned no state.
         """
         self._draws.begin()
-        batch, seen = self._batch(), []
+        gradient = _Gradients(self, self._batch())
         versions = {name: version(tensor) for name, tensor in self.state.items()}
 
-        def gradient(weights: Tensor) -> Tensor:
-            estimate, loss = self.estimator(weights, batch, self)
-            seen.append((estimate, loss))
-            return estimate
-
         new = self.sampler.step(dict(self.state), gradient, self._draws.noise, self.target)
-        if not seen:  # a sampler that needs no gradient is watched all the same
+        if gradient.first is None:  # a sampler that needs no gradient is watched all the same
             gradient(self.weights)
         changed = [n for n, tensor in self.state.items() if version(tensor) != versions[n]]
         if changed or self._draws.changed_in_place():
@@ -181,8 +186,11 @@ class Chains:
         new = check_state(new, self.chains, self.weights, self.state)
         if self.frozen:
             new = self._reset(new, self.frozen)
-        record = self._record(*seen[0])
-        self._previous = seen[0][0]
+        assert gradient.first is not None
+        record = self._record(*gradient.first)
+        if self.has_accept_test:
+            record |= {name: new[name] for name in ACCEPTANCE}
+        self._previous = gradient.first[1]
         self.state, self.step = new, self.step + 1
         self._draws.next_step()
         if self.step == 1:
@@ -198,8 +206,11 @@ class Chains:
         metric = getattr(self.sampler, "metric", lambda state, target: None)
         return metric(dict(self.state), self.target)
 
-    def _record(self, gradient: Tensor, loss: Tensor) -> dict[str, Tensor]:
-        """What is recorded of a step from the present state, which used this gradient of L."""
+    def _record(self, weights: Tensor, gradient: Tensor, loss: Tensor) -> dict[str, Tensor]:
+        """What is recorded of a step from the present state, which used this gradient of L.
+
+        It is that of ``weights``, which are the present ones but for samplers that ask elsewhere.
+        """
         scale = self._metric()
         scaled = gradient if scale is None else scale * gradient
         square = torch.linalg.vecdot(scaled, gradient)
@@ -207,7 +218,7 @@ class Chains:
             repeat = torch.full_like(square, torch.nan)
         else:
             repeat = torch.linalg.vecdot(scaled, self._previous)
-        along = torch.linalg.vecdot(scaled, self.weights - self.center)
+        along = torch.linalg.vecdot(scaled, weights - self.center)
         return dict(zip(STEP_VARIABLES, (loss, square, along, repeat), strict=True))
 
     def freeze(self, chain: int) -> None:
@@ -340,6 +351,27 @@ class Chains:
     def gradient_at(self, weights: Tensor, x: Tree, y: Tree) -> tuple[Tensor, Tensor]:
         """Mean gradient and loss of a batch at single weights, by plain autograd."""
         return _by_autograd(self._mean_loss, weights, x, y)
+
+
+class _Gradients:
+    """What a step asks for gradients: :class:`probelib.samplers.StepGradient`.
+
+    Attributes:
+        first: where it first asked, with gradient and losses there.
+    """
+
+    def __init__(self, chains: Chains, batch: Batch):
+        self._chains, self._batch = chains, batch
+        self.first: tuple[Tensor, Tensor, Tensor] | None = None
+
+    def __call__(self, weights: Tensor) -> Tensor:
+        return self.with_loss(weights)[0]
+
+    def with_loss(self, weights: Tensor) -> tuple[Tensor, Tensor]:
+        estimate, loss = self._chains.estimator(weights, self._batch, self._chains)
+        if self.first is None:
+            self.first = weights, estimate, loss
+        return estimate, loss
 
 
 def rehearse(run: Run, data: Samples, cost: schedule.Pass) -> schedule.Thinning:

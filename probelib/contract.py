@@ -30,6 +30,8 @@ Over = Literal["sample", "token"] | None
 #: gradient g of L that the step used, g'G g, g'G (w - w*) and g'G h, with h that of the step before
 #: and G the sampler's metric, mostly 1.
 STEP_VARIABLES = ("sampling_loss", "gradient_square", "gradient_along", "gradient_repeat")
+#: What is recorded beside them of a sampler with an accept test: the probability of each proposal.
+ACCEPTANCE: dict[str, tuple[str, ...]] = {"acceptance": ("chain", "step")}
 #: Variables and their dimensions: l_i(w) at the draws, l_i(w*) (both nats), |w - w*| at the draws,
 #: and what is recorded of each step.
 VARIABLES: dict[str, tuple[str, ...]] = {
@@ -56,6 +58,7 @@ WEIGHT_VARIABLES: dict[str, tuple[str, ...]] = dict.fromkeys(
 #: Variables that not every trace has, and that count wherever one does.
 OPTIONAL: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(STEP_VARIABLES, ("chain", "step")),
+    **ACCEPTANCE,
     **WEIGHT_VARIABLES,
 }
 #: What :func:`probelib.gradient_pairs` gives.
@@ -452,7 +455,7 @@ def attributes(trace: xr.Dataset | xr.DataTree) -> dict[str, Any]:
 
 def _is_extra(name: str, needs: tuple[str, ...]) -> bool:
     """Whether estimates are the same without a variable: of steps, which joined runs may mix."""
-    return name in STEP_VARIABLES and name not in needs
+    return name in (*STEP_VARIABLES, *ACCEPTANCE) and name not in needs
 
 
 def _data_set(trace: Any, argument: str) -> xr.Dataset:
@@ -621,6 +624,7 @@ def sample_coordinates(n: int, labels: np.ndarray | None = None) -> dict[str, An
 
 
 __all__ = [
+    "ACCEPTANCE",
     "ATTRIBUTES",
     "CHECKPOINT_ATTRIBUTES",
     "COORDINATES",

@@ -18,6 +18,7 @@ DESCRIPTIONS = {
     "gradient_square": ("g'G g of the step's gradient", "nats^2"),
     "gradient_along": ("g'G (w - w*) of the step's gradient", "nats"),
     "gradient_repeat": ("g'G h, with h the gradient of the step before", "nats^2"),
+    "acceptance": ("probability with which the step's proposal is taken", "1"),
     "log_weight": ("log weight of the draw", "1"),
     "log_weight_error": ("standard error of the log weight", "1"),
     "mean_loss": ("mean loss over the data, L(w)", "nats"),

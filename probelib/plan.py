@@ -24,6 +24,7 @@ from probelib.gradients import GradientEstimator, gradient_of
 from probelib.observe_loss import ObserveLoss, check_observe_loss
 from probelib.observed_sets import read_observed
 from probelib.posterior import LocalPosterior, own_loss
+from probelib.randomness import no_draws
 from probelib.samplers.base import Sampler, Target
 from probelib.store.layout import FORMAT
 
@@ -204,6 +205,8 @@ class Run(Observation):
                 f"batch_size is {batch_size}, more than the {posterior.n_samples} samples of "
                 "the posterior; make it smaller, or None for the full gradient"
             )
+        if getattr(sampler, "has_accept_test", False):
+            _require_one_loss(posterior, sampler)
         observed, sets = read_observed(posterior, observe)
         if observe_loss is not None:
             what = "a function of (output, target)"
@@ -289,6 +292,23 @@ class Run(Observation):
             if samples.by_item:
                 samples.labels()
                 self.posterior.check(samples)
+
+
+def _require_one_loss(posterior: LocalPosterior, sampler: Sampler) -> None:
+    """Refuse an accept test of losses that are not L's (ValueError)."""
+    who = type(sampler).__name__
+    if gradient_of(sampler).batch_size not in (None, posterior.n_samples):
+        raise ValueError(
+            f"batch_size is given, but {who} tests its steps by the loss of all samples"
+        )
+    if posterior.train_mode:
+        raise ValueError(
+            "posterior is in train mode, where a loss may depend on its batch and on chance; "
+            f"{who}, which tests a step by it, needs train_mode=False"
+        )
+    x, y = posterior.data.batch(slice(0, min(8, posterior.n_samples)))
+    with no_draws(posterior.device, f"loss by which {who} could test a step"):
+        posterior.losses(posterior.center, x, y)
 
 
 def _is_sampler(value: Any) -> bool:

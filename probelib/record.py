@@ -12,7 +12,6 @@ from torch import Tensor
 
 from probelib import schedule
 from probelib.chains import Chains
-from probelib.contract import STEP_VARIABLES
 from probelib.norms import norms
 from probelib.plan import Plan
 from probelib.store import Progress, TraceStore
@@ -265,16 +264,17 @@ class Recorder:
 
     def _take_buffer(self) -> _Block:
         kept, self._buffer = self._buffer, _Buffer()
+        names = self.chains.step_variables
         first_step, self._begun = self._begun, self.chains.step
         block = _Block(
             first_step=first_step,
             first_draw=self.plan.draws_after(first_step),
-            steps={name: np.empty((self.chains.chains, 0), np.float32) for name in STEP_VARIABLES},
+            steps={name: np.empty((self.chains.chains, 0), np.float32) for name in names},
             losses=np.empty((self.chains.chains, 0, self.chains.observer.n_observed), np.float32),
             distance=np.empty((self.chains.chains, 0), np.float32),
         )
         if kept.steps:
-            for name in STEP_VARIABLES:
+            for name in names:
                 recorded = torch.stack([step[name] for step in kept.steps], 1)
                 block.steps[name] = recorded.cpu().numpy()
         if kept.losses:

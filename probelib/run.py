@@ -368,7 +368,12 @@ def _begin(
     groups = [min(together, plan.chains - first) for first in range(0, plan.chains, together)]
     start = Start(
         sizes=Sizes(
-            plan.chains, plan.draws, plan.steps, n, None if places is None else places.positions
+            plan.chains,
+            plan.draws,
+            plan.steps,
+            n,
+            None if places is None else places.positions,
+            1 if chains.has_accept_test else None,
         ),
         init_loss=center.loss,
         init_loss_mcse=center.mcse,

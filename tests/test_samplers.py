@@ -16,6 +16,8 @@ from torch import nn
 import probelib
 from probelib import (
     BAOAB,
+    HMC,
+    MALA,
     SGLD,
     ControlVariate,
     LeimkuhlerMatthews,
@@ -62,6 +64,8 @@ SAMPLERS = {
     "sgld": (SGLD(0.12), sgld_law, 200),
     "leimkuhler-matthews": (LeimkuhlerMatthews(0.12), exact_law, 200),
     "baoab": (BAOAB(0.12, friction=1.0), exact_law, 200),
+    "hmc": (HMC(0.05, leapfrog_steps=4), exact_law, 60),
+    "mala": (MALA(0.03), exact_law, 400),
     "rmsprop": (RMSpropSGLD(0.3, decay=0.999), rmsprop_law, 5000),
 }
 
@@ -72,7 +76,24 @@ def test_every_sampler_of_the_library_is_tested():
     assert {type(sampler) for sampler, *_ in SAMPLERS.values()} == kinds
 
 
+minibatch_sampler = pytest.mark.parametrize(
+    "sampler",
+    [pytest.param(s, id=k) for k, (s, *_) in SAMPLERS.items() if not isinstance(s, HMC | MALA)],
+)
 every_sampler = pytest.mark.parametrize("sampler", [s for s, *_ in SAMPLERS.values()], ids=SAMPLERS)
+
+
+class Quadratic:
+    """The gradient of scale * 0.15 |w|², as a step is given one."""
+
+    def __init__(self, scale=1.0):
+        self.scale = scale
+
+    def __call__(self, weights):
+        return self.scale * 0.3 * weights
+
+    def with_loss(self, weights):
+        return self(weights), self.scale * 0.15 * weights.square().sum(1)
 
 
 class Weights(nn.Module):
@@ -132,7 +153,9 @@ def run(sampler, data=None, **kwargs):
 
 
 def small(sampler):
-    """The same sampler with a step and minibatches for the small network."""
+    """The same sampler with a step and minibatches, where it takes them, for the small network."""
+    if isinstance(sampler, HMC | MALA):
+        return dataclasses.replace(sampler, step_size=1e-2)
     return dataclasses.replace(sampler, step_size=1e-2, batch_size=8, gradient=None)
 
 
@@ -169,7 +192,7 @@ def test_a_step_leaves_the_old_state_and_all_of_the_new_belongs_to_a_chain(sampl
     target = Target(center, 4.0, 2.0)
     for _ in range(3):
         before = {name: tensor.clone() for name, tensor in state.items()}
-        new = sampler.step(state, lambda w: 0.3 * w, lambda: torch.randn(3, 7), target)
+        new = sampler.step(state, Quadratic(), lambda: torch.randn(3, 7), target)
         assert set(new) == set(state)
         for name in state:
             assert torch.equal(state[name], before[name])
@@ -188,7 +211,7 @@ def test_scaling_the_loss_against_n_beta_changes_no_step(sampler):
         state = sampler.init(weights)
         for xi in normals:
             target = Target(center, 4.0 / scale, 2.0)
-            state = sampler.step(state, lambda w: scale * 0.3 * w, lambda: xi, target)  # noqa: B023
+            state = sampler.step(state, Quadratic(scale), lambda: xi, target)  # noqa: B023
         return state["weights"]
 
     torch.testing.assert_close(steps(8.0), steps(1.0))
@@ -204,13 +227,14 @@ def test_the_identity_is_plain_and_names_every_setting(sampler, tmp_path):
     sampler = small(sampler)
     config = run(sampler, draws=2, store=tmp_path / "trace").attrs["config"]
     assert config["sampler"] == type(sampler).__name__
-    assert (config["step_size"], config["batch_size"]) == (1e-2, 8)
+    assert (config["step_size"], config["batch_size"]) == (1e-2, sampler.batch_size)
+    assert config["gradients_per_step"] == getattr(sampler, "gradients_per_step", 1)
     other = dataclasses.replace(sampler, step_size=2e-2)
     with pytest.raises(TraceMismatch, match=r"sampler\.step_size is 0\.01 there and 0\.02 here"):
         run(other, draws=2, store=tmp_path / "trace")
 
 
-@every_sampler
+@minibatch_sampler
 def test_a_control_variate_is_for_every_sampler(sampler):
     sampler = dataclasses.replace(
         sampler, step_size=1e-2, batch_size=None, gradient=ControlVariate(8)

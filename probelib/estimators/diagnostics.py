@@ -32,6 +32,8 @@ _FEW, _DRAWS, _DRAWS_OF_WORST = 20, 100, 40
 _TURNING = 0.6
 #: Autocorrelation time over the memory of a preconditioner.
 _METRIC = 0.2
+#: Mean probabilities of proposals: below the first a chain hardly moves, above the other slowly.
+_ACCEPTED = 0.1, 0.9995
 #: Samples that are not fitted, as a share of all, from which the gain misranks enough to be said.
 _UNFITTED = 0.01
 #: Rounding of the losses over their change.
@@ -43,8 +45,8 @@ class Finding:
     """One thing that was looked at in a trace.
 
     Attributes:
-        name: "diverged", "trained", "minimum", "step", "curvature", "preconditioner", "mixed",
-            "draws", "weights", "spread", "basin" or "digits".
+        name: "diverged", "trained", "minimum", "step", "curvature", "acceptance", "preconditioner",
+            "mixed", "draws", "weights", "spread", "basin" or "digits".
         good: whether it is as it should be.
         value, limit: the number behind it, and how large (for "draws": how small) it may be.
         sentence: both in words, with what to try.
@@ -184,6 +186,7 @@ def diagnostics(
             _check_divergence(lost, all_chains.sizes["chain"]),
             *_check_training(trace, at_center),
             *_check_llc(trace, tau),
+            *_check_acceptance(trace),
             *_check_draws(trace, rhat_max, ess_min, float(ess[0])),
             *_check_spread(trace),
             *_check_basin(trace, at_center, along),
@@ -376,6 +379,24 @@ def _check_curvature(trace: xr.Dataset, llc: float, found: StepBias) -> list[Fin
         )
         sentence += " or more friction" if stretch > 1 else ""
     return [Finding("curvature", good, turning, limit, sentence)]
+
+
+def _check_acceptance(trace: xr.Dataset) -> list[Finding]:
+    """Whether a sampler with an accept test takes its proposals: in each chain, after burn-in."""
+    if "acceptance" not in trace:
+        return []
+    run = settings(trace)
+    each = trace["acceptance"].isel(step=slice(run.burn_in or 0, None)).values.mean(1)
+    worst = float(each.min()) if each.size else math.nan
+    low, high = _ACCEPTED
+    good = worst >= low
+    sentence = f"at least {worst:.3f} of a chain's proposals are accepted"
+    step = run.step_size or math.nan
+    if not good:
+        sentence += f", fewer than {low}: the chains stand still; try step_size {step / 4:.2g}"
+    elif worst > high:
+        sentence += f": its steps are short, and a step_size of {2 * step:.2g} would move faster"
+    return [Finding("acceptance", good, worst, low, sentence)]
 
 
 def _check_metric(trace: xr.Dataset, tau: float) -> list[Finding]:

@@ -10,18 +10,23 @@ The state is a dict of tensors with one row per chain, and goes whole into the c
 """
 
 from probelib.samplers.baoab import BAOAB
-from probelib.samplers.base import Lengths, Sampler, State, Target
+from probelib.samplers.base import Lengths, Sampler, State, StepGradient, Target
+from probelib.samplers.hmc import HMC
 from probelib.samplers.leimkuhler_matthews import LeimkuhlerMatthews
+from probelib.samplers.mala import MALA
 from probelib.samplers.rmsprop_sgld import RMSpropSGLD
 from probelib.samplers.sgld import SGLD
 
 __all__ = [
     "BAOAB",
+    "HMC",
+    "MALA",
     "SGLD",
     "LeimkuhlerMatthews",
     "Lengths",
     "RMSpropSGLD",
     "Sampler",
     "State",
+    "StepGradient",
     "Target",
 ]

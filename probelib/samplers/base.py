@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 from torch import Tensor
 
@@ -18,6 +18,16 @@ from probelib.fingerprint import plain
 from probelib.gradients import FullGradient, GradientEstimator, Minibatch
 
 State = dict[str, Tensor]
+
+
+class StepGradient(Protocol):
+    """What a step is given to ask for gradients, with the samples of this step."""
+
+    def __call__(self, weights: Tensor) -> Tensor:
+        """The estimated gradient of L at weights (chains, n_parameters)."""
+
+    def with_loss(self, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """The same, and the mean losses (chains,) of these samples there, nats."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +100,8 @@ class Sampler(ABC):
     gradient: GradientEstimator | None = None
 
     #: In which power of step_size its law differs from Eq. 1 with the full gradient, on a
-    #: quadratic at least: 1 for SGLD, 2 or more where that bias is gone; None where nobody knows.
+    #: quadratic at least: 1 for SGLD, 2 or more where that bias is gone; None where nobody knows; 0
+    #: where there is no such bias on any L, as an accept test (with the full gradient) sees to.
     #: The noise of minibatches adds a bias of first order to any of them.
     order: ClassVar[int | None] = None
 
@@ -129,7 +140,7 @@ class Sampler(ABC):
     def step(
         self,
         state: State,
-        gradient: Callable[[Tensor], Tensor],
+        gradient: StepGradient,
         noise: Callable[[], Tensor],
         target: Target,
     ) -> State:
@@ -138,7 +149,10 @@ class Sampler(ABC):
         Args:
             state: of all chains, as :meth:`init` or the step before returned it.
             gradient: estimates the gradient of L at weights (chains, n_parameters), with the
-                samples of this step; may be called more than once per step.
+                samples of this step; may be called more than once per step. Of the first call it
+                is recorded where it was made, and what it gave. ``gradient.with_loss(weights)``
+                gives also the mean loss of these samples, shape (chains,); who calls step with
+                another callable, as a test may, need not have it for a step that does not ask.
             noise: draws standard normals of the same shape, new ones at each call, to be left as
                 they are. It is the only source of chance: what torch's global generator gives, no
                 seed of the run fixes.
@@ -199,4 +213,4 @@ def check_state(state: Any, chains: int, weights: Tensor, before: State | None =
     return {name: tensor.detach() for name, tensor in state.items()}
 
 
-__all__ = ["Lengths", "Sampler", "State", "Target", "check_state"]
+__all__ = ["Lengths", "Sampler", "State", "StepGradient", "Target", "check_state"]

@@ -20,7 +20,13 @@ import zarr
 from zarr.codecs import Crc32cCodec
 
 from probelib.arguments import is_whole
-from probelib.contract import COORDINATES, TOKEN_COORDINATES, TOKEN_VARIABLES, VARIABLES
+from probelib.contract import (
+    ACCEPTANCE,
+    COORDINATES,
+    TOKEN_COORDINATES,
+    TOKEN_VARIABLES,
+    VARIABLES,
+)
 from probelib.store.checkpoints import Progress
 from probelib.store.integrity import checksum, chunk_checksum, read_json, write_atomically
 from probelib.tokens import Places
@@ -30,7 +36,7 @@ from probelib.tokens import Places
 FORMAT = 5
 
 #: Dimensions of each array of a trace, and of one with losses per token.
-_DIMENSIONS = VARIABLES | COORDINATES
+_DIMENSIONS = VARIABLES | ACCEPTANCE | COORDINATES
 _TOKEN_DIMENSIONS = _DIMENSIONS | TOKEN_VARIABLES | TOKEN_COORDINATES
 _DRAW_CHUNK, _STEP_CHUNK, _SAMPLE_CHUNK = 50, 8192, 8192
 # What is ever decoded: plain numbers, in arrays of ours with a checksum and nothing else.
@@ -41,13 +47,17 @@ _CODECS = {"bytes", "crc32c", "zstd", "gzip", "blosc"}
 
 @dataclass(frozen=True)
 class Sizes:
-    """Lengths of a trace's dimensions; ``token`` is None where there is one loss per sample."""
+    """Lengths of a trace's dimensions; ``token`` is None where there is one loss per sample.
+
+    ``acceptance`` is 1 where each step has a proposal's probability, and else None.
+    """
 
     chain: int
     draw: int
     step: int
     sample: int
     token: int | None = None
+    acceptance: int | None = None
 
     @property
     def dimensions(self) -> dict[str, tuple[str, ...]]:
@@ -57,7 +67,8 @@ class Sizes:
     @property
     def variables(self) -> list[str]:
         """Arrays that a trace has, beside its coordinates."""
-        return [*VARIABLES] if self.token is None else [*(VARIABLES | TOKEN_VARIABLES)]
+        every = VARIABLES if self.token is None else VARIABLES | TOKEN_VARIABLES
+        return [*every, *(ACCEPTANCE if self.acceptance else ())]
 
     @property
     def growing(self) -> dict[str, tuple[str, ...]]:
