@@ -42,7 +42,16 @@ from probelib.losses import (
 )
 from probelib.posterior import LocalPosterior
 from probelib.run import DivergenceError, sample
-from probelib.samplers import BAOAB, HMC, MALA, SGLD, LeimkuhlerMatthews, RMSpropSGLD, Sampler
+from probelib.samplers import (
+    BAOAB,
+    HMC,
+    MALA,
+    SGLD,
+    ExponentialEuler,
+    LeimkuhlerMatthews,
+    RMSpropSGLD,
+    Sampler,
+)
 from probelib.saved import load, save
 from probelib.store import StoreBusy, StoreError, TraceMismatch, open_trace
 from probelib.sweep import sweep
@@ -76,6 +85,7 @@ __all__ = [
     "Diagnostics",
     "DivergenceError",
     "Estimate",
+    "ExponentialEuler",
     "Finding",
     "FullGradient",
     "GradientEstimator",

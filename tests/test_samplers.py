@@ -20,6 +20,7 @@ from probelib import (
     MALA,
     SGLD,
     ControlVariate,
+    ExponentialEuler,
     LeimkuhlerMatthews,
     LocalPosterior,
     RMSpropSGLD,
@@ -44,6 +45,11 @@ def exact_law(sampler, a, localization):
     return 1 / a
 
 
+def exponential_law(sampler, a, localization):
+    long = 2 * (1 - np.exp(-localization * sampler.step_size / 2)) / localization
+    return (1 - long * localization / 4) / (a * (1 - long * a / 4))
+
+
 def rmsprop_law(sampler, a, localization):
     """SGLD's law at the step that a weight has once its running mean has settled.
 
@@ -64,6 +70,7 @@ SAMPLERS = {
     "sgld": (SGLD(0.12), sgld_law, 200),
     "leimkuhler-matthews": (LeimkuhlerMatthews(0.12), exact_law, 200),
     "baoab": (BAOAB(0.12, friction=1.0), exact_law, 200),
+    "exponential-euler": (ExponentialEuler(0.15), exponential_law, 200),
     "hmc": (HMC(0.05, leapfrog_steps=4), exact_law, 60),
     "mala": (MALA(0.03), exact_law, 400),
     "rmsprop": (RMSpropSGLD(0.3, decay=0.999), rmsprop_law, 5000),

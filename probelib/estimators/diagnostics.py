@@ -266,7 +266,7 @@ def _check_llc(trace: xr.Dataset, tau: float) -> list[Finding]:
         return [minimum, *_check_widening(run)]
     return [
         minimum,
-        _check_step(found, relative, run.step_size or math.nan),
+        _check_step(found, relative, run),
         *_check_curvature(trace, llc.value, found),
         *_check_metric(trace, tau),
     ]
@@ -310,18 +310,22 @@ def _slope(trace: xr.Dataset) -> float:
     return float((run.n_beta or 0.0) ** 2 * np.mean(square) / (2 * run.localization))
 
 
-def _check_step(found: StepBias, relative: float, step_size: float) -> Finding:
+def _check_step(found: StepBias, relative: float, run: RunSettings) -> Finding:
     """The part of the LLC that the step size made."""
+    step_size, noise_step = run.step_size or math.nan, run.lengths()[0]
     good = relative <= _BIAS
     part = f"{relative:.1%}" if relative < 1 else "all"
     most = "up to " if found.noise_limit > 0 and relative < 1 else ""
     sentence = f"step_size {step_size:g} makes {most}{part} of the LLC"
     if not good:
         noisy = found.noise_limit > found.gradient
+        part_of_it = _BIAS / 2 / relative
+        if noise_step > step_size:  # with momentum, noise may fall like the root of the step
+            part_of_it **= 2
         cause = "the noise of the minibatches" if noisy else "the curvature"
         sentence += (
             f", more than {_BIAS:.0%}: it is too long for {cause}; try "
-            f"{step_size * _BIAS / 2 / relative:.2g}"
+            f"{min(step_size, noise_step) * part_of_it:.2g}"
         )
         if noisy:
             sentence += ", a larger batch_size or a ControlVariate"
