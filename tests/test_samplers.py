@@ -20,6 +20,7 @@ from probelib import (
     MALA,
     SGLD,
     ControlVariate,
+    CorrectedRMSpropSGLD,
     ExponentialEuler,
     LeimkuhlerMatthews,
     LocalPosterior,
@@ -73,6 +74,7 @@ SAMPLERS = {
     "exponential-euler": (ExponentialEuler(0.15), exponential_law, 200),
     "hmc": (HMC(0.05, leapfrog_steps=4), exact_law, 60),
     "mala": (MALA(0.03), exact_law, 400),
+    "corrected-rmsprop": (CorrectedRMSpropSGLD(0.3, decay=0.999), rmsprop_law, 5000),
     "rmsprop": (RMSpropSGLD(0.3, decay=0.999), rmsprop_law, 5000),
 }
 

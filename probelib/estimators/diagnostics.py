@@ -31,7 +31,7 @@ _FEW, _DRAWS, _DRAWS_OF_WORST = 20, 100, 40
 #: Change of the gradient in a step at which one sees that L is no quadratic.
 _TURNING = 0.6
 #: Autocorrelation time over the memory of a preconditioner.
-_METRIC = 0.2
+_METRIC = {"RMSpropSGLD": 0.2, "CorrectedRMSpropSGLD": 1.0}
 #: Mean probabilities of proposals: below the first a chain hardly moves, above the other slowly.
 _ACCEPTED = 0.1, 0.9995
 #: Samples that are not fitted, as a share of all, from which the gain misranks enough to be said.
@@ -407,16 +407,17 @@ def _check_metric(trace: xr.Dataset, tau: float) -> list[Finding]:
     """Whether a running preconditioner changes slowly against the chain."""
     run = settings(trace)
     decay = trace.attrs.get("config", {}).get("decay")
-    if run.sampler != "RMSpropSGLD" or run.thin is None or not isinstance(decay, float):
+    limit = _METRIC.get(run.sampler or "")
+    if limit is None or run.thin is None or not isinstance(decay, float):
         return []
     ratio = tau * run.thin * (1 - decay)
-    good = not ratio > _METRIC
+    good = not ratio > limit
     sentence = f"the preconditioner remembers {1 / (1 - decay):.3g} steps, and the chain "
     sentence += f"{tau * run.thin:.3g}"
     if not good:
-        longer = max(decay, 1 - _METRIC / 2 / (tau * run.thin))
+        longer = max(decay, 1 - limit / 2 / (tau * run.thin))
         sentence += f": it changes too fast; try decay {longer:.6g}"
-    return [Finding("preconditioner", good, ratio, _METRIC, sentence)]
+    return [Finding("preconditioner", good, ratio, limit, sentence)]
 
 
 def _check_draws(

@@ -11,6 +11,7 @@ The state is a dict of tensors with one row per chain, and goes whole into the c
 
 from probelib.samplers.baoab import BAOAB
 from probelib.samplers.base import Lengths, Sampler, State, StepGradient, Target
+from probelib.samplers.corrected_rmsprop_sgld import CorrectedRMSpropSGLD
 from probelib.samplers.exponential_euler import ExponentialEuler
 from probelib.samplers.hmc import HMC
 from probelib.samplers.leimkuhler_matthews import LeimkuhlerMatthews
@@ -23,6 +24,7 @@ __all__ = [
     "HMC",
     "MALA",
     "SGLD",
+    "CorrectedRMSpropSGLD",
     "ExponentialEuler",
     "LeimkuhlerMatthews",
     "Lengths",

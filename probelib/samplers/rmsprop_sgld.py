@@ -14,7 +14,7 @@ with a noisier gradient, takes a smaller step.
 further term :math:`\frac{\epsilon}{2} \Gamma`, :math:`\Gamma_i = \sum_j \partial G_{ij} / \partial
 w_j`, which needs second derivatives. Without it the law is off by an amount that vanishes as
 :math:`\rho \to 1`: keep :math:`1 / (1 - \rho)` well above the chain's integrated autocorrelation
-time in steps.
+time in steps. :class:`probelib.CorrectedRMSpropSGLD` has the term, at a second gradient a step.
 """
 
 from collections.abc import Callable
