@@ -630,7 +630,8 @@ def test_a_sound_trace_has_nothing_against_it_and_the_numbers_are_those_of_theor
     assert not found.wrong
     assert str(found).startswith("Nothing here speaks against this trace.\n")
     assert [f.name for f in found.findings] == [
-        "diverged", "trained", "minimum", "step", "mixed", "draws", "spread", "basin", "digits",
+        "diverged", "trained", "minimum", "step", "mixed", "draws", "spread", "arrived", "basin",
+        "digits",
     ]  # fmt: skip
     # Eq. 7's stationary variance in every direction, against 1 / gamma and against Eq. 1.
     curvature = 10 * np.linalg.eigvalsh(x.T @ x / 50) + 20
@@ -647,7 +648,7 @@ def test_a_step_that_is_too_long_is_told_and_what_to_take():
     assert "of the LLC, more than 10%: it is too long for the curvature" in str(found)
     advised = float(re.search(r"try ([0-9.e-]+), or LeimkuhlerMatthews", str(found))[1])
     assert probelib.diagnostics(quadratic_trace(step_size=advised, noise=1.0)[0])["step"].good
-    assert str(found).startswith("Do not trust this trace: 1 of 9 points speak against it.")
+    assert str(found).startswith("Do not trust this trace: 1 of 10 points speak against it.")
 
 
 def test_few_draws_are_called_wide_and_not_wrong():

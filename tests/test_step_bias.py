@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+from test_calibrate import exact_llc, regression
 from torch import nn
 
 import probelib
@@ -313,3 +314,30 @@ def test_losses_of_the_data_that_a_long_step_moved_are_no_noise_of_minibatches()
     assert found.value == pytest.approx(LLC, abs=4 * found.mcse)
     assert 0 <= found.step_bias < 0.06 * LLC
     assert step_bias(trace).limit(found.value) < 0.08 * LLC
+
+
+@pytest.mark.parametrize("localization", [1.0, 20.0])
+def test_chains_that_are_still_on_their_way_are_told(localization):
+    # R-hat cannot see it: all begin at w*, and are equally late. In many directions the mean loss
+    # looks steady enough.
+    posterior, hessian = regression(n=600, d=300, n_beta=50.0, localization=localization)
+    sampler = probelib.LeimkuhlerMatthews(1e-4)
+    settings = {"sampler": sampler, "chains": 4, "draws": 200, "progress": False}
+    late = probelib.sample(posterior, burn_in=50, **settings)
+    found = probelib.diagnostics(late)
+    llc = probelib.local_learning_coefficient(late).value / exact_llc(posterior, hessian)
+    assert not found["arrived"].good
+    assert found.wrong
+    assert llc < 0.9
+    assert found["arrived"].value == pytest.approx(llc, abs=0.15)
+    longer = int(found["arrived"].sentence.split("burn_in, ")[1].split()[0])
+    assert longer == math.ceil(3 / (1e-4 * localization))
+
+
+def test_every_direction_counts_once_when_chains_have_arrived():
+    posterior, _ = regression(n=300, d=60, n_beta=50.0, localization=20.0)
+    for sampler in (probelib.LeimkuhlerMatthews(2e-3), probelib.BAOAB(2e-3, friction=9.0)):
+        trace = probelib.sample(posterior, sampler=sampler, draws=500, burn_in=300, progress=False)
+        arrived = probelib.diagnostics(trace)["arrived"]
+        assert arrived.good
+        assert arrived.value == pytest.approx(1, abs=0.03)

@@ -13,7 +13,7 @@ from probelib.contract import STEP_VARIABLES, Over, RunSettings, canonical, dive
 from probelib.estimators import weighted
 from probelib.estimators.guesses import guess_costs
 from probelib.estimators.llc import local_learning_coefficient, mean_loss_change
-from probelib.estimators.series import Estimate, ess_and_rhat
+from probelib.estimators.series import Estimate, ess_and_rhat, estimate_mean
 from probelib.estimators.sets import each_set
 from probelib.estimators.step_bias import StepBias, relative_step_bias, step_bias
 from probelib.estimators.weighted import Weights, weights_of
@@ -46,7 +46,7 @@ class Finding:
 
     Attributes:
         name: "diverged", "trained", "minimum", "step", "curvature", "acceptance", "preconditioner",
-            "mixed", "draws", "weights", "spread", "basin" or "digits".
+            "mixed", "draws", "weights", "spread", "arrived", "basin" or "digits".
         good: whether it is as it should be.
         value, limit: the number behind it, and how large (for "draws": how small) it may be.
         sentence: both in words, with what to try.
@@ -189,6 +189,7 @@ def diagnostics(
             *_check_acceptance(trace),
             *_check_draws(trace, rhat_max, ess_min, float(ess[0])),
             *_check_spread(trace),
+            *_check_arrival(trace),
             *_check_basin(trace, at_center, along),
             _check_digits(trace, mean),
         ),
@@ -486,6 +487,39 @@ def _check_spread(trace: xr.Dataset) -> list[Finding]:
             "or the loss falls away from w*"
         )
     return [Finding("spread", good, of_expected.value, limit, sentence)]
+
+
+def _check_arrival(trace: xr.Dataset) -> list[Finding]:
+    """Whether the chains, which begin at w*, have reached Eq. 1 in the directions that are slow.
+
+    Under Eq. 1 E[(w - w*)' U'(w)] is the number of weights. Each direction falls short of its part
+    by as much as its variance does, and the slowest are those that the data hold least, so that the
+    LLC falls short by no more. R-hat does not see it: all chains are equally late.
+    """
+    run = settings(trace)
+    known = run.n_beta, run.localization, run.n_parameters
+    if "distance" not in trace or "gradient_along" not in trace or None in known:
+        return []
+    if trace.attrs.get("preconditioned") or weights_of(trace) is not None:
+        return []
+    nb, gamma, d = (float(value) for value in known if value is not None)
+    along = trace.gradient_along.isel(step=slice(max(1, run.burn_in or 0), None))
+    if not along.size:
+        return []
+    of_gamma = estimate_mean(gamma / d * np.square(trace.distance.values, dtype=np.float64))
+    of_data = estimate_mean(nb / d * along.values.astype(np.float64))
+    arrived = of_gamma.value + of_data.value
+    # Had they arrived, the chains alone would fix a sum of d squares to this.
+    error = min(math.hypot(of_gamma.mcse, of_data.mcse), math.sqrt(2 / d / len(trace["chain"])))
+    good = not arrived + 3 * error < 1 - _BIAS
+    sentence = (
+        f"localization and data hold {arrived:.3g} of {d:.0f} directions, of which Eq. 1 has all"
+    )
+    if not good:
+        sentence += ": the chains are still on their way from w*; take a longer burn_in"
+        if run.step_size is not None:
+            sentence += f", {math.ceil(3 / (run.step_size * gamma))} steps or more"
+    return [Finding("arrived", good, arrived, 1 - _BIAS, sentence)]
 
 
 def _check_basin(trace: xr.Dataset, at_center: float, along: float) -> list[Finding]:
