@@ -116,18 +116,18 @@ def agrees(law, truth, truth_se=0.0):
 
 def test_gibbs_finds_eq_1_of_three_weights():
     model = DeepLinear([1, 1, 1, 1], 0)
-    law = deep_linear_law(model, 40.0, 3.0, sweeps=6000)
+    law = deep_linear_law(model, 40.0, 3.0, chains=200, sweeps=100, burn_in=50)
     agrees(law, known_llc.monomial_law([1, 1, 1], 40.0, 3.0).llc)
 
 
 def test_gibbs_finds_eq_1_of_three_layers():
     model = DeepLinear([3, 1, 1, 2], 0)
-    law = deep_linear_law(model, 200.0, 2.0, sweeps=6000)
+    law = deep_linear_law(model, 200.0, 2.0, chains=400, sweeps=100, burn_in=100)
     agrees(law, known_llc.monomial_law([1, 1, 1], 200.0, 2.0, volumes=[3, 1, 2]).llc)
 
 
 def test_gibbs_finds_eq_1_of_reduced_rank_regression():
-    law = deep_linear_law(DeepLinear([3, 2, 4], 1), 200.0, 20.0, sweeps=3000)
+    law = deep_linear_law(DeepLinear([3, 2, 4], 1), 200.0, 20.0, chains=100, sweeps=100, burn_in=50)
     truth = known_llc.reduced_rank_law(known_llc.ReducedRank(3, 2, 4, 1), 200.0, 20.0, 200_000)
     agrees(law, truth.llc, truth.llc_se)
 
@@ -152,7 +152,7 @@ def test_a_generic_point_has_a_larger_local_coefficient():
     assert np.linalg.matrix_rank(made.numpy()) == 1
     coefficient = deep_linear_coefficient(model.widths, 1)[0]
     assert coefficient == 6.5
-    law = deep_linear_law(model, 1e6, 100.0, sweeps=400)
+    law = deep_linear_law(model, 1e6, 100.0, chains=40, sweeps=50, burn_in=50)
     # Each of the 16 directions holds half, less what gamma takes: of curvature 16, 4e-6.
     agrees(law, 8.0)
 

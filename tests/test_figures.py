@@ -16,7 +16,33 @@ CHANGES = {name: RNG.normal(size=70) for name in NAMED}
 R = np.array([[1, 0.9, -0.4], [0.9, 1, 0.1], [-0.4, 0.1, 1]])
 AXIS = np.linspace(-1, 1, 9)
 THREE = np.array([1.0, 4.0, 16.0])
+BY_STEP = pd.DataFrame(
+    {
+        "sampler": np.repeat(["one", "two"], 3),
+        "step": np.tile(THREE / 10, 2),
+        "error": [0.3, 0.05, np.inf, 0.5, 0.2, 0.02],
+        "low": [0.2, 0.03, 0.9, 0.4, 0.1, 0.01],
+        "high": [0.4, 0.09, np.inf, 0.6, 0.3, 0.04],
+        "effective_per_gradient": [0.001, 0.004, np.nan, 0.001, 0.002, 0.016],
+        "good": [0.0, 0.75, 0.0, 0.0, 0.5, 1.0],
+        "wide": [1.0, 0.25, 0.0, 0.5, 0.5, 0.0],
+        "wrong": [0.0, 0.0, 1.0, 0.5, 0.0, 0.0],
+    }
+)
 FIGURES = {
+    "error_and_verdict": lambda: figures.error_and_verdict(BY_STEP),
+    "efficiency": lambda: figures.efficiency(BY_STEP),
+    "ranks_and_errors": lambda: figures.ranks_and_errors(
+        pd.DataFrame(
+            {
+                "sampler": ["one", "one", "two"],
+                "error": [0.02, 2.0, np.inf],
+                "spearman": [0.99, 0.9, 0.5],
+                "spearman_se": [0.001, 0.01, np.inf],
+            }
+        ),
+        0.98,
+    ),
     "probe_picture": lambda: figures.probe_picture(
         PLANE,
         CLASSES,
@@ -182,6 +208,33 @@ def test_every_figure_is_drawn_here():
 @pytest.mark.parametrize("name", FIGURES)
 def test_figure_is_returned_and_not_left_with_pyplot(name, tmp_path):
     assert_drawn(FIGURES[name], tmp_path)
+
+
+def test_diverged_runs_leave_through_the_top_and_verdicts_fill_their_bars():
+    errors, said = FIGURES["error_and_verdict"]().axes
+    one, two = errors.lines
+    assert one.get_ydata()[2] == errors.get_ylim()[1]
+    np.testing.assert_array_equal(two.get_ydata(), BY_STEP.error[3:])
+    drawn = [bar for bar in said.patches if bar.get_height() and bar.get_width() > 0]
+    shares = BY_STEP[["good", "wide", "wrong"]].to_numpy()
+    assert len(drawn) == (shares > 0).sum()
+    half = next(b for b in drawn if b.get_hatch() and b.get_y() < 0 and b.get_x() > 0.2)
+    # On a log axis, half of a bar of 0.4 (step) begins at the step itself.
+    assert half.get_x() == pytest.approx(0.4)
+
+
+def test_only_settings_that_are_right_are_filled():
+    ax = FIGURES["efficiency"]().axes[0]
+    filled = [line for line in ax.lines if line.get_mfc() == line.get_color() and
+              line.get_marker() != "None"]  # fmt: skip
+    np.testing.assert_allclose(filled[0].get_xdata(), [0.4])
+    np.testing.assert_allclose(filled[1].get_ydata(), [16])
+
+
+def test_a_setting_without_an_llc_has_no_point():
+    ax = FIGURES["ranks_and_errors"]().axes[0]
+    shown = [c.get_label() for c in ax.containers]
+    assert shown == ["one"]
 
 
 def test_the_cloud_is_drawn_whole_and_as_sixty_lines():

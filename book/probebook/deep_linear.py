@@ -233,58 +233,57 @@ def deep_linear_law(
     """
     require_positive("n_beta", n_beta)
     require_positive("localization", localization)
-    series = np.array(
-        [
-            _gibbs_chain(model, n_beta, localization, burn_in + sweeps, child)[burn_in:]
-            for child in np.random.SeedSequence(seed).spawn(require_whole("chains", chains))
-        ]
-    )
-    found = estimate_mean(n_beta * series)
+    chains = require_whole("chains", chains)
+    walk = _gibbs_chains(model, n_beta, localization, chains, burn_in + sweeps, seed)
+    found = estimate_mean(n_beta * walk[:, burn_in:])
     return DeepLinearLaw(found.value, found.mcse, found.rhat, sweeps)
 
 
-def _gibbs_chain(
-    model: DeepLinear, n_beta: float, localization: float, sweeps: int, seed: np.random.SeedSequence
+@torch.no_grad()
+def _gibbs_chains(
+    model: DeepLinear, n_beta: float, localization: float, chains: int, sweeps: int, seed: int
 ) -> np.ndarray:
-    """L after every sweep, shape (sweeps,)."""
-    rng = np.random.default_rng(seed)
-    center = [layer.detach().double().numpy() for layer in model.layers]
-    target = _product(center, model.widths[0])
-    layers, losses = list(center), np.empty(sweeps)
+    """L after every sweep, shape (chains, sweeps)."""
+    device = model.layers[0].device
+    generator = torch.Generator(device).manual_seed(seed)
+    center = [layer.detach().double() for layer in model.layers]
+    first, last = (
+        torch.eye(width, dtype=torch.float64, device=device)
+        for width in (model.widths[0], model.widths[-1])
+    )
+    target = first
+    for layer in center:
+        target = layer @ target
+    layers = [layer.expand(chains, -1, -1) for layer in center]
+    losses = np.empty((chains, sweeps))
     for sweep in range(sweeps):
-        after = [np.eye(model.widths[-1])]  # products of the layers behind each, last one first
+        after = [last.expand(chains, -1, -1)]  # products of the layers behind each, last one first
         for layer in layers[:0:-1]:
             after.append(after[-1] @ layer)
-        before = np.eye(model.widths[0])
+        before = first.expand(chains, -1, -1)
         for k, u in enumerate(reversed(after)):
-            layers[k] = _draw_layer(center[k], u, before, target, n_beta, localization, rng)
+            given = u, before, target
+            layers[k] = _draw_layer(center[k], given, n_beta, localization, generator)
             before = layers[k] @ before
-        losses[sweep] = 0.5 * np.square(before - target).sum()
+        losses[:, sweep] = 0.5 * (before - target).square().sum((1, 2)).cpu().numpy()
     return losses
 
 
 def _draw_layer(
-    center: np.ndarray,
-    u: np.ndarray,
-    v: np.ndarray,
-    target: np.ndarray,
+    center: Tensor,
+    given: tuple[Tensor, Tensor, Tensor],
     n_beta: float,
     localization: float,
-    rng: np.random.Generator,
-) -> np.ndarray:
-    """A draw of W under Eq. 1 given U and V."""
-    by_u, left = np.linalg.eigh(u.T @ u)
-    by_v, right = np.linalg.eigh(v @ v.T)
+    generator: torch.Generator,
+) -> Tensor:
+    """A draw of W under Eq. 1 given U, V and T, in every chain."""
+    u, v, target = given
+    by_u, left = torch.linalg.eigh(u.mT @ u)
+    by_v, right = torch.linalg.eigh(v @ v.mT)
     # What rounding makes negative is 0.
-    precision = localization + n_beta * np.outer(by_u.clip(0), by_v.clip(0))
-    linear = localization * center + n_beta * u.T @ target @ v.T
-    drawn = left.T @ linear @ right / precision
-    drawn += rng.normal(size=precision.shape) / np.sqrt(precision)
-    return left @ drawn @ right.T
-
-
-def _product(layers: Sequence[np.ndarray], width: int) -> np.ndarray:
-    product = np.eye(width)
-    for layer in layers:
-        product = layer @ product
-    return product
+    curvature = by_u.clamp(min=0)[:, :, None] * by_v.clamp(min=0)[:, None, :]
+    precision = localization + n_beta * curvature
+    linear = localization * center + n_beta * u.mT @ target @ v.mT
+    noise = torch.empty_like(precision).normal_(generator=generator)
+    drawn = left.mT @ linear @ right / precision + noise / precision.sqrt()
+    return left @ drawn @ right.mT

@@ -30,6 +30,11 @@ from probebook.figures.loss_kernel import (
     reliability_curves,
 )
 from probebook.figures.memorization import embeddings
+from probebook.figures.samplers_and_settings import (
+    efficiency,
+    error_and_verdict,
+    ranks_and_errors,
+)
 from probebook.figures.singular_fluctuation import (
     gibbs_levels,
     group_shares,
@@ -43,7 +48,9 @@ __all__ = [
     "chain_losses",
     "closed_forms",
     "data_maps",
+    "efficiency",
     "embeddings",
+    "error_and_verdict",
     "expansion_errors",
     "gibbs_levels",
     "group_shares",
@@ -58,6 +65,7 @@ __all__ = [
     "one_data_set",
     "permutation_picture",
     "probe_picture",
+    "ranks_and_errors",
     "reliability_curves",
     "retraining_scatter",
     "singular_influence",

@@ -1,0 +1,137 @@
+"""The benchmark of samplers: rows against direct calls, the cache, and kept runs."""
+
+import itertools
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import probelib
+from probebook import benchmark_summaries as summaries
+from probebook import sampler_benchmark as benchmark
+from probebook.sampler_benchmark import Budget, Candidate, DeepLinearPlan
+
+PLAN = DeepLinearPlan(weights=30, networks=2, sweeps=60, burn_in=20)
+BUDGET = Budget(gradients=120, chains=3, draws=40)
+STEPS = (0.1, 1000.0)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("PROBELIB_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "sampler_benchmark"
+
+
+def test_every_sampler_spends_the_same_gradients():
+    for per_step in (1, 10):
+        plan = Budget(gradients=3000, chains=2, draws=400).plan(per_step, 0)
+        assert per_step * (plan.burn_in + plan.thin * plan.draws) == 3000
+    assert Budget(gradients=3000, burn_in=0.5).plan(1, 0).burn_in == 1500
+
+
+def test_networks_are_of_the_size_that_was_asked_for():
+    for weights in (1e2, 1e4, 1e6):
+        shapes = DeepLinearPlan(weights, networks=8).shapes()
+        sizes = [sum(a * b for a, b in itertools.pairwise(w)) for w, _ in shapes]
+        assert [len(w) - 1 for w, _ in shapes] == [2, 3, 4, 5] * 2
+        # Of independent widths within 40 % of the typical one.
+        assert 0.35 * weights < min(sizes) < max(sizes) < 1.97 * weights
+        assert all(0 <= rank <= min(w) for w, rank in shapes)
+    assert DeepLinearPlan(1e3).shapes() == DeepLinearPlan(1e3).shapes()
+    assert DeepLinearPlan(1e3).shapes() != DeepLinearPlan(1e3, seed=1).shapes()
+
+
+def test_a_row_is_what_the_library_says_and_a_diverged_one_says_nothing():
+    problems = benchmark.deep_linear_problems(PLAN)
+    rows = benchmark.grid(problems, steps=STEPS, budget=BUDGET)
+    assert len(rows) == 2 * len(benchmark.SAMPLERS) * len(STEPS)
+    first = rows[(rows.sampler == "SGLD") & (rows.step == 0.1)].iloc[0]
+    problem, settings = problems[0], {"chains": 3, "draws": 40, "burn_in": 40, "thin": 2}
+    trace = probelib.sample(
+        problem.posterior, sampler=probelib.SGLD(1e-4), progress=False, **settings
+    )
+    llc = probelib.local_learning_coefficient(trace)
+    assert (first.llc, first.mcse, first.ess) == (llc.value, llc.mcse, llc.ess)
+    assert first.relative_error_to_eq1 == pytest.approx(llc.value / problem.eq1 - 1)
+    assert first.relative_error_to_limit == pytest.approx(llc.value / problem.limit - 1)
+    assert first.gradients == 360
+    assert first.effective_per_gradient == pytest.approx(llc.ess / 360)
+    lost = rows[(rows.sampler == "SGLD") & (rows.step == 1000.0)].iloc[0]
+    assert np.isnan([lost.llc, lost.effective_per_gradient]).all()
+    assert (lost.diverged, lost.verdict) == (3, "wrong")
+    found = summaries.relative_errors(rows, resamples=10)
+    assert set(found.sampler) == set(benchmark.SAMPLERS)
+    assert np.isfinite(found.error).all()
+
+
+def test_an_interruption_loses_no_row(cache, monkeypatch):
+    problems = benchmark.deep_linear_problems(PLAN)
+    samplers = {"SGLD": benchmark.SAMPLERS["SGLD"]}
+    ran = []
+    estimates = benchmark._estimates
+
+    def until_third(*args):
+        ran.append(args)
+        if len(ran) == 3:
+            raise KeyboardInterrupt
+        return estimates(*args)
+
+    monkeypatch.setattr(benchmark, "_estimates", until_third)
+    with pytest.raises(KeyboardInterrupt):
+        benchmark.grid(problems, samplers, STEPS, BUDGET)
+    rows = benchmark.grid(problems, samplers, STEPS, BUDGET)
+    assert len(ran) == 5  # two before, and the third and the fourth once more
+    again = benchmark.grid(problems, samplers, STEPS, BUDGET)
+    assert len(ran) == 5
+    assert again.equals(rows)
+    benchmark.grid(problems, samplers, STEPS[:1], replace(BUDGET, gradients=150))
+    assert len(ran) == 7  # another budget is another run
+
+
+def test_another_sampler_is_one_line():
+    longer = Candidate(lambda **settings: probelib.SGLD(**settings), gradients_per_step=4)
+    problems = benchmark.deep_linear_problems(PLAN)[:1]
+    rows = benchmark.grid(problems, {"mine": longer}, [0.1], BUDGET)
+    assert rows.sampler.tolist() == ["mine"]
+    assert rows.gradients[0] == 360  # of a quarter as many steps
+
+
+def test_problems_of_chapter_05_and_those_with_a_reference():
+    problems = benchmark.known_problems(rrr_draws=200)
+    assert {p.group for p in problems} == {"regular", "normal crossings", "reduced rank"}
+    assert all(p.eq1 > 0 and p.limit > 0 for p in problems)
+    reference = probelib.Estimate(3.0, 0.1, 100.0, 1.0)
+    mine = benchmark.problem_of("net", "nonlinear", problems[0].posterior, reference)
+    assert (mine.eq1, mine.eq1_se) == (3.0, 0.1)
+    assert math.isnan(mine.limit)
+
+
+def test_a_kept_run_belongs_to_its_recipe(tmp_path):
+    options = ["--weights", "30", "--networks", "2", "--sweeps", "60", "--gibbs-burn-in", "20",
+               "--gradients", "120", "--chains", "3", "--draws", "40", "--steps", "0.1", "1000",
+               "--device", "cpu", "--into", str(tmp_path)]  # fmt: skip
+    benchmark.main(options)
+    recipe = benchmark.recipe_of(PLAN, STEPS, BUDGET, 0)
+    names = list(benchmark.SAMPLERS)
+    kept = benchmark.kept_grid(tmp_path, recipe, names)
+    made = benchmark.grid(benchmark.deep_linear_problems(PLAN), steps=STEPS, budget=BUDGET)
+    for column in made.columns:
+        if column in ("problem", "group", "sampler", "verdict"):
+            assert kept[column].tolist() == made[column].tolist()
+        else:
+            np.testing.assert_allclose(kept[column], made[column], rtol=1e-8, atol=1e-9)
+    assert len(benchmark.kept_grid(tmp_path, recipe, names[:1])) == 4
+    assert benchmark.kept_grid(tmp_path, recipe, [*names, "another"]) is None
+    other = benchmark.recipe_of(replace(PLAN, n_beta=10.0), STEPS, BUDGET, 0)
+    assert benchmark.kept_grid(tmp_path, other, names) is None
+    assert benchmark.kept_grid(tmp_path / "empty", recipe, names) is None
+    path = benchmark.kept_path(tmp_path, PLAN)
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | {"about": content["about"] | {"format": 99}}))
+    with pytest.raises(ValueError, match="format 99"):
+        benchmark.kept_grid(tmp_path, recipe, names)
+    path.write_text("{")
+    with pytest.raises(ValueError, match="no kept run"):
+        benchmark.kept_grid(tmp_path, recipe, names)
