@@ -150,6 +150,22 @@ def test_regret_is_against_the_most_efficient_setting_that_is_right():
         summaries.regret(TWO, chosen.assign(problem="other"))
 
 
+def test_a_rule_is_judged_by_what_it_chose_and_what_it_refused():
+    chosen = TWO[(TWO.sampler == "a") & (TWO.step == 1.0)].assign(refused=["", "", ""])
+    found = summaries.of_choices(TWO, chosen)
+    assert found["refused"] == 0
+    assert found["within_5pct"] == pytest.approx(2 / 3)
+    assert found["wrong"] == pytest.approx(1 / 3)  # approved, and 30 % off
+    assert found["regret_median"] == pytest.approx(0.6)
+    last = chosen.assign(refused=["", "", "no"], llc=[10, 20, math.nan])
+    last["relative_error_to_eq1"] = [0.02, -0.04, math.nan]
+    found = summaries.of_choices(TWO, last)
+    assert (found["refused"], found["wrong"]) == (pytest.approx(1 / 3), 0)
+    nothing = summaries.of_choices(TWO, last.assign(refused="no"))
+    assert nothing["refused"] == 1
+    assert math.isnan(nothing["regret_median"])
+
+
 def test_ranks_survive_where_values_do_not():
     rng = np.random.default_rng(2)
     reference = rng.gamma(1, size=200)

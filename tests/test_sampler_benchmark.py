@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -99,13 +100,40 @@ def test_another_sampler_is_one_line():
 
 
 def test_problems_of_chapter_05_and_those_with_a_reference():
-    problems = benchmark.known_problems(rrr_draws=200)
-    assert {p.group for p in problems} == {"regular", "normal crossings", "reduced rank"}
-    assert all(p.eq1 > 0 and p.limit > 0 for p in problems)
-    reference = probelib.Estimate(3.0, 0.1, 100.0, 1.0)
-    mine = benchmark.problem_of("net", "nonlinear", problems[0].posterior, reference)
-    assert (mine.eq1, mine.eq1_se) == (3.0, 0.1)
+    regular, product, other = benchmark.known_problems()
+    precision = 1000 + 10  # of each of eight directions, on the average of the curvatures
+    assert regular.eq1 == pytest.approx(8 / 2 * 1000 / precision, rel=0.01)
+    assert (product.limit, product.multiplicity) == (0.5, 2)
+    assert (other.limit, other.multiplicity) == (0.25, 1)
+    assert 0 < product.eq1 < product.limit
+    weighted = probelib.importance_sample(product.posterior, draws=5000, seed=1)
+    llc = probelib.local_learning_coefficient(weighted)
+    assert llc.value == pytest.approx(product.eq1, abs=4 * llc.mcse)
+    mine = benchmark.problem_of("net", "nonlinear", product.posterior, llc)
+    assert (mine.eq1, mine.eq1_se) == (llc.value, llc.mcse)
     assert math.isnan(mine.limit)
+
+
+def test_settings_that_somebody_chose_are_a_row_and_a_refusal_is_one_too():
+    [problem] = benchmark.deep_linear_problems(PLAN)[:1]
+    settings = {"chains": 3, "draws": 40, "burn_in": 40, "thin": 2}
+
+    def choose(posterior):
+        sampler = probelib.SGLD(step_size=0.1 / posterior.n_beta)
+        return SimpleNamespace(posterior=posterior, sampler=sampler, settings=settings)
+
+    def refuse(posterior):
+        raise ValueError("this will not do")
+
+    row = benchmark.measure_choice(problem, choose)
+    same = benchmark.measure(problem, "SGLD", benchmark.SAMPLERS["SGLD"], 0.1, BUDGET)
+    assert row == {**same, "step": pytest.approx(0.1), "refused": ""}
+    refused = benchmark.measure_choice(problem, refuse)
+    assert refused["refused"] == "this will not do"
+    assert np.isnan(refused["llc"])
+    other = benchmark.deep_linear_problems(replace(PLAN, n_beta=5.0))[0].posterior
+    with pytest.raises(ValueError, match="n_beta and localization"):
+        benchmark.measure_choice(problem, lambda posterior: choose(other))
 
 
 def test_a_kept_run_belongs_to_its_recipe(tmp_path):
@@ -124,6 +152,8 @@ def test_a_kept_run_belongs_to_its_recipe(tmp_path):
             np.testing.assert_allclose(kept[column], made[column], rtol=1e-8, atol=1e-9)
     assert len(benchmark.kept_grid(tmp_path, recipe, names[:1])) == 4
     assert benchmark.kept_grid(tmp_path, recipe, [*names, "another"]) is None
+    longer = benchmark.recipe_of(replace(PLAN, sweeps=1000), STEPS, BUDGET, 0)
+    assert benchmark.kept_grid(tmp_path, longer, names).equals(kept)
     other = benchmark.recipe_of(replace(PLAN, n_beta=10.0), STEPS, BUDGET, 0)
     assert benchmark.kept_grid(tmp_path, other, names) is None
     assert benchmark.kept_grid(tmp_path / "empty", recipe, names) is None

@@ -22,6 +22,7 @@ __all__ = [
     "by_step",
     "error_of",
     "kendall",
+    "of_choices",
     "rank_agreement",
     "regret",
     "relative_errors",
@@ -283,6 +284,31 @@ def regret(rows: pd.DataFrame, chosen: pd.DataFrame, truth: str = "eq1") -> pd.D
             }
         )
     return pd.DataFrame(lines)
+
+
+def of_choices(rows: pd.DataFrame, chosen: pd.DataFrame, truth: str = "eq1") -> dict[str, float]:
+    """How good a rule is that chooses settings, or refuses to.
+
+    Args:
+        rows: the grid.
+        chosen: of :func:`probebook.sampler_benchmark.measure_choice`, one row per problem.
+        truth: "eq1" or "limit".
+
+    Returns:
+        Shares of all problems: ``refused``; ``within_5pct``; ``wrong``, approved by the verdict
+        and off by more than a tenth, the worst fault; and ``regret_median`` over those that were
+        not refused, NaN where there are none.
+    """
+    refused = chosen["refused"] != ""
+    error = error_of(chosen, truth)
+    wrong = ~refused & (chosen["verdict"] == "good") & (error > CLOSE)
+    lost = regret(rows, chosen[~refused], truth)["regret"] if (~refused).any() else pd.Series([])
+    return {
+        "refused": float(refused.mean()),
+        "within_5pct": float((error <= CLOSE / 2).mean()),
+        "wrong": float(wrong.mean()),
+        "regret_median": float(lost.median()),
+    }
 
 
 # -- ranks where values do not survive -------------------------------------------------------------

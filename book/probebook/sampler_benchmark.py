@@ -30,7 +30,7 @@ import xarray as xr
 from tqdm import tqdm
 
 import probelib
-from probebook import known_llc
+from probebook import known_llc, toys
 from probebook.cache import cache_dir, write_atomically
 from probebook.deep_linear import (
     DeepLinear,
@@ -52,10 +52,14 @@ __all__ = [
     "kept_grid",
     "known_problems",
     "measure",
+    "measure_choice",
     "problem_of",
+    "verdict_of",
+    "without_diverged",
 ]
 
 FORMAT = 1  # of cached rows and of kept runs
+_OF_GIBBS = {"sweeps", "burn_in", "gibbs_chains"}
 STEPS = tuple(float(f"{step:.3g}") for step in 10.0 ** np.arange(-2, 1.5, 0.5))
 
 
@@ -147,21 +151,37 @@ def problem_of(
     return Problem(name, group, posterior, reference.value, reference.mcse)
 
 
-def known_problems(rrr_draws: int = 200_000, seed: int = 0) -> list[Problem]:
-    """Regular models, normal crossings and reduced-rank regression of chapter 05."""
-    groups = {"regular": "regular", "monomial": "normal crossings", "rrr": "reduced rank"}
-    return [
-        Problem(
-            known.what,
-            groups[known.key.partition("_")[0]],
-            known.posterior,
-            known.law,
-            known.truth_se,
-            known.limit,
-            known.multiplicity,
-        )
-        for known in known_llc.known_models(rrr_draws, seed)
-    ]
+def known_problems(
+    regular: Sequence[int] = (8,),
+    monomials: Sequence[Sequence[int]] = ((1, 1), (2, 1)),
+    n_beta: float = 1000.0,
+    localization: float = 10.0,
+) -> list[Problem]:
+    """Regular models and normal crossings of chapter 05, at one n beta and gamma.
+
+    Args:
+        regular: dimensions of linear regressions.
+        monomials: exponents of normal crossings.
+        n_beta, localization: of Eq. 1.
+    """
+    problems = []
+    for d in regular:
+        regression = toys.linear_regression(4 * d, [1.0] * d, noise=0.5, seed=d)
+        posterior = probelib.LocalPosterior(
+            regression.model, probelib.squared_error, regression.data,
+            n_beta=n_beta, localization=localization,
+        )  # fmt: skip
+        eq1 = regression.llc(n_beta, regression.covariance(n_beta, localization))
+        name = f"linear regression, d = {d}"
+        problems.append(Problem(name, "regular", posterior, eq1, 0.0, d / 2, 1))
+    for exponents in monomials:
+        model = known_llc.Monomial(exponents)
+        posterior = known_llc.local(model, n_beta, localization)
+        eq1 = known_llc.monomial_law(exponents, n_beta, localization).llc
+        limit, multiplicity = known_llc.monomial_coefficient(exponents)
+        name = f"product of weights to the powers {', '.join(map(str, exponents))}"
+        problems.append(Problem(name, "normal crossings", posterior, eq1, 0.0, limit, multiplicity))
+    return problems
 
 
 @dataclass(frozen=True)
@@ -316,28 +336,84 @@ def measure(
     posterior = problem.posterior
     sampler = candidate.make(step_size=step / posterior.n_beta, batch_size=budget.batch_size)
     plan = budget.plan(candidate.gradients_per_step, seed)
-    fingerprint = Run.of(posterior, None, sampler, plan).fingerprint()
-    # An estimate or a verdict may change with the code that makes it.
-    key = {"kind": "sampler_benchmark", "run": fingerprint, "estimators": _estimators()}
-    found = _cached(key, lambda: _estimates(posterior, sampler, plan))
+    found = _cached(_key(posterior, sampler, plan), lambda: _estimates(posterior, sampler, plan))
     gradients = plan.chains * candidate.gradients_per_step
     gradients *= plan.burn_in + int(plan.thin) * plan.draws
-    llc = found["llc"]
+    return _row(problem, name, sampler.step_size, found, gradients) | {"step": step}
+
+
+def measure_choice(
+    problem: Problem, choose: Callable[..., Any], *, seed: int = 0
+) -> dict[str, Any]:
+    """One row for settings that somebody else chose, who does not know the truth.
+
+    Args:
+        problem: whose LLC is known.
+        choose: maps a posterior to what has ``.posterior``, ``.sampler`` and ``.settings`` (chains,
+            draws, burn_in, thin), as ``probelib.calibrate`` does; or raises ValueError, which is
+            counted as a refusal. A sampler that needs several gradients per step says so by an
+            attribute ``gradients_per_step``. What the choice itself cost is not counted.
+        seed: of the chains.
+
+    Returns:
+        The columns of :func:`measure`, and ``refused``, the reason or "".
+
+    Raises:
+        ValueError: the choice has another n beta or gamma, so that its truth is another.
+    """
+    posterior = problem.posterior
+    try:
+        chosen = choose(posterior)
+    except ValueError as error:
+        nothing = dict.fromkeys(("llc", "mcse", "step_bias", "ess"), math.nan)
+        found = nothing | {"verdict": "wrong", "diverged": 0, "seconds": 0.0}
+        return _row(problem, "refused", math.nan, found, 0) | {"refused": str(error)}
+    own = (posterior.n_beta, posterior.localization)
+    other = (chosen.posterior.n_beta, chosen.posterior.localization)
+    if own != other:
+        raise ValueError(
+            f"choose gave n_beta and localization {other}, not {own}, at which the "
+            f"truth of {problem.name!r} is known"
+        )
+    plan = Plan(**chosen.settings, seed=seed)
+    per_step = getattr(chosen.sampler, "gradients_per_step", 1)
+    found = _cached(
+        _key(posterior, chosen.sampler, plan), lambda: _estimates(posterior, chosen.sampler, plan)
+    )
+    gradients = plan.chains * per_step * (plan.burn_in + int(plan.thin) * plan.draws)
+    return _row(
+        problem, type(chosen.sampler).__name__, chosen.sampler.step_size, found, gradients
+    ) | {"refused": ""}
+
+
+def _key(
+    posterior: probelib.LocalPosterior, sampler: probelib.Sampler, plan: Plan
+) -> dict[str, Any]:
+    """What a row depends on. An estimate or a verdict may change with the code that makes it."""
+    fingerprint = Run.of(posterior, None, sampler, plan).fingerprint()
+    return {"kind": "sampler_benchmark", "run": fingerprint, "estimators": _estimators()}
+
+
+def _row(
+    problem: Problem, name: str, step_size: float, found: dict[str, Any], gradients: int
+) -> dict[str, Any]:
+    """Truths, estimates, and how far they are apart."""
+    posterior, llc = problem.posterior, found["llc"]
     return {
         "problem": problem.name,
         "group": problem.group,
         "weights": posterior.n_parameters,
         "depth": problem.depth,
         "sampler": name,
-        "step": step,
-        "step_size": sampler.step_size,
+        "step": step_size * posterior.n_beta,
+        "step_size": step_size,
         "limit": problem.limit,
         "eq1": problem.eq1,
         "eq1_se": problem.eq1_se,
         **found,
         "relative_error_to_limit": llc / problem.limit - 1,
         "relative_error_to_eq1": llc / problem.eq1 - 1,
-        "effective_per_gradient": found["ess"] / gradients,
+        "effective_per_gradient": found["ess"] / gradients if gradients else math.nan,
         "gradients": gradients,
     }
 
@@ -358,22 +434,26 @@ def _estimates(
         nothing = dict.fromkeys(("llc", "mcse", "step_bias", "ess"), math.nan)
         seconds = time.perf_counter() - started
         return nothing | {"verdict": "wrong", "diverged": plan.chains, "seconds": seconds}
-    lost = trace.attrs.get("diverged") or {}
-    left = trace.drop_sel(chain=[int(chain) for chain in lost])
     seconds = time.perf_counter() - started
-    return _said(left) | {
-        "verdict": _verdict(trace),
-        "diverged": len(lost),
+    llc = probelib.local_learning_coefficient(without_diverged(trace))
+    return {
+        "llc": llc.value,
+        "mcse": llc.mcse,
+        "step_bias": llc.step_bias,
+        "ess": llc.ess,
+        "verdict": verdict_of(trace),
+        "diverged": len(trace.attrs.get("diverged") or {}),
         "seconds": seconds,
     }
 
 
-def _said(trace: xr.Dataset) -> dict[str, float]:
-    llc = probelib.local_learning_coefficient(trace)
-    return {"llc": llc.value, "mcse": llc.mcse, "step_bias": llc.step_bias, "ess": llc.ess}
+def without_diverged(trace: xr.Dataset) -> xr.Dataset:
+    """The chains of a trace that stayed finite."""
+    return trace.drop_sel(chain=[int(chain) for chain in trace.attrs.get("diverged") or {}])
 
 
-def _verdict(trace: xr.Dataset) -> str:
+def verdict_of(trace: xr.Dataset) -> str:
+    """The library's verdict: "good", "wide" or "wrong"."""
     found = probelib.diagnostics(trace)
     return "good" if found.good else "wrong" if found.wrong else "wide"
 
@@ -405,12 +485,13 @@ def _estimators() -> str:
 def recipe_of(
     plan: DeepLinearPlan, steps: Sequence[float], budget: Budget, seed: int
 ) -> dict[str, Any]:
-    """What decides the rows of a kept run, beside the samplers."""
-    return json.loads(
-        json.dumps(
-            {"plan": asdict(plan), "steps": list(steps), "budget": asdict(budget), "seed": seed}
-        )
-    )
+    """What decides the rows of a kept run, beside the samplers.
+
+    How long the Gibbs chains were is not in it: how well Eq. 1 is known stands in every row.
+    """
+    networks = {k: v for k, v in asdict(plan).items() if k not in _OF_GIBBS}
+    recipe = {"plan": networks, "steps": list(steps), "budget": asdict(budget), "seed": seed}
+    return json.loads(json.dumps(recipe))
 
 
 def kept_path(folder: Path, plan: DeepLinearPlan) -> Path:
@@ -494,8 +575,9 @@ def main(arguments: list[str] | None = None) -> None:
     recipe = recipe_of(plan, asked.steps, budget, asked.seed)
     is_gpu = asked.device.startswith("cuda")
     device = torch.cuda.get_device_name(0) if is_gpu else f"CPU ({platform.machine()})"
-    versions = {"torch": torch.__version__, "probelib": probelib.__version__}
-    path = keep_grid(asked.into, recipe, rows, device=device, **versions)
+    about = {name: getattr(plan, name) for name in sorted(_OF_GIBBS)}
+    about |= {"torch": torch.__version__, "probelib": probelib.__version__}
+    path = keep_grid(asked.into, recipe, rows, device=device, **about)
     print(f"{len(rows)} runs in {path}")
 
 

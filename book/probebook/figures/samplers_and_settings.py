@@ -84,7 +84,7 @@ def _verdicts(ax: Axes, table: pd.DataFrame, names: list[str]) -> None:
     for words, color, hatch in _VERDICTS.values():
         ax.bar(np.nan, 0, color=color, alpha=0.75, hatch=hatch, ec="white", label=words)
     ax.set_yticks(list(rows.values()), list(rows), fontsize=9)
-    ax.set(ylim=(-0.6, len(names) - 0.4), title="share of the runs that the verdict")
+    ax.set(ylim=(-0.6, len(names) - 0.4), title="share of the runs by verdict")
     ax.title.set_fontsize(10)
     ax.grid(visible=False)
     ax.figure.legend(
