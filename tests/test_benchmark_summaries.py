@@ -70,6 +70,18 @@ def test_each_sampler_is_judged_at_its_best_step_and_over_the_range():
     assert found.loc["b", "range_close"] == pytest.approx(2 / 9)
 
 
+def test_problems_of_several_groups_are_taken_together_and_none_may_lack_a_run():
+    both = pd.concat([TWO, TWO.assign(group="h", problem="q" + TWO.problem)], ignore_index=True)
+    once, twice = (
+        summaries.relative_errors(t, resamples=5).set_index("sampler") for t in (TWO, both)
+    )
+    columns = ["step", "error", "own_step_error", "range_error", "range_close"]
+    pd.testing.assert_frame_equal(once[columns], twice[columns])
+    assert summaries.winner(both, resamples=5)["winner"] == "a"
+    with pytest.raises(ValueError, match="'qp2'"):
+        summaries.relative_errors(both.iloc[:-1])
+
+
 def test_steps_are_summed_up_over_problems():
     found = summaries.by_step(TWO).set_index(["sampler", "step"])
     assert found.loc[("a", 0.1), ["low", "error", "high"]].tolist() == [0.3, 0.3, 0.4]

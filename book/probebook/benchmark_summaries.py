@@ -109,9 +109,7 @@ def relative_errors(
     table = rows.assign(error=error_of(rows, truth))
     steps, lines = best_steps(rows, truth), []
     for name, own in table.groupby("sampler", sort=False):
-        errors = own.pivot_table(
-            index=["group", "problem"], columns="step", values="error", dropna=False
-        ).to_numpy()
+        errors = _by_problem(own, ["step"]).to_numpy()
         close = (errors <= CLOSE).mean(1)
         lines.append(
             {
@@ -126,6 +124,16 @@ def relative_errors(
             }
         )
     return pd.DataFrame(lines)
+
+
+def _by_problem(table: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
+    """Errors with a row per problem; every problem must have been run at all settings."""
+    wide = table.set_index(["group", "problem", *columns])["error"].unstack(columns)
+    if wide.isna().any(axis=None):
+        raise ValueError(
+            f"rows lack some {' and '.join(columns)} of {wide.isna().any(axis=1).idxmax()}"
+        )
+    return wide
 
 
 def _least_median(errors: np.ndarray) -> float:
@@ -154,9 +162,7 @@ def winner(
     """
     table = rows.assign(error=error_of(rows, truth))
     names = list(dict.fromkeys(rows["sampler"]))
-    wide = table.pivot_table(
-        index=["group", "problem"], columns=["sampler", "step"], values="error", dropna=False
-    )
+    wide = _by_problem(table, ["sampler", "step"])
     errors = np.stack([wide[name].to_numpy() for name in names])  # sampler, problem, step
     by_sampler = np.median(errors, axis=1).min(-1)
     order = np.argsort(by_sampler, kind="stable")
