@@ -72,6 +72,7 @@ steps: list = [0.01, 0.0316, 0.1, 0.316, 1.0, 3.16, 10.0]  # epsilon n beta
 gradients: int = 2000  # of each chain, whatever the sampler
 chains: int = 4  # of each run
 draws: int = 200  # kept of each chain, at most
+again_step: int = 2  # of steps, at which a part of a kept run is made again
 resamples: int = 1000  # of the problems, for the errors of medians
 n_samples: int = 60_000  # digits of the network without a truth
 epochs: int = 20  # of its training, as in chapter 02
@@ -149,22 +150,19 @@ for name, candidate in samplers.items():
     print(f"{name}: {candidate.make.__name__}")
 
 # %% tags=["hide-input"]
-grids = [
-    benchmark.grid(known, samplers, steps, budget, seed=seed, progress=live)
-]
+problems = list(known)
 for size in sizes:
-    grids.append(
-        helpers.rows_of_size(
-            None, plans[size], steps, budget, seed=seed, live=live
-        )
-    )
+    problems += benchmark.deep_linear_problems(plans[size])
+grid = benchmark.grid(
+    problems, samplers, steps, budget, seed=seed, progress=live
+)
 kept_grids = {}
 for size in kept_sizes:
     recipe = benchmark.recipe_of(plans[size], steps, budget, seed)
     kept = benchmark.kept_grid(Path(prerun_dir), recipe, list(samplers))
     if kept is not None:
         kept_grids[size] = kept
-rows = pd.concat([*grids, *kept_grids.values()], ignore_index=True)
+rows = pd.concat([grid, *kept_grids.values()], ignore_index=True)
 
 # %% tags=["remove-input"]
 helpers.record_known(chapter, rows)
@@ -179,6 +177,19 @@ chapter.say(
     "$\\lambda$. A benchmark that takes $\\lambda$ for the truth counts that distance as an error of the "
     "sampler, and an upward bias of the step can hide it."
 )
+
+# %% tags=["remove-input"]
+for size in list(kept_grids)[:1]:
+    one = replace(plans[size], networks=1, sweeps=20)
+    again = benchmark.grid(
+        benchmark.deep_linear_problems(one),
+        samplers,
+        steps[again_step : again_step + 1],
+        budget,
+        seed=seed,
+        progress=live,
+    )
+    chapter.say(helpers.record_again(chapter, kept_grids[size], again))
 
 # %% [markdown]
 # ## A map for a newcomer
@@ -248,6 +259,14 @@ chapter.table(
     helpers.verdict_rows(chapter, said),
     "The verdict against the truth, shares of all runs of each sampler.",
 )
+
+# %% tags=["remove-input"]
+# The place for settings that the library chooses:
+#     chosen = pd.DataFrame(
+#         [benchmark.measure_choice(p, probelib.calibrate, seed=seed) for p in problems]
+#     )
+#     found = summaries.of_choices(rows, chosen)
+# and more samplers are a line each in sampler_benchmark.SAMPLERS.
 
 # %% [markdown]
 # ## A network without a truth

@@ -32,7 +32,7 @@ def posterior():
     )
 
 
-def test_a_run_agrees_with_itself_and_a_long_step_keeps_the_ranks(posterior):
+def test_a_run_agrees_with_itself_and_a_long_step_moves_values_and_ranks(posterior):
     sampler = probelib.LeimkuhlerMatthews(0.01)
     reference = probelib.sample(posterior, sampler=sampler, progress=False, **SETTINGS)
     same = agreement.agreement_row(reference, reference)
@@ -46,7 +46,9 @@ def test_a_run_agrees_with_itself_and_a_long_step_keeps_the_ranks(posterior):
     # 1 / (1 - eps A / 4) on the average of three directions, A from 20 to 60.
     assert short["error"] < 0.2
     assert long["error"] > 0.5
-    assert min(short["spearman"], long["spearman"]) > 0.9
+    # A long step widens stiff directions most, so that ranks change with values.
+    assert 0.95 < short["spearman"] <= 1
+    assert long["spearman"] < short["spearman"] - 3 * long["spearman_se"]
     assert long["verdict"] == "wrong"
     assert math.isinf(diverged["error"])
     assert np.isnan(diverged["llc"])

@@ -71,14 +71,14 @@ def by_step(rows: pd.DataFrame, truth: str = "eq1") -> pd.DataFrame:
     lines = []
     for name in dict.fromkeys(rows["sampler"]):
         for step, own in table[table["sampler"] == name].groupby("step", sort=True):
-            # Of infinite errors no mean is taken: quartiles are those of a run.
-            low, error, high = np.quantile(own["error"], (0.25, 0.5, 0.75), method="higher")
+            # Quartiles are errors of a run: between a finite and an infinite one is nothing.
+            low, high = np.quantile(own["error"], (0.25, 0.75), method="higher")
             said = {verdict: (own["verdict"] == verdict).mean() for verdict in _VERDICTS}
             lines.append(
                 {
                     "sampler": name,
                     "step": step,
-                    "error": error,
+                    "error": float(np.median(own["error"])),
                     "low": low,
                     "high": high,
                     "effective_per_gradient": own["effective_per_gradient"].median(),
@@ -190,13 +190,14 @@ def kendall(rows: pd.DataFrame, truth: str = "limit") -> pd.DataFrame:
 
     Returns:
         One line per sampler and step: ``tau``, its jackknife error over problems ``tau_se``
-        (infinite below three problems), and ``preserved``, the share C / P.
+        (infinite where it cannot tell: below three problems, or where all agree), and
+        ``preserved``, the share C / P.
     """
     lines = []
     for (name, step), own in rows.groupby(["sampler", "step"], sort=False):
         tau, preserved = _tau(own, truth)
         without = np.array([_tau(own.drop(index=at), truth)[0] for at in own.index])
-        n, known = len(own), np.isfinite(without).all() and len(own) > 2
+        n, known = len(own), np.isfinite(without).all() and np.ptp(without) > 0
         se = float(np.sqrt((n - 1) / n * np.square(without - without.mean()).sum()))
         lines.append(
             {
