@@ -132,6 +132,16 @@ def test_gibbs_finds_eq_1_of_reduced_rank_regression():
     agrees(law, truth.llc, truth.llc_se)
 
 
+def test_eq_1_comes_to_the_coefficient_of_three_layers():
+    """Of multiplicity 1, so that no logarithm stands between: the gap falls by 3 or more in 100."""
+    model, settings = DeepLinear([4, 4, 4, 4], 1), {"chains": 64, "sweeps": 100, "burn_in": 100}
+    assert deep_linear_coefficient(model.widths, 1) == (6.5, 1)
+    gaps = [6.5 - deep_linear_law(model, n_beta, 4.0, **settings).llc for n_beta in (1e2, 1e4, 1e8)]
+    assert 0 < gaps[1] < gaps[0] / 3
+    # A ninth of that gap is left, and four standard errors of 0.03.
+    assert abs(gaps[2]) < gaps[1] / 9 + 0.12
+
+
 def test_gibbs_chains_of_one_seed_are_the_same():
     model = DeepLinear([3, 2, 2, 3], 1)
     first, again = (deep_linear_law(model, 50.0, 5.0, sweeps=20, seed=3) for _ in range(2))
