@@ -229,11 +229,18 @@ chapter.say(helpers.winner_in_words(chapter))
 # %%
 order = summaries.kendall(rows)
 best_steps = summaries.best_steps(rows)
+perfect = summaries.perfect_order(rows)
+print(f"a perfect sampler of Eq. 1 has tau = {perfect:.2f}")
 
 # %% tags=["remove-input"]
 chapter.table(
     helpers.kendall_rows(chapter, order, best_steps.to_dict()),
     "Do the estimates order the problems as the learning coefficient does?",
+)
+chapter.record(kendall_perfect=perfect)
+chapter.say(
+    "A perfect sampler of Eq. 1 has $\\tau$ = **{kendall_perfect:.2f}**: where it is below 1, Eq. 1 at this "
+    "$n\\beta$ and $\\gamma$ orders two networks otherwise than their limits."
 )
 
 # %% [markdown]
@@ -419,7 +426,8 @@ chapter.say(
 chapter.answer(
     helpers.winner_in_words(chapter)
     + " The order of the networks' coefficients is kept with $\\tau$ = **{kendall_sgld:.2f}** by SGLD, "
-    "{kendall_leimkuhler_matthews:.2f} by Leimkuhler-Matthews and {kendall_rmsprop_sgld:.2f} by RMSprop-SGLD.",
+    "{kendall_leimkuhler_matthews:.2f} by Leimkuhler-Matthews and {kendall_rmsprop_sgld:.2f} by RMSprop-SGLD; a perfect "
+    "sampler has {kendall_perfect:.2f}.",
     "The truth is known to {eq1_se_largest:.1%} or better. Of SGLD's runs the verdict approves "
     "{verdict_approved_off_sgld:.1%} that are off by more than 10 %; on the digits, the reference: "
     "{reference_verdict}.",

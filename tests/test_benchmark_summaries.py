@@ -124,6 +124,13 @@ def test_tau_is_kendalls_and_looks_within_groups_only():
     assert summaries.kendall(both).preserved[0] == 0.5
 
 
+def test_a_perfect_sampler_need_not_order_the_limits():
+    assert summaries.perfect_order(TWO) == 1
+    assert summaries.perfect_order(TWO.assign(limit=-TWO.limit)) == -1
+    swapped = TWO.assign(limit=TWO.limit.replace({20.0: 40.0, 40.0: 20.0}))
+    assert summaries.perfect_order(swapped) == pytest.approx(1 / 3)
+
+
 def test_a_pair_with_a_diverged_run_is_in_no_order():
     found = summaries.kendall(table({"a": {1.0: [0.0, 0.0, None], 2.0: [None] * 3}}))
     assert found.tau.tolist() == pytest.approx([1 / 3, 0])

@@ -23,6 +23,7 @@ __all__ = [
     "error_of",
     "kendall",
     "of_choices",
+    "perfect_order",
     "rank_agreement",
     "regret",
     "relative_errors",
@@ -209,6 +210,15 @@ def kendall(rows: pd.DataFrame, truth: str = "limit") -> pd.DataFrame:
             }
         )
     return pd.DataFrame(lines)
+
+
+def perfect_order(rows: pd.DataFrame) -> float:
+    """Kendall's tau of a perfect sampler: that of the LLCs of Eq. 1 with the coefficients.
+
+    Below 1 where Eq. 1 orders two problems otherwise than their limits.
+    """
+    problems = rows.drop_duplicates(["group", "problem"])
+    return _tau(problems.assign(llc=problems["eq1"]), "limit")[0]
 
 
 def _tau(rows: pd.DataFrame, truth: str) -> tuple[float, float]:
