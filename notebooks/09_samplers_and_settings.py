@@ -29,7 +29,7 @@
 # | profile | what runs | two cores |
 # | --- | --- | --- |
 # | `smoke` | networks of 30 weights, 200 gradients per chain; a small network on 1,500 digits: not a result | a minute |
-# | `laptop` | networks of about 100 and 1,000 weights; larger ones from kept runs where there are some; twelve runs on MNIST | about fifteen minutes |
+# | `laptop` | networks of about 100 weights; larger ones from kept runs where there are some; twelve runs on MNIST | about fifteen minutes |
 # | `paper` | the same with five times the gradients | not timed as a whole |
 
 # %% tags=["hide-input"]
@@ -61,8 +61,13 @@ profile: str = "laptop"  # smoke, laptop or paper
 seed: int = 0  # of networks, chains and every random choice
 results_dir: str = "../results/live"  # where this chapter's numbers go
 live: bool = True  # False when the driver runs it: no progress bars then
-sizes: list = [100.0, 1000.0]  # weights of the deep linear networks
-kept_sizes: list = [10_000.0, 100_000.0, 1_000_000.0]  # from kept runs
+sizes: list = [100.0]  # weights of the deep linear networks
+kept_sizes: list = [
+    1e3,
+    1e4,
+    1e5,
+    1e6,
+]  # from kept runs, where there are some
 prerun_dir: str = "../results/prerun"  # kept runs
 networks: int = 4  # of each size
 n_beta: float = 1000.0  # n beta of the networks
