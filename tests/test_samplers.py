@@ -577,7 +577,7 @@ def test_anything_with_the_three_methods_is_a_sampler(tmp_path):
     assert_same(run(Duck(), store=tmp_path / "trace"), trace)
 
 
-@pytest.mark.parametrize("sampler", [None, "sgld", SGLD, object(), {"step_size": 1e-2}])
+@pytest.mark.parametrize("sampler", ["sgld", SGLD, object(), {"step_size": 1e-2}])
 def test_what_is_no_sampler_is_refused(sampler):
     with pytest.raises(TypeError, match=r"sampler is .*; give a sampler, such as probelib\.SGLD"):
         run(sampler)
