@@ -517,7 +517,7 @@ def _check_arrival(trace: xr.Dataset) -> list[Finding]:
     )
     if not good:
         sentence += ": the chains are still on their way from w*; take a longer burn_in"
-        if run.step_size is not None:
+        if run.step_size is not None and run.order in (1, 2) and run.noise_step is None:
             sentence += f", {math.ceil(3 / (run.step_size * gamma))} steps or more"
     return [Finding("arrived", good, arrived, 1 - _BIAS, sentence)]
 
