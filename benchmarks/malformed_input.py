@@ -121,15 +121,18 @@ def _bad_data(kind: str, at: int, name: str) -> tuple[str, Callable[[Path], Any]
 _DATA = ["nan", "inf", "label", "negative", "short", "empty", "width", "generator", "number", "one"]
 
 _CALLS = st.one_of(
-    _named(_but(_NOT_COUNT), _sample, "chains", "draws", "chains_per_task"),
+    _named(_but(_NOT_COUNT), _sample, "chains", "chains_per_task"),
+    _named(_but(_NOT_COUNT, None), _sample, "draws"),
     _named(_but(_NOT_COUNT, None), _sample, "observe_batch_size"),
-    _named(_but(_NOT_COUNT, "auto"), _sample, "thin"),
-    _named(_NEGATIVE, _sample, "burn_in", "seed", "first_chain"),
+    _named(_but(_NOT_COUNT, "auto", None), _sample, "thin"),
+    _named(_NEGATIVE, _sample, "seed", "first_chain"),
+    _named(_but(_NEGATIVE, None), _sample, "burn_in"),
     _named(_but(_NOT_POSITIVE, None), _sample, "until"),
     _named(_but(_NOT_COUNT, "float32", "float16"), _sample, "loss_dtype"),
     _named(_but(_NOT_COUNT, "float32", "bfloat16", "auto"), _sample, "observe_dtype"),
     _named(_but(_NOT_COUNT, None), _sample, "executor"),
-    _named(_but(_NOT_COUNT), _sample, "sampler", "posterior"),
+    _named(_but(_NOT_COUNT), _sample, "posterior"),
+    _named(_but(_NOT_COUNT, None), _sample, "sampler"),
     _named(
         _but(st.one_of(st.integers(), st.floats(), st.lists(st.integers(), max_size=2)), None),
         _sample, "store",
@@ -138,7 +141,8 @@ _CALLS = st.one_of(
     _named(_but(_NOT_COUNT, None), _sgld, "batch_size", "gradient"),
     _named(st.integers(7, 10**6), lambda batch_size: _sample(
         sampler=probelib.SGLD(1e-2, batch_size)), "batch_size"),
-    _named(_NOT_POSITIVE, _posterior, "n_beta", "localization"),
+    _named(_NOT_POSITIVE, _posterior, "n_beta"),
+    _named(_but(_NOT_POSITIVE, None), _posterior, "localization"),
     _named(_but(_NOT_COUNT), _posterior, "model", "per_sample_loss"),
     st.builds(_bad_data, st.sampled_from(_DATA), st.integers(0, 5), st.just("data")),
     st.builds(_bad_data, st.sampled_from(_DATA), st.integers(0, 5), st.just("observe")),

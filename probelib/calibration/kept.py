@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from probelib._version import __version__
 from probelib.calibration.calibrate import calibrate
 from probelib.calibration.localization import losses_at
 from probelib.calibration.result import Calibration, Evidence
@@ -54,6 +55,7 @@ def calibration_of(
         "chains": chains,
         "seed": seed,
         "calibration": _FORMAT,
+        "version": __version__,
     }
     some = posterior.data.batch(slice(0, min(64, posterior.n_samples)))
     center = float(losses_at(posterior, posterior.center, some).mean())
