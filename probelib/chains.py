@@ -354,7 +354,7 @@ class Chains:
 
 
 class _Gradients:
-    """What a step asks for gradients: :class:`probelib.samplers.StepGradient`.
+    """What a step asks for gradients: :class:`probelib.samplers.base.StepGradient`.
 
     Attributes:
         first: where it first asked, with gradient and losses there.

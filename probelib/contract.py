@@ -118,7 +118,7 @@ class RunSettings:
         step_size: epsilon of Eq. 7.
         order: of the sampler, see :attr:`probelib.Sampler.order`.
         noise_step, kick, localization_step: what a step amounts to, where that is not SGLD's: see
-            :class:`probelib.samplers.Lengths`.
+            :class:`probelib.samplers.base.Lengths`.
         batch_size: samples per step; None also for the full gradient.
         chains, draws, burn_in, thin: as given to :func:`probelib.sample`.
     """

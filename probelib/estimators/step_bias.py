@@ -24,7 +24,7 @@ They share less than :math:`|\nabla L|^2`, by what the step itself changed, and 
 step takes back of its noise; both are put right by their lower bounds (Cauchy-Schwarz).
 
 Other samplers say by which :math:`\epsilon` each part counts, and how far a kick reaches within a
-step (:class:`probelib.samplers.Lengths`).
+step (:class:`probelib.samplers.base.Lengths`).
 
 Where L is homogeneous of degree :math:`\alpha` around w* and the data hold the weights, the first
 term counts :math:`2/\alpha` times, which is the LLC over the virial: twice for an absolute value,
