@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 
 from probebook import benchmark_summaries as summaries
-from probebook import toys
 from probebook.chapter import Chapter, Claim
 
 #: Heading of what the earlier benchmark found.
@@ -160,74 +159,6 @@ def verdict_rows(chapter: Chapter, found: pd.DataFrame) -> list[dict[str, str]]:
         cells = {title: percent(line[column]) for title, column in columns.items()}
         table.append({"sampler": line["sampler"]} | cells)
     return table
-
-
-def record_choices(chapter: Chapter, found: Mapping[str, float], chosen: pd.DataFrame) -> None:
-    """Record how good calibrate's settings are on problems whose LLC is known.
-
-    Args:
-        chapter: where to.
-        found: of :func:`probebook.benchmark_summaries.of_choices`.
-        chosen: of :func:`probebook.sampler_benchmark.measure_choice`, a row a problem.
-    """
-    chapter.record(
-        choices=len(chosen),
-        choices_within_5pct=found["within_5pct"],
-        choices_refused=found["refused"],
-        choices_wrong=found["wrong"],
-    )
-    record(chapter, regret_calibrate_median=found["regret_median"])
-
-
-def calibration_rows(chapter: Chapter, found: pd.DataFrame) -> list[dict[str, str]]:
-    """Record what calibrate found for each network, and give a line of a table each.
-
-    Args:
-        chapter: where to.
-        found: of :func:`probebook.calibrated_networks.measure`, a row a network.
-    """
-    table = []
-    for k, row in enumerate(found.to_dict("records")):
-        key = f"calibrated_{k + 1}"
-        chapter.record(**{f"{key}_network": row["network"], f"{key}_weights": row["weights"]})
-        line = {"network": row["network"], "weights": f"{row['weights']:,}"}
-        if row["refused"]:
-            chapter.record(**{f"{key}_refused": row["refused"]})
-            nothing = dict.fromkeys(("γ", "step size", "LLC", "reference", "off by"), "–")
-            table.append(line | nothing | {"verdict": "refused", "seconds": seconds_of(row)})
-            continue
-        names = ("localization", "step_size", "llc", "mcse", "reference", "reference_mcse", "off")
-        record(chapter, **{f"{key}_{name}": row[name] for name in names})
-        table.append(
-            line
-            | {
-                "γ": f"{row['localization']:g}",
-                "step size": f"{row['step_size']:.2g}",
-                "LLC": toys.with_error(row["llc"], row["mcse"]),
-                "reference": toys.with_error(row["reference"], row["reference_mcse"]),
-                "off by": f"{row['off']:+.1%}",
-                "verdict": row["verdict"],
-                "seconds": seconds_of(row),
-            }
-        )
-    return table
-
-
-def seconds_of(row: Mapping[str, Any]) -> str:
-    """How long a calibration took."""
-    return f"{row['seconds']:.1f}"
-
-
-def calibration_in_words(chapter: Chapter) -> str:
-    """How often calibrate was right, as this run has it."""
-    return (
-        "Of **{calibrated_networks}** networks {calibrated_within_5pct} are within 5 % of their reference, "
-        "{calibrated_refused} were refused ({calibrated_refused_sound} of them with something to be "
-        "probed), and **{calibrated_wrong}** are approved and wrong. Finding the settings takes "
-        "{calibrated_seconds_median:.0f} seconds at the median. On the {choices} problems of known LLC "
-        "{choices_within_5pct:.0%} are within 5 %, {choices_refused:.0%} are refused, and "
-        "{choices_wrong:.0%} are approved and off by more than 10 %."
-    )
 
 
 def agreement_rows(chapter: Chapter, found: pd.DataFrame) -> list[dict[str, str]]:
@@ -403,8 +334,6 @@ def with_error(value: float, error: float, places: int = 2) -> str:
 __all__ = [
     "EARLIER",
     "agreement_rows",
-    "calibration_in_words",
-    "calibration_rows",
     "claims",
     "digits_in_words",
     "error_rows",
@@ -412,7 +341,6 @@ __all__ = [
     "key_of",
     "problem_rows",
     "record_again",
-    "record_choices",
     "record_digits",
     "record_known",
     "record_winner",
