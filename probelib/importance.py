@@ -17,7 +17,7 @@ from __future__ import annotations
 import os
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -46,7 +46,7 @@ from probelib.observed_sets import apart, read_observed
 from probelib.plan import Observation, Plan
 from probelib.posterior import LocalPosterior, own_loss
 from probelib.progress import progress_bar, report_run
-from probelib.randomness import keep_random_state, no_draws
+from probelib.randomness import around, keep_random_state, no_draws
 from probelib.schedule import cost_of_pass, observe_batch
 from probelib.store.arrays import keep_arrays, kept_arrays, place_of
 from probelib.store.paths import local_path
@@ -133,7 +133,7 @@ def importance_sample(
     cached = found is not None
     if found is None:
         started = time.perf_counter()
-        weights = _weights(posterior, draws, seed)
+        weights = around(posterior.center, posterior.localization, draws, seed)
         with progress_bar(weights, total=draws, unit="draw", disable=not progress) as bar:
             found = _evaluated(bar, record, losses, data, chosen)
         found |= center | {"seconds": np.array(time.perf_counter() - started)}
@@ -376,17 +376,6 @@ def _chosen(
         )
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(1,)))
     return np.sort(rng.choice(n, loss_samples, replace=False))
-
-
-def _weights(posterior: LocalPosterior, draws: int, seed: int) -> Iterator[Tensor]:
-    """Draws from N(w*, I / gamma), made on the host: the same on every kind of device."""
-    generator = torch.Generator()
-    state = np.random.SeedSequence(seed, spawn_key=(0,)).generate_state(1, np.uint64)[0]
-    generator.manual_seed(int(state >> 1))
-    center = posterior.center
-    for _ in range(draws):
-        normal = torch.empty_like(center, device="cpu").normal_(generator=generator)
-        yield center + normal.to(center.device) / posterior.localization**0.5
 
 
 def _evaluated(

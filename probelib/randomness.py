@@ -24,6 +24,25 @@ def chain_seeds(seed: int, first: int, count: int) -> list[np.random.SeedSequenc
     return np.random.SeedSequence(seed).spawn(first + count)[first:]
 
 
+def around(center: Tensor, precision: float, draws: int, seed: int) -> Iterator[Tensor]:
+    """Draws from a Gaussian around weights, made on the host: the same on every kind of device.
+
+    For a seed they lie in the same directions at every precision.
+
+    Args:
+        center: shape (n_parameters,), that of each draw.
+        precision: of each weight, such as a localization.
+        draws: how many.
+        seed: draw t depends on it and t alone.
+    """
+    generator = torch.Generator()
+    state = np.random.SeedSequence(seed, spawn_key=(0,)).generate_state(1, np.uint64)[0]
+    generator.manual_seed(int(state >> 1))
+    for _ in range(draws):
+        normal = torch.empty_like(center, device="cpu").normal_(generator=generator)
+        yield center + normal.to(center.device) / precision**0.5
+
+
 class Draws:
     """What a group of chains draws: minibatches and noise.
 
@@ -166,6 +185,7 @@ def no_draws(device: torch.device, what: str, who: str = "model") -> Iterator[No
 __all__ = [
     "ONE_THREAD",
     "Draws",
+    "around",
     "chain_seeds",
     "host_random_state",
     "keep_host_random_state",

@@ -12,6 +12,7 @@ from torch import nn
 
 import probelib
 from probelib import contract, importance
+from probelib.randomness import around
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -146,7 +147,7 @@ def test_losses_weights_gains_and_errors_are_those_of_a_loop_written_by_hand(pos
     found = run(posterior, draws=200)
     torch.manual_seed(0)
     model, losses, wholes, weights = Model(), [], [], []
-    for w in importance._weights(posterior, 200, seed=0):
+    for w in around(posterior.center, posterior.localization, 200, seed=0):
         nn.utils.vector_to_parameters(w, model.parameters())
         with torch.no_grad():
             each = nn.functional.cross_entropy(

@@ -13,7 +13,8 @@ settings:
   number of operations, at that bias;
 - **burn-in** from the slowest relaxation that Eq. 1 has at a minimum, :math:`2 / (\epsilon\gamma)`
   steps of a direction that only the localization holds;
-- **thinning** as ``thin="auto"`` does, from autocorrelations and costs;
+- **thinning** from the autocorrelation time of the mean loss, taken as a series of order one, and
+  from what a step and an observation cost;
 - **draws** from how fast the mean loss and the slowest samples decorrelate, and a target error.
 """
 

@@ -57,7 +57,8 @@ def calibration_of(
         "calibration": _FORMAT,
         "version": __version__,
     }
-    some = posterior.data.batch(slice(0, min(64, posterior.n_samples)))
+    n = posterior.n_samples  # from all over: data may lie in the order of their labels
+    some = posterior.data.batch(np.unique(np.linspace(0, n - 1, min(n, 256), dtype=int)))
     center = float(losses_at(posterior, posterior.center, some).mean())
     file = None if cache is None else place_of(cache, identity, "-calibration.json")
     for kept in (_in_store(store), _in_file(file)):

@@ -14,7 +14,6 @@ neighbourhood than needed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,7 +24,7 @@ from probelib.ambient import undisturbed
 from probelib.batches import count, rows
 from probelib.gradients import Batch
 from probelib.posterior import LocalPosterior
-from probelib.randomness import keep_random_state
+from probelib.randomness import around, keep_random_state
 from probelib.schedule import cost_of_pass, observe_batch
 
 _DRAWS = 8  # of the Gaussian, the same directions at every gamma
@@ -102,7 +101,10 @@ def _kept(
     posterior: LocalPosterior, some: Batch, gamma: float, guess: float, trained: float, seed: int
 ) -> Kept:
     found = np.array(
-        [losses_at(posterior, w, some).mean() for w in around(posterior, gamma, _DRAWS, seed)]
+        [
+            losses_at(posterior, w, some).mean()
+            for w in around(posterior.center, gamma, _DRAWS, seed)
+        ]
     )
     found = np.where(np.isfinite(found), found, np.inf)
     if not np.isfinite(found).all():
@@ -110,17 +112,6 @@ def _kept(
     error = float(found.std(ddof=1)) / _DRAWS**0.5 / (guess - trained)
     loss = float(found.mean())
     return Kept(gamma, loss, (guess - loss) / (guess - trained), error)
-
-
-def around(posterior: LocalPosterior, gamma: float, draws: int, seed: int) -> Iterator[Tensor]:
-    """Draws from N(w*, I / gamma), (n_parameters,) each: for a seed in the same directions."""
-    generator = torch.Generator()
-    state = np.random.SeedSequence(seed, spawn_key=(2,)).generate_state(1, np.uint64)[0]
-    generator.manual_seed(int(state >> 1))
-    center = posterior.center
-    for _ in range(draws):
-        normal = torch.empty_like(center, device="cpu").normal_(generator=generator)
-        yield center + normal.to(center.device) / gamma**0.5
 
 
 @torch.no_grad()
@@ -138,4 +129,4 @@ def losses_at(posterior: LocalPosterior, weights: Tensor, some: Batch) -> np.nda
     return torch.cat(parts).cpu().numpy()
 
 
-__all__ = ["Kept", "around", "choose_localization", "losses_at"]
+__all__ = ["Kept", "choose_localization", "losses_at"]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from probelib.calibration.curvature import largest_curvature
-from probelib.calibration.localization import around, choose_localization, losses_at
+from probelib.calibration.localization import choose_localization, losses_at
 from probelib.calibration.result import Calibration, CalibrationRefused, Evidence
 from probelib.chains import Chains
 from probelib.data import Samples
@@ -21,6 +21,7 @@ from probelib.gradients import Batch
 from probelib.guessing import guessing_loss
 from probelib.plan import Plan, Run
 from probelib.posterior import LocalPosterior
+from probelib.randomness import around
 from probelib.samplers import LeimkuhlerMatthews
 from probelib.schedule import cost_of_pass, step_cost
 
@@ -107,17 +108,18 @@ class Search:
                 "a localization"
             )
         try:
-            best, *_ = choose_localization(posterior, self.some, guess, self.kept, self.seed)
+            best, *others = choose_localization(posterior, self.some, guess, self.kept, self.seed)
         except ValueError as error:
             raise self.refuse(str(error)) from error
         gamma = best.localization
+        smaller = any(one.localization < gamma for one in others)
+        below = f"the next smaller keeps less than {self.kept:g}" if smaller else "none was smaller"
         self.posterior = posterior.at(localization=gamma)
         self.note(
             "localization",
             gamma,
             f"localization {gamma:g}: draws of its Gaussian have a mean loss of {best.loss:.3g} "
-            f"nats, and keep {best.share:.3f} ± {best.error:.3f} of what was learned; the next "
-            f"smaller keeps less than {self.kept:g}",
+            f"nats, and keep {best.share:.3f} ± {best.error:.3f} of what was learned; {below}",
         )
 
     # --- the step ---
@@ -125,13 +127,14 @@ class Search:
     def _step(self) -> tuple[float, int | None]:
         """The longest step whose bias is small enough, and the batch size that goes with it."""
         gamma, nb = self.posterior.localization, self.posterior.n_beta
-        batch_size, part = self._free_batch(), math.nan
-        weights = next(around(self.posterior, gamma, 1, self.seed))
+        batch_size, looked = self._free_batch(), ""
+        weights = next(around(self.posterior.center, gamma, 1, self.seed))
         curvature = self._curvature(Chains(self._run_of(1.0, batch_size, _STEPS, 1)), weights)
         step_size = _two_digits(_STABLE / (nb * curvature + gamma))
         for _ in range(_ROUNDS):
             found = self._pilot(step_size, batch_size, burn_in=_STEPS // 3, draws=_STEPS * 2 // 3)
             if found is None:
+                looked = f"at step_size {step_size:g} chains diverge"
                 step_size = _two_digits(step_size / 4)
                 continue
             trace, chains = found
@@ -143,10 +146,14 @@ class Search:
             if part <= _BIAS and size == batch_size and 0.6 <= longest / step_size <= 1.7:
                 self._note_step(step_size, nb * curvature + gamma, curvature)
                 return step_size, batch_size
+            looked = (
+                f"step_size {step_size:g} makes {part:.1%} of the LLC, where at most {_BIAS:.0%}"
+            )
+            looked += f" may be, and {longest:.2g} would suit what was seen there"
             step_size, batch_size = _two_digits(min(longest, 4 * step_size)), size
         raise self.refuse(
-            f"posterior lets no step be found that makes less than {_BIAS:.0%} of the LLC: "
-            f"step_size {step_size:g} makes {part:.0%}; raise localization, or lower n_beta"
+            f"posterior lets no step settle in {_ROUNDS} short runs: {looked}; raise localization, "
+            "or lower n_beta"
         )
 
     def _bias_of_step(self, trace: xr.Dataset, batch_size: int | None) -> float:
