@@ -117,6 +117,10 @@ def test_a_regression_is_sampled_right_without_a_setting(localization):
         assert f"{name}={value!r}" in text
     assert all(one.sentence in text for one in found.evidence)
     assert found["draws"].value == found.draws
+    # The directions that data hold are tr(nb H S), twice the LLC of a quadratic.
+    held = 2 * exact_llc(found.posterior, hessian)
+    assert found["tilt"].value == pytest.approx(held, rel=0.2)
+    assert found["mixed"].value < 1.1
     with pytest.raises(KeyError, match="choose one of 'trained'"):
         found["nothing"]
 
@@ -128,7 +132,7 @@ def test_a_minibatch_is_as_large_as_its_noise_asks_for(monkeypatch):
     monkeypatch.setattr(search, "_FLOPS_A_WEIGHT", 10.0)
     found = probelib.calibrate(posterior, error=0.05)
     assert found.sampler.batch_size is not None
-    assert 0 < found.step_bias <= 0.05
+    assert 0 < found["gradient_noise"].value <= found.step_bias <= 0.05
     trace = probelib.sample(found.posterior, **found.settings, progress=False)
     llc = probelib.local_learning_coefficient(trace)
     assert llc.value == pytest.approx(exact_llc(posterior, hessian), rel=0.05 + 4 * 0.05)
@@ -187,6 +191,27 @@ def test_a_run_that_would_never_end_is_refused():
     posterior, _ = regression()
     with pytest.raises(CalibrationRefused, match=r"max_steps is 1000, but a relative error"):
         probelib.calibrate(posterior, error=1e-3, max_steps=1000)
+
+
+class Basins(nn.Module):
+    """A weight with two basins, at 0.5 and at -0.5; samples differ in which they like."""
+
+    def __init__(self):
+        super().__init__()
+        self.w = nn.Parameter(torch.full((1,), 0.5, dtype=torch.float64))
+
+    def forward(self, x):
+        return self.w.expand(len(x), 1)
+
+
+def test_chains_that_hardly_ever_cross_are_refused():
+    def loss(w, liked):
+        return (16 * (w.square() - 0.25).square() + liked * w).sum(-1)
+
+    likes = torch.tensor([[1.0, -1.0, 1.0, -1.0]], dtype=torch.float64).T
+    posterior = LocalPosterior(Basins(), loss, (likes, likes), n_beta=5.0, localization=2.0)
+    with pytest.raises(CalibrationRefused, match=r"chains from the same w\* still differ.*raise"):
+        probelib.calibrate(posterior, max_steps=8000)
 
 
 def test_a_loss_that_nobody_can_guess_needs_a_localization():

@@ -16,6 +16,10 @@ settings:
 - **thinning** from the autocorrelation time of the mean loss, taken as a series of order one, and
   from what a step and an observation cost;
 - **draws** from how fast the mean loss and the slowest samples decorrelate, and a target error.
+
+Pilot runs are made longer until their chains agree, or are refused. The **tilt** is no setting: it
+is how many directions the data hold, :math:`n\beta \operatorname{E}[\nabla L^\top (w - w^*)]`, of
+the d that they and the localization hold together.
 """
 
 from probelib.calibration.calibrate import calibrate

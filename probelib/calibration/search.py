@@ -13,10 +13,10 @@ from probelib.calibration.localization import choose_localization, losses_at
 from probelib.calibration.result import Calibration, CalibrationRefused, Evidence
 from probelib.chains import Chains
 from probelib.data import Samples
-from probelib.estimators.diagnostics import Diagnostics, diagnostics
+from probelib.estimators.diagnostics import Diagnostics, Finding, diagnostics
 from probelib.estimators.llc import local_learning_coefficient, mean_loss_change
 from probelib.estimators.series import ess_of_mean
-from probelib.estimators.step_bias import relative_step_bias
+from probelib.estimators.step_bias import relative_step_bias, step_bias
 from probelib.gradients import Batch
 from probelib.guessing import guessing_loss
 from probelib.plan import Plan, Run
@@ -265,11 +265,35 @@ class Search:
                 )
             trace, chains = found
             tau, slowest = _times(trace, thin)
-            if steps >= _PILOT * tau or steps * 2 + burn_in > self.max_steps / 2:
+            mixed = _finding(diagnostics(trace), "mixed")
+            if steps >= _PILOT * tau and mixed.good:
+                break
+            if steps * 2 + burn_in > self.max_steps / 2:
                 break
             steps *= 2
+        if not mixed.good:
+            raise self.refuse(
+                f"max_steps is {self.max_steps}, but after {burn_in + steps} steps chains from the "
+                f"same w* still differ, with an R-hat of {mixed.value:.2f}; raise localization "
+                f"(now {gamma:g}), lower n_beta, or raise max_steps"
+            )
+        self.note(
+            "mixed",
+            mixed.value,
+            f"chains of {steps} steps agree: their largest R-hat is {mixed.value:.3f}",
+        )
         self._require_sound(diagnostics(trace))
+        self._note_tilt(trace)
         return self._counted(trace, chains, step_size, batch_size, burn_in, tau, slowest)
+
+    def _note_tilt(self, trace: xr.Dataset) -> None:
+        """How far the data tilt the Gaussian that the localization alone would give."""
+        held, d = 2 * step_bias(trace).virial, self.posterior.n_parameters
+        self.note(
+            "tilt",
+            held,
+            f"the data hold {held:.3g} of {d:,} directions, and the localization the others",
+        )
 
     def _require_sound(self, found: Diagnostics) -> None:
         """Refuse what speaks against the numbers of a run, other than that it was short."""
@@ -326,6 +350,13 @@ class Search:
                 "more than short runs had told; raise localization, or lower n_beta"
             )
         self.note("step_bias", part, f"the step makes {part:.1%} of the LLC or less")
+        if batch_size is not None:
+            noise = step_bias(trace).noise / llc.value
+            self.note(
+                "gradient_noise",
+                noise,
+                f"of that, {noise:.1%} come from the noise of batches of {batch_size}",
+            )
         self.note(
             "autocorrelation_time",
             tau,
@@ -354,6 +385,10 @@ class Search:
             tuple(self.evidence),
             seconds_of_run=steps * a_step + draws * per_draw,
         )
+
+
+def _finding(found: Diagnostics, name: str) -> Finding:
+    return next(one for one in found.findings if one.name == name)
 
 
 def _samples(posterior: LocalPosterior, some: Batch) -> Samples:
