@@ -151,6 +151,19 @@ def test_more_draws_for_a_smaller_error():
     assert 8 < many.draws * many.thin / (few.draws * few.thin) < 32 or few.draws * 4 >= 400
 
 
+def test_a_step_within_which_l_bends_is_made_shorter(monkeypatch):
+    monkeypatch.setattr(search, "_STABLE", 3.0)
+    model, data = classifier()
+    model.double()
+    data = data[0].double(), data[1]
+    posterior = LocalPosterior(model, cross_entropy, data, n_beta=90.0, localization=1.0)
+    found = probelib.calibrate(posterior, error=0.2)
+    assert found["bending"].value < 0.6
+    assert f"step_size {found.sampler.step_size:g} after all" in str(found)
+    assert found["relaxation"].value == pytest.approx(2 / found.sampler.step_size)
+    assert len({one.name for one in found.evidence}) == len(found.evidence)
+
+
 # --- refusals ------------------------------------------------------------------------------------
 
 

@@ -37,6 +37,8 @@ _STABLE, _BIAS, _AIM = 1.0, 0.05, 0.02
 _CHAINS = 4
 #: Rounds in which a step size has to be found, and steps of each, burn-in included.
 _ROUNDS, _STEPS = 10, 150
+#: How often the step is made shorter where L bends within it.
+_SHORTER = 6
 #: Relaxation times of burn-in; steps of the last pilot run in autocorrelation times of the mean
 #: loss, and at least.
 _BURN_IN, _PILOT, FEWEST_STEPS = 4, 30, 300
@@ -76,6 +78,7 @@ class Search:
         return self._sized(step_size, batch_size)
 
     def note(self, name: str, value: float, sentence: str) -> None:
+        self.evidence = [one for one in self.evidence if one.name != name]
         self.evidence.append(Evidence(name, float(value), sentence))
 
     def refuse(self, message: str) -> CalibrationRefused:
@@ -236,8 +239,8 @@ class Search:
 
     # --- how long ---
 
-    def _sized(self, step_size: float, batch_size: int | None) -> Calibration:
-        """Burn-in, thinning and draws, by a longer run at that step."""
+    def _sized(self, step_size: float, batch_size: int | None, shorter: int = 0) -> Calibration:
+        """Burn-in, thinning and draws, by a longer run at that step, or at one that is shorter."""
         gamma = self.posterior.localization
         relaxation = 2 / (step_size * gamma)
         burn_in = max(_STEPS // 3, math.ceil(_BURN_IN * relaxation))
@@ -266,6 +269,7 @@ class Search:
             trace, chains = found
             tau, slowest = _times(trace, thin)
             mixed = _finding(diagnostics(trace), "mixed")
+            assert mixed is not None  # chains always have one
             if steps >= _PILOT * tau and mixed.good:
                 break
             if steps * 2 + burn_in > self.max_steps / 2:
@@ -282,6 +286,17 @@ class Search:
             mixed.value,
             f"chains of {steps} steps agree: their largest R-hat is {mixed.value:.3f}",
         )
+        bent = _finding(diagnostics(trace), "curvature")
+        if bent is not None and not bent.good and shorter < _SHORTER:
+            part = min(0.5, bent.limit / bent.value / 2)
+            return self._sized(_two_digits(step_size * part), batch_size, shorter + 1)
+        if shorter and bent is not None:
+            self.note(
+                "bending",
+                bent.value,
+                f"step_size {step_size:g} after all: L is no quadratic, and only in so short a "
+                f"step its gradient changes by no more than {bent.value:.2g} of itself",
+            )
         self._require_sound(diagnostics(trace))
         self._note_tilt(trace)
         return self._counted(trace, chains, step_size, batch_size, burn_in, tau, slowest)
@@ -387,8 +402,8 @@ class Search:
         )
 
 
-def _finding(found: Diagnostics, name: str) -> Finding:
-    return next(one for one in found.findings if one.name == name)
+def _finding(found: Diagnostics, name: str) -> Finding | None:
+    return next((one for one in found.findings if one.name == name), None)
 
 
 def _samples(posterior: LocalPosterior, some: Batch) -> Samples:
