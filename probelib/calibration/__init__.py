@@ -8,7 +8,8 @@ settings:
 - the **step size** from the largest curvature along the chain: :math:`\epsilon (n\beta h + \gamma)`
   at most 1, a quarter of where the Leimkuhler-Matthews step becomes unstable; and from the bias
   that the noise of minibatches makes of it (:mod:`probelib.estimators.step_bias`), held under a
-  limit; it is made shorter where the gradient turns within a step, as it may where L is no quadratic;
+  limit; it is made shorter where the gradient turns within a step, as it may where L is no
+  quadratic;
 - the **batch size** from what a step costs: the one that gets the chains furthest for a given
   number of operations, at that bias;
 - **burn-in** from the slowest relaxation that Eq. 1 has at a minimum, :math:`2 / (\epsilon\gamma)`
