@@ -711,6 +711,57 @@ def test_a_network_that_knows_no_more_than_guessing_is_told():
     assert "guessing costs 0.325: nothing was learned" in found.sentence
 
 
+def test_a_network_that_nothing_could_improve_has_learned_all_there_is():
+    x = torch.randn(20, 2, generator=torch.Generator().manual_seed(1))
+    model = torch.nn.Linear(2, 1, bias=False)
+    torch.nn.init.zeros_(model.weight)
+    posterior = probelib.LocalPosterior(
+        model, probelib.squared_error, (x, torch.zeros(20, 1)), n_beta=50.0, localization=5.0
+    )
+    trace = probelib.sample(
+        posterior, sampler=probelib.LeimkuhlerMatthews(1e-2), draws=100, thin=4, progress=False
+    )
+    found = probelib.diagnostics(trace)["trained"]
+    assert (found.value, found.limit, found.good) == (0, 0, True)
+
+
+def narrow_valley(step_size, share_held):
+    """RMSprop-SGLD on L = (product of two weights)² / 2, and on as many regular directions."""
+    torch.manual_seed(0)
+
+    class Valley(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.w = torch.nn.Parameter(torch.zeros(10, dtype=torch.float64))
+
+        def forward(self, x):
+            held, free = self.w[:share_held], self.w[share_held:]
+            return torch.cat([x[:, :1] * held, x[:, :1] * free[:1] * free[1:2]], 1)
+
+    x = torch.ones(4, 1, dtype=torch.float64)
+    y = torch.zeros(4, share_held + 1, dtype=torch.float64)
+    posterior = probelib.LocalPosterior(
+        Valley(), probelib.squared_error, (x, y), n_beta=1000.0, localization=10.0
+    )
+    return probelib.sample(
+        posterior, sampler=probelib.RMSpropSGLD(step_size), draws=200, burn_in=1000, thin=10,
+        progress=False,
+    )  # fmt: skip
+
+
+def test_a_preconditioner_is_slow_against_the_slowest_weights_not_against_the_mean_loss():
+    # A direction of the localization forgets in 2 / (eps gamma) = 1000 steps, as many as V.
+    found = probelib.diagnostics(narrow_valley(2e-4, 2))["preconditioner"]
+    assert found.value == pytest.approx(0.8, rel=0.25)  # eight of ten directions are so
+    assert not found.good
+    assert "try decay" in found.sentence
+    # Where the data hold nearly all, what few others do counts by their share.
+    held = probelib.diagnostics(narrow_valley(2e-4, 8))["preconditioner"]
+    assert held.value < 0.35
+    # A longer step forgets sooner.
+    assert probelib.diagnostics(narrow_valley(2e-3, 2))["preconditioner"].good
+
+
 def test_guessing_is_the_best_constant_output_of_any_loss():
     x = torch.randn(40, 3, generator=torch.Generator().manual_seed(2))
     for loss, target, expected in (
