@@ -87,6 +87,22 @@ class Kernel(ABC):
         """R at the positions ``rows`` and ``cols`` (default: all), in [-1, 1]."""
 
     @abstractmethod
+    def covariance_mcse(self, rows: Positions, cols: Positions) -> np.ndarray:
+        """Monte-Carlo standard error of K by the jackknife, nats squared.
+
+        1.96 of it are half of the 95 % interval. Infinite where the draws cannot tell, NaN where
+        it was not estimated.
+        """
+
+    @abstractmethod
+    def correlation_mcse(self, rows: Positions, cols: Positions) -> np.ndarray:
+        """Monte-Carlo standard error of R by the jackknife; 0 on the diagonal.
+
+        1.96 of it are half of the 95 % interval. Infinite where the draws cannot tell, NaN where
+        it was not estimated.
+        """
+
+    @abstractmethod
     def features(self, n_components: int | None = None, rows: Positions = None) -> np.ndarray:
         """Coordinates of the samples: their inner products are K, or its best approximation.
 
@@ -178,8 +194,11 @@ class Kernel(ABC):
         return np.full(index.shape, np.nan)
 
     def _neighbour_errors(self, rows: np.ndarray, index: np.ndarray) -> np.ndarray:
-        """Of R of each row with its own neighbours (rows, k); NaN where there are no draws."""
-        return np.full(index.shape, np.nan)
+        """Of R of each row with its own neighbours (rows, k)."""
+        error = np.empty(index.shape)
+        for at, row in enumerate(rows):
+            error[at] = self.correlation_mcse(np.array([row]), index[at])[0]
+        return error
 
     @abstractmethod
     def _coordinates(self) -> Mapping[str, Any]:
@@ -332,12 +351,6 @@ class LossKernel(Kernel):
 
     def _coordinates(self) -> Mapping[str, Any]:
         return {name: values.values for name, values in sample_coords(self._trace).items()}
-
-    def _neighbour_errors(self, rows: np.ndarray, index: np.ndarray) -> np.ndarray:
-        error = np.empty(index.shape)
-        for at, row in enumerate(rows):
-            error[at] = self.correlation_mcse(np.array([row]), index[at])[0]
-        return error
 
     def _q_values(
         self, rows: np.ndarray, among: np.ndarray, index: np.ndarray, block: int

@@ -12,6 +12,7 @@ from torch import Tensor
 from probelib.estimators import blocks
 from probelib.estimators.blocks import per_sample
 from probelib.estimators.kernel import Kernel, index_of
+from probelib.estimators.left_out import LeftOut
 from probelib.estimators.positions import Positions, by_position
 
 if TYPE_CHECKING:
@@ -27,6 +28,9 @@ class MatrixKernel(Kernel):
         coords: coordinates along ``sample``, such as ``sample_id`` and ``label``.
         mcse: Monte-Carlo standard errors of the diagonal, shape (n,), nats squared. A matrix alone
             does not contain them: by default they are NaN.
+        left_out: how K changes as each of its independent walks is left out, from which the errors
+            of its entries and of neighbours follow; None: they are NaN, and infinite where the
+            diagonal's are.
 
     Raises:
         ValueError: not a symmetric matrix of finite numbers.
@@ -37,6 +41,7 @@ class MatrixKernel(Kernel):
         covariance: np.ndarray,
         coords: Mapping[str, Any] | None = None,
         mcse: np.ndarray | None = None,
+        left_out: LeftOut | None = None,
     ):
         covariance = np.asarray(covariance)
         if covariance.ndim != 2 or len(set(covariance.shape)) != 1:
@@ -60,6 +65,7 @@ class MatrixKernel(Kernel):
         self.shape = (n, n)
         self._coords = dict(coords or {})
         self._mcse = np.full(n, np.nan) if mcse is None else np.asarray(mcse, np.float64)
+        self._left_out = left_out
         lengths = {"mcse": self._mcse.shape} | {
             f"coords[{name!r}]": np.shape(value[1] if isinstance(value, tuple) else value)
             for name, value in self._coords.items()
@@ -82,6 +88,30 @@ class MatrixKernel(Kernel):
         scale = np.sqrt(np.where(variance > 0, variance, np.inf))
         part = self.covariance(rows, cols) / scale[index_of(rows)][:, None] / scale[index_of(cols)]
         return np.clip(part, -1, 1)
+
+    @by_position
+    def covariance_mcse(self, rows: Positions, cols: Positions) -> np.ndarray:
+        every = np.arange(self.shape[0])
+        row_at, col_at = every[index_of(rows)], every[index_of(cols)]
+        if self._left_out is None:
+            return self._unknown(row_at, col_at)
+        return self._left_out.covariance_mcse(row_at, col_at)
+
+    @by_position
+    def correlation_mcse(self, rows: Positions, cols: Positions) -> np.ndarray:
+        every = np.arange(self.shape[0])
+        row_at, col_at = every[index_of(rows)], every[index_of(cols)]
+        if self._left_out is None:
+            error = self._unknown(row_at, col_at)
+        else:
+            part = self.covariance(row_at, col_at)
+            error = self._left_out.correlation_mcse(row_at, col_at, part, np.diag(self._covariance))
+        return np.where(np.equal.outer(row_at, col_at), 0, error)
+
+    def _unknown(self, rows: np.ndarray, cols: np.ndarray) -> np.ndarray:
+        """Errors of entries that no walk tells: NaN, and infinite where the diagonal's are."""
+        infinite = np.isinf(self._mcse)
+        return np.where(infinite[rows][:, None] | infinite[cols], np.inf, np.nan)
 
     def _coordinates(self) -> Mapping[str, Any]:
         return {

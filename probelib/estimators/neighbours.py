@@ -31,7 +31,7 @@ class Neighbours:
             too few draws.
         rows: positions of the rows, shape (rows,).
         coords: ``sample_id`` and ``label`` of the samples, shape (sample,), where known.
-        errors: gives ``mcse``, where the kernel has draws.
+        errors: gives ``mcse``, where the kernel has draws or independent walks.
     """
 
     index: np.ndarray
@@ -45,7 +45,7 @@ class Neighbours:
     def mcse(self) -> np.ndarray:
         """Monte-Carlo standard errors of the correlations, (rows, k), made at the first use.
 
-        They do not know that the neighbours were chosen. NaN for a kernel without draws.
+        They do not know that the neighbours were chosen. NaN for a kernel without draws or walks.
         """
         return np.full(self.index.shape, np.nan) if self.errors is None else self.errors()
 

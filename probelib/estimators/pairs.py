@@ -13,13 +13,15 @@ symmetrised, with mu the weighted mean loss and Z the mean of v.
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from probelib.arguments import shown
 from probelib.contract import PAIRS, canonical
 from probelib.estimators.blocks import sample_coords
+from probelib.estimators.left_out import LeftOut
 from probelib.estimators.matrix_kernel import MatrixKernel
 from probelib.estimators.positions import Positions, place
 from probelib.estimators.weighted import Weights, khat_limit
@@ -44,9 +46,11 @@ def pair_kernel(
             does not make it that of Eq. 1.
 
     Returns:
-        The kernel under Eq. 1. The errors of its diagonal come from leaving out one chain after
+        The kernel under Eq. 1. Its errors, of the diagonal, of any entry (``covariance_mcse``), of
+        correlations (``correlation_mcse``) and of neighbours, come from leaving out one chain after
         the other (jackknife), widened by Student's t for so few, so that 1.96 of them cover; NaN
-        for a single chain, and infinite where the weights do not bear an error.
+        for a single chain, and infinite where the weights do not bear an error, or a sample did
+        not move.
 
     Raises:
         ValueError: pairs without what the data term needs, from an older version.
@@ -57,6 +61,32 @@ def pair_kernel(
     """
     from scipy.special import stdtrit  # slow to import, so where it is used
 
+    pairs = _of_chains(pairs, chains, limit)
+    count = pairs.sizes["chain"]
+    believed = limit or _bear_an_error(pairs)
+    sums = partial(_sums_in_the_limit if limit else _sums_of_chain, pairs)
+    total = sums(0)
+    own = [total.of_diagonal()]
+    for chain in range(1, count):  # one at a time: a chain's is as large as the kernel
+        part = sums(chain)
+        total, own = total.plus(part), [*own, part.of_diagonal()]
+    covariance = total.kernel()
+    if count == 1 or not believed:
+        unknown = None if count == 1 else np.full(len(covariance), np.inf)
+        return MatrixKernel(covariance, sample_coords(pairs), unknown)
+    diagonal = total.of_diagonal()
+    without = np.stack([diagonal.less(part).variances() for part in own])
+    mcse = np.std(without, 0) * np.sqrt(count - 1) * stdtrit(count - 1, 0.975) / 1.96
+    variance = np.diag(covariance)
+    size = np.maximum(np.abs(variance), np.abs(without - variance).max(0))
+    mcse[~(size > 0)] = np.inf  # it has not moved, and no walk tells how far it may
+    changes = (total.less(sums(chain)).kernel() - covariance for chain in range(count))
+    left_out = LeftOut(changes, count, size)
+    return MatrixKernel(covariance, sample_coords(pairs), mcse, left_out)
+
+
+def _of_chains(pairs: xr.Dataset, chains: Positions, limit: bool) -> xr.Dataset:
+    """What :func:`pair_kernel` needs of these chains, checked."""
     names = () if limit else ("loss", "products", "cross", "log_weight")
     if missing := [name for name in names if name not in pairs]:
         raise ValueError(
@@ -67,7 +97,7 @@ def pair_kernel(
     at = np.unique(np.arange(pairs.sizes["chain"])[place("chains", chains, pairs.sizes["chain"])])
     if not at.size:
         raise ValueError(f"chains is {shown(chains)}, which is none of them; choose one at least")
-    pairs, count, n = pairs.isel(chain=at), len(at), pairs.sizes["sample"]
+    pairs = pairs.isel(chain=at)
     each = pairs.kernel.values
     even = each.shape[1] == each.shape[2]
     if not even or not np.allclose(each, each.transpose(0, 2, 1), 1e-3, 1e-3 * np.abs(each).max()):
@@ -80,42 +110,62 @@ def pair_kernel(
             f"pairs has {pairs.sizes['draw']} draws in walks of {pairs.sizes['pair']} pairs; keep "
             "all of both, since a pair belongs to two draws"
         )
-    believed = limit or _bear_an_error(pairs)
-    parts = [(_sums_in_the_limit if limit else _sums_of_chain)(pairs, c) for c in range(count)]
-    total = [np.sum(each, 0) for each in zip(*parts, strict=True)]
-    matrix, norm, excess, cross = total
-    covariance = (matrix + np.outer(excess / norm, cross)) / norm
-    mcse = None if count == 1 else np.full(n, np.inf)
-    if count > 1 and believed:
-        without = []
-        for part in parts:  # the diagonal, one chain left out
-            matrix, norm, excess, cross = (a - b for a, b in zip(total, part, strict=True))
-            without.append((np.diag(matrix) + excess / norm * cross) / norm)
-        spread = np.std(without, 0) * np.sqrt(count - 1)
-        mcse = spread * stdtrit(count - 1, 0.975) / 1.96
-    return MatrixKernel((covariance + covariance.T) / 2, sample_coords(pairs), mcse)
+    return pairs
 
 
-def _sums_in_the_limit(
-    pairs: xr.Dataset, chain: int
-) -> tuple[np.ndarray, float, np.ndarray, np.ndarray]:
+class _Sums(NamedTuple):
+    """Sums over pairs, of which K = (matrix + excess cross' / norm) / norm, symmetrised.
+
+    Attributes:
+        matrix: of v [g_i'g_j / gamma - c (l_i - mu_i) L'(w)'g_j(w_theta)], (n, n), with c = n beta
+            / gamma and a rough mu that all chains share; or its diagonal, (n,).
+        norm: of v.
+        excess: of v (l_i - mu_i), (n,).
+        cross: c times that of v L'(w)'g_j(w_theta), (n,).
+    """
+
+    matrix: np.ndarray
+    norm: float
+    excess: np.ndarray
+    cross: np.ndarray
+
+    def plus(self, other: _Sums) -> _Sums:
+        return _Sums(
+            self.matrix + other.matrix,
+            self.norm + other.norm,
+            self.excess + other.excess,
+            self.cross + other.cross,
+        )
+
+    def less(self, other: _Sums) -> _Sums:
+        return _Sums(
+            self.matrix - other.matrix,
+            self.norm - other.norm,
+            self.excess - other.excess,
+            self.cross - other.cross,
+        )
+
+    def of_diagonal(self) -> _Sums:
+        return self._replace(matrix=np.diag(self.matrix).copy())
+
+    def kernel(self) -> np.ndarray:
+        """K, (n, n)."""
+        covariance = (self.matrix + np.outer(self.excess / self.norm, self.cross)) / self.norm
+        return (covariance + covariance.T) / 2
+
+    def variances(self) -> np.ndarray:
+        """K_ii, (n,), from :meth:`of_diagonal`."""
+        return (self.matrix + self.excess / self.norm * self.cross) / self.norm
+
+
+def _sums_in_the_limit(pairs: xr.Dataset, chain: int) -> _Sums:
     """As :func:`_sums_of_chain`, for n beta -> 0."""
     kernel = pairs.kernel.values[chain].astype(np.float64)
-    return kernel, 1.0, np.zeros(len(kernel)), np.zeros(len(kernel))
+    return _Sums(kernel, 1.0, np.zeros(len(kernel)), np.zeros(len(kernel)))
 
 
-def _sums_of_chain(
-    pairs: xr.Dataset, chain: int
-) -> tuple[np.ndarray, float, np.ndarray, np.ndarray]:
-    """What a chain adds to K = (matrix + excess cross' / norm) / norm.
-
-    With c = n beta / gamma, and losses relative to a rough mu that all chains share:
-
-    Returns:
-        Sum over pairs of v [g_i'g_j / gamma - c (l_i - mu_i) L'(w)'g_j(w_theta)], (n, n); sum of v;
-        sum of v (l_i - mu_i), (n,); c times the sum of v L'(w)'g_j(w_theta), (n,). A pair is
-        counted from both its ends, each by half.
-    """
+def _sums_of_chain(pairs: xr.Dataset, chain: int) -> _Sums:
+    """Those of one chain. A pair is counted from both its ends, each by half."""
     log_weight = pairs.log_weight.values
     weight = np.exp(log_weight[chain] - log_weight.max())
     loss = pairs.loss.values[chain] - pairs.loss.values.mean((0, 1), dtype=np.float64)
@@ -125,7 +175,7 @@ def _sums_of_chain(
     matrix = pairs.products.values[chain] * np.exp(log_weight[chain].max() - log_weight.max())
     matrix = matrix - np.tensordot(weighted, cross, ((0, 1), (0, 1)))
     along = (weight[ends][..., None] / 2 * cross).sum((0, 1))
-    return matrix, float(weight[ends].sum() / 2), weighted.sum((0, 1)), along
+    return _Sums(matrix, float(weight[ends].sum() / 2), weighted.sum((0, 1)), along)
 
 
 def _bear_an_error(pairs: xr.Dataset, needed: float = 5.0) -> bool:
