@@ -31,29 +31,25 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from probelib.ambient import undisturbed
 from probelib.arguments import require_whole
-from probelib.batches import Tree
 from probelib.contract import sample_coordinates
 from probelib.data import Data, Samples
 from probelib.descriptions import described
-from probelib.each_sample import each_sample, gradient_and_value, single
 from probelib.posterior import LocalPosterior
 from probelib.progress import progress_bar, report_run
 from probelib.randomness import keep_random_state
+from probelib.sample_gradients import SampleGradients, or_one
 from probelib.store.arrays import keep_arrays, kept_arrays, place_of
 from probelib.store.paths import local_path
 
 if TYPE_CHECKING:
     import xarray as xr
 
-_MEMORY = 4 * 2**30  # bytes that the gradients of one side of a pair may take on a CPU
 _FORMAT = 2
-_EXACT = nn.Linear, nn.Conv2d, nn.BatchNorm2d  # and no subclass of theirs, which may do anything
 _ROWS = 64  # that are widened to the model's precision at once
-_LOOKED_AT, _CHECKED = 64, 4  # samples whose losses are looked at, and whose gradients are compared
 
 
 @undisturbed
@@ -169,158 +165,6 @@ _OF_A_CHAIN = {
 }
 
 
-class SampleGradients:
-    """Gradients of single samples, as rows of a matrix, at any weights.
-
-    For convolutions, linear layers and batch normalisation in eval mode, one backward pass over
-    the batch gives the gradients of all samples: outer products of a layer's inputs and of the
-    gradients with respect to its outputs (Goodfellow, 2015). It is taken for exactly these classes
-    without hooks, and only where it gives the gradients that autograd gives, of samples that have
-    one. Any other model is differentiated sample by sample with ``torch.func``, which takes about
-    ten times as long and is not split into groups of layers.
-
-    Args:
-        posterior: gives the model and the loss.
-        samples: to try it on; default: those of the posterior.
-    """
-
-    def __init__(self, posterior: LocalPosterior, samples: Samples | None = None):
-        self.posterior = posterior
-        model = posterior.model
-        self.layers = [
-            module
-            for module in model.modules()
-            if any(p.requires_grad for p in module.parameters(recurse=False))
-        ]
-        self.sizes = [
-            sum(p.numel() for p in layer.parameters(recurse=False) if p.requires_grad)
-            for layer in self.layers
-        ]
-        self.by_layer = (
-            all(map(_has_sample_gradients, self.layers))
-            and sum(self.sizes) == posterior.n_parameters  # more: two layers share a weight
-            and self._agrees(posterior.data if samples is None else samples)
-        )
-        if not self.by_layer:
-            self.layers, self.sizes = [], [posterior.n_parameters]
-        cpu = posterior.device.type == "cpu"
-        fast = not cpu or (
-            torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-        )
-        self.dtype = (
-            torch.bfloat16 if fast and posterior.dtype == torch.float32 else posterior.dtype
-        )
-
-    def groups(self, n: int, memory: int | None) -> Iterator[list[int]]:
-        """Positions of layers whose gradients of n samples fit into ``memory`` bytes together."""
-        if memory is None:
-            device = self.posterior.device
-            memory = _MEMORY
-            if device.type == "cuda":
-                memory = torch.cuda.mem_get_info(device)[0] // 3
-        group: list[int] = []
-        used = 0
-        for at, size in enumerate(self.sizes):
-            bytes_ = n * size * self.dtype.itemsize
-            if group and used + bytes_ > memory:
-                yield group
-                group, used = [], 0
-            group.append(at)
-            used += bytes_
-        yield group
-
-    def write(self, out: Tensor, weights: Tensor, x: Tree, y: Tree, group: list[int]) -> Tensor:
-        """Gradients of a batch with respect to the layers of ``group``, each row over its loss.
-
-        Dividing by the loss keeps rows of confident samples from underflowing: their gradients
-        shrink as their losses do.
-
-        Args:
-            out: shape (batch, sum of the layers' sizes), overwritten.
-            weights: flat, shape (n_parameters,).
-            x, y: inputs and targets, shape (batch, ...).
-            group: positions of layers.
-
-        Returns:
-            The losses, shape (batch,), nats. A sample with no loss at all is divided by 1.
-        """
-        if not self.by_layer:
-            every = gradient_and_value(single(self.posterior))
-            rows, losses = each_sample(self.posterior, every, weights, x, y)
-            out.copy_(rows.detach() / _or_one(losses.detach())[:, None])
-            return losses.detach()
-        calls: dict[nn.Module, tuple[Tensor, Tensor]] = {}
-        chosen = [self.layers[at] for at in group]
-
-        def remember(module: nn.Module, inputs: tuple, output: Tensor) -> None:
-            if module in calls:
-                raise RuntimeError("a layer of the model is used more than once")
-            calls[module] = inputs[0].detach(), output
-
-        hooks = [module.register_forward_hook(remember) for module in chosen]
-        try:
-            with torch.enable_grad():
-                losses = self.posterior.losses(weights.detach().requires_grad_(), x, y)
-                total = (losses / _or_one(losses.detach())).sum()
-                # With respect to the layers' outputs: no gradient summed over the batch is built.
-                out_gradients = torch.autograd.grad(total, [calls[m][1] for m in chosen])
-        finally:
-            for hook in hooks:
-                hook.remove()
-        start = 0
-        for module, back in zip(chosen, out_gradients, strict=True):
-            for rows in _layer_rows(module, calls[module][0], back, self.dtype):
-                out[:, start : start + rows.shape[1]] = rows
-                start += rows.shape[1]
-        return losses.detach()
-
-    def _agrees(self, samples: Samples) -> bool:
-        """Whether the layers' rows are the whole gradient, of some samples that have one.
-
-        As vectors, at w* and as far from it as the walks go: a weight that is used elsewhere as
-        well may do nothing at w*.
-        """
-        posterior, self.by_layer, self.dtype = self.posterior, True, self.posterior.dtype
-        center, seen = posterior.center, False
-        noise = torch.randn(center.shape, generator=torch.Generator().manual_seed(0))
-        away = center + noise.to(center) / posterior.localization**0.5
-        some = _with_a_loss(posterior, samples)
-        for weights in (center, away) if len(some) else ():
-            out = center.new_empty(len(some), posterior.n_parameters)
-            try:
-                with torch.enable_grad(), keep_random_state(posterior.device):
-                    every = list(range(len(self.layers)))
-                    losses = self.write(out, weights, *samples.batch(some), every)
-                    wanted = [self._of_one(weights, *samples.batch(i)) for i in some[:, None]]
-            except (RuntimeError, IndexError, KeyError, AttributeError):
-                return False
-            for row, expected, loss in zip(out, wanted, losses, strict=True):
-                expected = expected.double() / _or_one(loss)
-                if not expected.isfinite().all():
-                    continue
-                if not (row.double() - expected).norm() <= 1e-3 * expected.norm() + 1e-12:
-                    return False
-                seen |= bool(expected.norm() > 1e-6)
-        return seen
-
-    def _of_one(self, weights: Tensor, x: Tree, y: Tree) -> Tensor:
-        """The gradient of one sample, by autograd alone."""
-        moving = weights.clone().requires_grad_()
-        return torch.autograd.grad(self.posterior.losses(moving, x, y)[0], moving)[0]
-
-
-def _with_a_loss(posterior: LocalPosterior, samples: Samples) -> np.ndarray:
-    """Positions of a few samples, spread over all, whose loss at w* is not nothing."""
-    some = np.unique(np.linspace(0, len(samples) - 1, _LOOKED_AT, dtype=int))
-    parts = np.array_split(some, max(1, len(some) // 16))
-    with torch.no_grad(), keep_random_state(posterior.device):
-        loss = torch.cat([posterior.losses(posterior.center, *samples.batch(i)) for i in parts])
-    some = some[(loss != 0).cpu().numpy()]
-    return (
-        some[np.unique(np.linspace(0, len(some) - 1, _CHECKED, dtype=int))] if len(some) else some
-    )
-
-
 @dataclass(frozen=True)
 class _Walks:
     """What all chains of a call have in common: see the arguments of :func:`gradient_pairs`."""
@@ -404,7 +248,7 @@ class _Walks:
         """
         posterior = self.posterior
         if self.observed is posterior.data:
-            parts = zip(rows.split(_ROWS), _or_one(losses).split(_ROWS), strict=True)
+            parts = zip(rows.split(_ROWS), or_one(losses).split(_ROWS), strict=True)
             slope = sum(scale @ block.to(scale.dtype) for block, scale in parts)
             return float(losses.double().mean()), slope / len(losses)
         moving, total = weights.clone().requires_grad_(), 0.0
@@ -468,7 +312,7 @@ def _walk(walks: _Walks, chain: int, tick: Callable[[float], Any]) -> dict[str, 
         scale_before, slope_before = losses.new_zeros(n).double(), losses.new_zeros(0)
         for step, (weights, theta) in enumerate(walks.weights(chain)):
             walks.write(here, losses[step], weights, group)
-            scale = _or_one(losses[step]).double()
+            scale = or_one(losses[step]).double()
             mean_loss, slope = walks.of_mean_loss(
                 weights, here, losses[step], slice(first, first + sum(sizes))
             )
@@ -517,70 +361,6 @@ def _product(before: Tensor, here: Tensor, sizes: list[int]) -> Tensor:
         product += (before[:, columns] @ here[:, columns].T).to(dtype)
         at += size
     return product
-
-
-def _has_sample_gradients(module: nn.Module) -> bool:
-    hooks = "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"
-    own = {"forward", "_conv_forward"} & vars(module).keys()
-    if type(module) not in _EXACT or own or any(getattr(module, name) for name in hooks):
-        return False
-    if isinstance(module, nn.BatchNorm2d):
-        return module.running_mean is not None  # without it, a batch normalises itself
-    if isinstance(module, nn.Linear):
-        return True
-    # Padding to a mode, or to "same", is done by the layer itself and unknown to unfold.
-    zeros = isinstance(module, nn.Conv2d) and module.padding_mode == "zeros"
-    return zeros and not isinstance(module.padding, str)
-
-
-def _layer_rows(
-    module: nn.Module, inputs: Tensor, out_gradients: Tensor, dtype: torch.dtype
-) -> Iterator[Tensor]:
-    """Each sample's gradient of a layer's weight, then of its bias: rows of shape (batch, size)."""
-    batch = len(inputs)
-    if isinstance(module, nn.Linear):
-        inputs = inputs.reshape(batch, 1, -1, inputs.shape[-1]).transpose(2, 3)
-        back = out_gradients.reshape(batch, 1, -1, out_gradients.shape[-1]).transpose(2, 3)
-    elif isinstance(module, nn.BatchNorm2d):
-        assert module.running_mean is not None
-        assert module.running_var is not None
-        mean, var = (t[:, None, None] for t in (module.running_mean, module.running_var))
-        inputs = ((inputs - mean) * torch.rsqrt(var + module.eps)).reshape(
-            batch, inputs.shape[1], 1, -1
-        )
-        back = out_gradients.reshape(batch, out_gradients.shape[1], 1, -1)
-    else:
-        assert isinstance(module, nn.Conv2d)
-        inputs = _patches(module, inputs).unflatten(1, (module.groups, -1))
-        back = out_gradients.flatten(2).unflatten(1, (module.groups, -1))
-    # back (batch, groups, outputs, positions), inputs (batch, groups, inputs, positions)
-    for name, parameter in module.named_parameters(recurse=False):
-        if not parameter.requires_grad:
-            continue
-        if name == "weight":
-            yield torch.matmul(back.to(dtype), inputs.to(dtype).transpose(2, 3)).flatten(1)
-        else:
-            yield back.sum(3).flatten(1)
-
-
-def _patches(module: nn.Conv2d, inputs: Tensor) -> Tensor:
-    """What a convolution multiplies its weight with: (batch, inputs, positions)."""
-    assert not isinstance(module.padding, str)
-    if (module.kernel_size, module.stride, module.padding) == ((1, 1), (1, 1), (0, 0)):
-        return inputs.flatten(2)
-    return nn.functional.unfold(
-        inputs.contiguous(),
-        module.kernel_size,
-        dilation=module.dilation,
-        padding=module.padding,
-        stride=module.stride,
-    )
-
-
-def _or_one(losses: Tensor) -> Tensor:
-    """The size of each loss, and 1 where it is too small to divide by."""
-    size = losses.abs()
-    return torch.where(size > 1e-30, size, 1.0)
 
 
 @torch.no_grad()
