@@ -61,7 +61,8 @@ OPTIONAL: dict[str, tuple[str, ...]] = {
     **ACCEPTANCE,
     **WEIGHT_VARIABLES,
 }
-#: What :func:`probelib.gradient_pairs` gives.
+#: What :func:`probelib.gradient_pairs` gives. With ``by_layer=True`` kernel, products and cross
+#: have the dimension ``layer`` as well, over which :func:`probelib.pair_kernel` sums.
 PAIRS = {
     "kernel": ("chain", "sample", "other"),
     "loss": ("chain", "draw", "sample"),

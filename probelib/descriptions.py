@@ -24,6 +24,7 @@ DESCRIPTIONS = {
     "mean_loss": ("mean loss over the data, L(w)", "nats"),
     "kernel": ("loss kernel of N(w*, I / gamma)", "nats^2"),
     "products": ("weighted products of gradients over gamma", "nats^2"),
+    "layer": ("parameter whose weights add this", "1"),
     "chain": ("chain", "1"),
     "sample_id": ("position in the data set", "1"),
     "label": ("label", "1"),

@@ -34,7 +34,7 @@ import torch
 from torch import Tensor
 
 from probelib.ambient import undisturbed
-from probelib.arguments import require_whole
+from probelib.arguments import require_kind, require_whole
 from probelib.contract import sample_coordinates
 from probelib.data import Data, Samples
 from probelib.descriptions import described
@@ -61,6 +61,7 @@ def gradient_pairs(
     pairs: int = 5,
     seed: int = 0,
     batch_size: int = 16,
+    by_layer: bool = False,
     memory: int | None = None,
     cache: str | os.PathLike | None = None,
     progress: bool = True,
@@ -80,6 +81,9 @@ def gradient_pairs(
         pairs: pairs of gradients in a walk.
         seed: of all walks; chain c depends on ``seed`` and c alone.
         batch_size: samples a backward pass takes.
+        by_layer: keep what each parameter adds to the kernel: an inner product over all weights is
+            the sum of those over the weights of each parameter. It takes as many times the memory
+            of a kernel as there are parameters that move.
         memory: bytes that the gradients of one side of a pair may take, n_samples x n_parameters
             x 2 (4 where the machine has no bfloat16). Where they take more, the layers are
             split into groups, each with its own backward passes. Default: 4 GiB, and a third of
@@ -95,9 +99,13 @@ def gradient_pairs(
         seconds, which counts what came from the cache as well. For K under Eq. 1, ``products``
         (chain, sample, other), the sum over pairs of v g_i'g_j / gamma, v over the chain's largest;
         and ``cross`` (chain, pair, side, sample), n beta / gamma times the inner products of the
-        gradient of L at one end of a pair with the gradients at the other.
+        gradient of L at one end of a pair with the gradients at the other. With ``by_layer`` these
+        three have the dimension ``layer`` after ``chain``, along which their sum is what they are
+        without it (up to rounding); its coordinate has the names of the parameters that move, as
+        in ``posterior.parameters``.
 
     Raises:
+        TypeError: ``by_layer`` is not True or False.
         ValueError: a bad argument, a posterior in train mode, losses or gradients that are not
             finite.
     """
@@ -110,6 +118,7 @@ def gradient_pairs(
         ("seed", seed, 0),
     ):
         require_whole(name, value, least)
+    require_kind("by_layer", by_layer, bool, "True or False")
     if posterior.train_mode:
         raise ValueError(
             "posterior is in train mode, where a loss may depend on its batch and on chance; "
@@ -121,7 +130,8 @@ def gradient_pairs(
         observed = Samples(observe, posterior.device, "observe")
         posterior.check(observed)
     gradients = SampleGradients(posterior, observed)
-    walks = _Walks(gradients, observed, int(pairs), int(seed), batch_size, memory)
+    layers = list(posterior.parameters) if by_layer else None
+    walks = _Walks(gradients, observed, int(pairs), int(seed), batch_size, memory, layers)
     identity = walks.identity()
     center = _losses(posterior, observed, batch_size)
     form = "{l_bar}{bar}| {n:.1f}/{total} [{elapsed}<{remaining}]"
@@ -135,10 +145,11 @@ def gradient_pairs(
         Trace(
             {
                 name: (("chain", *dims), np.stack([f[name] for f in found]))
-                for name, dims in _OF_A_CHAIN.items()
+                for name, dims in _of_a_chain(by_layer).items()
             }
             | {"init_loss": ("sample", center)},
-            coords=sample_coordinates(len(observed), observed.labels()),
+            coords=sample_coordinates(len(observed), observed.labels())
+            | ({"layer": layers} if layers else {}),
             attrs={
                 "config": {
                     "n_beta": posterior.n_beta,
@@ -156,13 +167,16 @@ def gradient_pairs(
     )
 
 
-_OF_A_CHAIN = {
-    "kernel": ("sample", "other"),
-    "products": ("sample", "other"),
-    "cross": ("pair", "side", "sample"),
-    "loss": ("draw", "sample"),
-    "log_weight": ("draw",),
-}
+def _of_a_chain(by_layer: bool) -> dict[str, tuple[str, ...]]:
+    """The dimensions of what a chain gives."""
+    layer = ("layer",) if by_layer else ()
+    return {
+        "kernel": (*layer, "sample", "other"),
+        "products": (*layer, "sample", "other"),
+        "cross": (*layer, "pair", "side", "sample"),
+        "loss": ("draw", "sample"),
+        "log_weight": ("draw",),
+    }
 
 
 @dataclass(frozen=True)
@@ -175,6 +189,7 @@ class _Walks:
     seed: int
     batch_size: int
     memory: int | None
+    layers: list[str] | None
 
     @property
     def posterior(self) -> LocalPosterior:
@@ -184,13 +199,36 @@ class _Walks:
         """All that a chain's numbers depend on, except which chain it is."""
         identity = self.posterior.fingerprint()
         shared = self.observed is self.posterior.data
-        return identity | {
-            "observed_data": (identity["sampling_data"] if shared else self.observed.fingerprint()),
-            "pairs": self.pairs,
-            "seed": self.seed,
-            "gradients": str(self.gradients.dtype).removeprefix("torch."),
-            "format": _FORMAT,
-        }
+        return (
+            identity
+            | {
+                "observed_data": (
+                    identity["sampling_data"] if shared else self.observed.fingerprint()
+                ),
+                "pairs": self.pairs,
+                "seed": self.seed,
+                "gradients": str(self.gradients.dtype).removeprefix("torch."),
+                "format": _FORMAT,
+            }
+            | ({} if self.layers is None else {"layers": self.layers})
+        )
+
+    def parts(self, group: list[int]) -> list[tuple[int, slice, list[int]]]:
+        """The parameters in a group of layers, or the group as a whole where none are wanted.
+
+        Returns:
+            Of each its place along ``layer``, its columns in the rows of the group, and lengths
+            into which these are cut to be multiplied.
+        """
+        sizes = [self.gradients.sizes[at] for at in group]
+        if self.layers is None:
+            return [(0, slice(0, sum(sizes)), sizes)]
+        first, found, start = sum(self.gradients.sizes[: group[0]]), [], 0
+        for place, size in enumerate(self.posterior.parameters.values()):
+            if first <= start < first + sum(sizes):
+                found.append((place, slice(start - first, start - first + size), [size]))
+            start += size
+        return found
 
     def weights(self, chain: int) -> Iterator[tuple[Tensor, float | None]]:
         """Weights along a chain, each with its correlation to those before it.
@@ -276,9 +314,13 @@ def _chain(
     tick: Callable[[float], Any],
 ) -> dict[str, np.ndarray]:
     """The results of one chain, from the cache where they are there, and left there if not."""
-    n, p = len(center), walks.pairs
-    shapes = {"kernel": (n, n), "products": (n, n), "cross": (p, 2, n), "loss": (p + 1, n)}
-    shapes |= {"log_weight": (p + 1,), "init_loss": (n,), "seconds": ()}
+    lengths = {"layer": len(walks.layers or []), "sample": len(center), "other": len(center)}
+    lengths |= {"pair": walks.pairs, "draw": walks.pairs + 1, "side": 2}
+    shapes = {
+        name: tuple(lengths[dim] for dim in dims)
+        for name, dims in _of_a_chain(walks.layers is not None).items()
+    }
+    shapes |= {"init_loss": (len(center),), "seconds": ()}
     kept = None if cache is None else place_of(cache, identity, f"-pairs/chain-{chain}.safetensors")
     result = None if kept is None else kept_arrays(kept, identity, shapes, {"init_loss": center})
     if result is not None:
@@ -298,15 +340,16 @@ def _walk(walks: _Walks, chain: int, tick: Callable[[float], Any]) -> dict[str, 
     """One chain, by the names of :func:`gradient_pairs`."""
     gradients, posterior, n = walks.gradients, walks.posterior, len(walks.observed)
     device, steps = posterior.device, walks.pairs + 1
-    kernel, products = torch.zeros(2, n, n, dtype=torch.float64, device=device)
-    cross = torch.zeros(walks.pairs, 2, n, dtype=torch.float64, device=device)
+    count = 1 if walks.layers is None else len(walks.layers)
+    kernel, products = torch.zeros(2, count, n, n, dtype=torch.float64, device=device)
+    cross = torch.zeros(count, walks.pairs, 2, n, dtype=torch.float64, device=device)
     log_weight, largest = torch.zeros(steps, dtype=torch.float64), -float("inf")
     groups = list(gradients.groups(n, walks.memory))
     widest = max(sum(gradients.sizes[at] for at in group) for group in groups)
     buffers = [torch.empty(n, widest, dtype=gradients.dtype, device=device) for _ in range(2)]
     for group in groups:  # each sees the same weights
         sizes = [gradients.sizes[at] for at in group]
-        first = sum(gradients.sizes[: group[0]])
+        first, parts = sum(gradients.sizes[: group[0]]), walks.parts(group)
         here, before = (buffer[:, : sum(sizes)] for buffer in buffers)
         losses = torch.empty(steps, n, dtype=posterior.dtype, device=device)
         scale_before, slope_before = losses.new_zeros(n).double(), losses.new_zeros(0)
@@ -318,31 +361,35 @@ def _walk(walks: _Walks, chain: int, tick: Callable[[float], Any]) -> dict[str, 
             )
             log_weight[step] = -posterior.n_beta * mean_loss
             if theta is not None:
-                product = _product(before, here, sizes).double() * scale_before[:, None] * scale
-                kernel += product / walks.pairs
                 highest = max(largest, float(log_weight[step - 1 : step + 1].max()))
                 # Relative to the largest weight so far, which no walk need know beforehand.
                 products *= np.exp(largest - highest)
                 largest = highest
-                products += product * float(
-                    (log_weight[step - 1 : step + 1] - largest).exp().mean()
-                )
-                cross[step - 1, 0] += _inner(here, slope_before) * scale
-                cross[step - 1, 1] += _inner(before, slope) * scale_before
+                weight = float((log_weight[step - 1 : step + 1] - largest).exp().mean())
+                for at, columns, cut in parts:
+                    a, b = before[:, columns], here[:, columns]
+                    product = _product(a, b, cut).double() * scale_before[:, None] * scale
+                    kernel[at] += product / walks.pairs
+                    products[at] += product * weight
+                    cross[at, step - 1, 0] += _inner(b, slope_before[columns]) * scale
+                    cross[at, step - 1, 1] += _inner(a, slope[columns]) * scale_before
             here, before, scale_before, slope_before = before, here, scale, slope
             tick(1 / len(groups))
     cross *= posterior.n_beta / posterior.localization
     for matrix in (kernel, products):
-        matrix += matrix.T.clone()
+        matrix += matrix.mT.clone()
         matrix /= 2 * posterior.localization
     if not kernel.isfinite().all() or not cross.isfinite().all():
-        bad = ~(kernel.isfinite().all(1) & cross.isfinite().all(0).all(0))
+        bad = ~(kernel.isfinite().all(2).all(0) & cross.isfinite().flatten(0, 2).all(0))
         raise ValueError(
             f"observe has sample {int(bad.nonzero()[0, 0])} with a non-finite gradient near w*; "
             f"remove it, or raise localization ({posterior.localization:g})"
         )
-    found = {"kernel": kernel, "products": products, "cross": cross, "loss": losses}
-    return {name: t.cpu().numpy() for name, t in found.items()} | {"log_weight": log_weight.numpy()}
+    found = {"kernel": kernel, "products": products, "cross": cross}
+    if walks.layers is None:
+        found = {name: of_all[0] for name, of_all in found.items()}
+    found |= {"loss": losses, "log_weight": log_weight}
+    return {name: tensor.cpu().numpy() for name, tensor in found.items()}
 
 
 def _inner(rows: Tensor, vector: Tensor) -> Tensor:

@@ -7,12 +7,16 @@ With a walk's weights w, its next ones w_theta, and v = exp[-n beta L(w)]:
    K_{ij} = \frac1{\gamma Z} \int_0^1 \operatorname{E}\big[ v(w)\, (\nabla\ell_i(w)
    - n\beta\, (\ell_i(w) - \mu_i)\, \nabla L(w))^\top \nabla\ell_j(w_\theta) \big]\, d\theta
 
-symmetrised, with mu the weighted mean loss and Z the mean of v.
+symmetrised, with mu the weighted mean loss and Z the mean of v. All of it is inner products over
+the weights, the data term too, so that K is the sum of what the parameters add.
 """
 
 from __future__ import annotations
 
+import difflib
 import warnings
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -34,7 +38,11 @@ _KNOWS_ITS_TAIL = 25
 
 
 def pair_kernel(
-    pairs: xr.Dataset, chains: Positions = None, *, limit: bool = False
+    pairs: xr.Dataset,
+    chains: Positions = None,
+    *,
+    limit: bool = False,
+    layer: str | Sequence[str] | None = None,
 ) -> MatrixKernel:
     r"""The loss kernel that pairs of gradients estimate, over all chains or some.
 
@@ -44,6 +52,11 @@ def pair_kernel(
         limit: leave the data term of Eq. 1 out: the kernel of N(w*, I / gamma), for n beta -> 0.
             Every draw counts alike there, so that few are enough; a share of Eq. 1's draws near 1
             does not make it that of Eq. 1.
+        layer: a name or glob of parameters, or several, such as ``"head.*"``: the part of K that
+            goes through their weights, of pairs made with ``by_layer=True``. The parts of all add
+            up to K, and all weights move in each; it is not the kernel of a posterior in which
+            only these do (``LocalPosterior(parameters=...)``), and K_ii may come out negative.
+            Default: all.
 
     Returns:
         The kernel under Eq. 1. Its errors, of the diagonal, of any entry (``covariance_mcse``), of
@@ -53,7 +66,8 @@ def pair_kernel(
         not move.
 
     Raises:
-        ValueError: pairs without what the data term needs, from an older version.
+        ValueError: pairs without what the data term needs, from an older version; a layer that they
+            do not have, or pairs without layers.
 
     Warns:
         UserWarning: the weights exp[-n beta L] may leave so few of the draws that the kernel is
@@ -61,7 +75,7 @@ def pair_kernel(
     """
     from scipy.special import stdtrit  # slow to import, so where it is used
 
-    pairs = _of_chains(pairs, chains, limit)
+    pairs = _of_chains(pairs, chains, limit, layer)
     count = pairs.sizes["chain"]
     believed = limit or _bear_an_error(pairs)
     sums = partial(_sums_in_the_limit if limit else _sums_of_chain, pairs)
@@ -85,14 +99,17 @@ def pair_kernel(
     return MatrixKernel(covariance, sample_coords(pairs), mcse, left_out)
 
 
-def _of_chains(pairs: xr.Dataset, chains: Positions, limit: bool) -> xr.Dataset:
-    """What :func:`pair_kernel` needs of these chains, checked."""
+def _of_chains(
+    pairs: xr.Dataset, chains: Positions, limit: bool, layer: str | Sequence[str] | None
+) -> xr.Dataset:
+    """What :func:`pair_kernel` needs of these chains and layers, checked."""
     names = () if limit else ("loss", "products", "cross", "log_weight")
     if missing := [name for name in names if name not in pairs]:
         raise ValueError(
             f"pairs has no {missing[0]}, which the data term of Eq. 1 needs; make them anew, or "
             "give limit=True for the kernel without it"
         )
+    pairs = _of_layers(pairs, layer)
     pairs = canonical(pairs, "kernel", *names, argument="pairs", variables=PAIRS)
     at = np.unique(np.arange(pairs.sizes["chain"])[place("chains", chains, pairs.sizes["chain"])])
     if not at.size:
@@ -111,6 +128,53 @@ def _of_chains(pairs: xr.Dataset, chains: Positions, limit: bool) -> xr.Dataset:
             "all of both, since a pair belongs to two draws"
         )
     return pairs
+
+
+def _of_layers(pairs: xr.Dataset, layer: str | Sequence[str] | None) -> xr.Dataset:
+    """Pairs without the dimension ``layer``: the sum over some layers, or over all there are."""
+    split = [name for name in ("kernel", "products", "cross") if name in pairs]
+    along = [name for name in split if "layer" in pairs[name].dims]
+    if not along and layer is None:
+        return pairs
+    if along != split:
+        lack = next(name for name in split if name not in along)
+        raise ValueError(
+            f"pairs has {lack} without layers; make them with gradient_pairs(..., by_layer=True), "
+            "and keep the layers of all variables"
+        )
+    if not pairs.sizes["layer"]:
+        raise ValueError("pairs has no layer left; keep at least one")
+    if layer is not None:
+        pairs = pairs.isel(layer=_places_of_layers(pairs, layer))
+    total = {name: pairs[name].sum("layer", skipna=False) for name in split}
+    return pairs.drop_dims("layer").assign(total)
+
+
+def _places_of_layers(pairs: xr.Dataset, layer: str | Sequence[str]) -> list[int]:
+    """Positions of the layers that names or globs stand for, each once."""
+    patterns = [layer] if isinstance(layer, str) else layer
+    if not isinstance(patterns, list | tuple | set | frozenset) or not all(
+        isinstance(pattern, str) for pattern in patterns
+    ):
+        raise TypeError(f"layer is {shown(layer)}; give a name or glob, or a list of these")
+    if "layer" not in pairs.coords:
+        raise ValueError("pairs has no names of its layers; keep the coordinate layer")
+    names, found = [str(name) for name in pairs["layer"].values], set()
+    for pattern in patterns:
+        same = {at for at, name in enumerate(names) if name == pattern}
+        same = same or {at for at, name in enumerate(names) if fnmatchcase(name, pattern)}
+        if not same:
+            near = difflib.get_close_matches(pattern, names, 3, 0.5) or names[:3]
+            if any(name.startswith(f"{pattern}.") for name in names):
+                near = [f"{pattern}.*"]
+            raise ValueError(
+                f"layer has {pattern!r}, which matches no layer of pairs; the nearest are "
+                f"{', '.join(map(repr, near))} (pairs.layer has all)"
+            )
+        found |= same
+    if not found:
+        raise ValueError("layer is empty; name at least one")
+    return sorted(found)
 
 
 class _Sums(NamedTuple):
