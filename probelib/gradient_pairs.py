@@ -26,8 +26,11 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from concurrent.futures import Executor
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import numpy as np
 import torch
@@ -38,9 +41,11 @@ from probelib.arguments import require_kind, require_whole
 from probelib.contract import sample_coordinates
 from probelib.data import Data, Samples
 from probelib.descriptions import described
+from probelib.job import Job, Link, carry_out, in_worker
 from probelib.posterior import LocalPosterior
 from probelib.progress import progress_bar, report_run
 from probelib.randomness import keep_random_state
+from probelib.run_arguments import check_executor
 from probelib.sample_gradients import SampleGradients, or_one
 from probelib.store.arrays import keep_arrays, kept_arrays, place_of
 from probelib.store.paths import local_path
@@ -64,6 +69,7 @@ def gradient_pairs(
     by_layer: bool = False,
     memory: int | None = None,
     cache: str | os.PathLike | None = None,
+    executor: Executor | None = None,
     progress: bool = True,
 ) -> xr.Dataset:
     r"""Estimate the loss kernel (Eq. 5) by pairs of gradients: exact, and weighted as Eq. 1 has it.
@@ -89,6 +95,10 @@ def gradient_pairs(
             split into groups, each with its own backward passes. Default: 4 GiB, and a third of
             what is free on an accelerator.
         cache: a directory in which every finished chain is kept, and found by the next call.
+        executor: runs the chains in its workers, as in :func:`probelib.sample`: a process pool,
+            Dask's ``client.get_executor()``, or any other. They need a cache that all of them see
+            under the same path. Which worker runs a chain changes no number; a worker process takes
+            the threads that OMP_NUM_THREADS gives it, or one.
         progress: show a bar.
 
     Returns:
@@ -105,9 +115,9 @@ def gradient_pairs(
         in ``posterior.parameters``.
 
     Raises:
-        TypeError: ``by_layer`` is not True or False.
-        ValueError: a bad argument, a posterior in train mode, losses or gradients that are not
-            finite.
+        TypeError: ``by_layer`` is not True or False, or ``executor`` no executor.
+        ValueError: a bad argument, an executor without a cache, a posterior in train mode, losses
+            or gradients that are not finite.
     """
     if cache is not None:
         local_path("cache", cache)
@@ -119,6 +129,7 @@ def gradient_pairs(
     ):
         require_whole(name, value, least)
     require_kind("by_layer", by_layer, bool, "True or False")
+    check_executor(executor, 1, cache, None, "cache")
     if posterior.train_mode:
         raise ValueError(
             "posterior is in train mode, where a loss may depend on its batch and on chance; "
@@ -132,13 +143,16 @@ def gradient_pairs(
     gradients = SampleGradients(posterior, observed)
     layers = list(posterior.parameters) if by_layer else None
     walks = _Walks(gradients, observed, int(pairs), int(seed), batch_size, memory, layers)
-    identity = walks.identity()
-    center = _losses(posterior, observed, batch_size)
+    call = _Call(walks, walks.identity(), _losses(posterior, observed, batch_size), cache)
     form = "{l_bar}{bar}| {n:.1f}/{total} [{elapsed}<{remaining}]"
     with progress_bar(total=chains * (pairs + 1), bar_format=form, disable=not progress) as bar:
-        found = [
-            _chain(walks, chain, identity, center, cache, bar.update) for chain in range(chains)
-        ]
+        if executor is None:
+            found = [
+                call.kept(chain, bar.update) or _reported(call.made(chain, bar.update))
+                for chain in range(chains)
+            ]
+        else:
+            found = _in_workers(executor, call, chains, bar.update)
     from probelib.trace import Trace  # slow to import, so where it is used
 
     return described(
@@ -147,7 +161,7 @@ def gradient_pairs(
                 name: (("chain", *dims), np.stack([f[name] for f in found]))
                 for name, dims in _of_a_chain(by_layer).items()
             }
-            | {"init_loss": ("sample", center)},
+            | {"init_loss": ("sample", call.center)},
             coords=sample_coordinates(len(observed), observed.labels())
             | ({"layer": layers} if layers else {}),
             attrs={
@@ -160,7 +174,7 @@ def gradient_pairs(
                     "seed": int(seed),
                     "chains": int(chains),
                 },
-                "fingerprint": identity,
+                "fingerprint": call.identity,
                 "wall_time": float(sum(f["seconds"] for f in found)),
             },
         )
@@ -305,35 +319,102 @@ class _Walks:
         return total / posterior.n_samples, slope[columns] / posterior.n_samples
 
 
-def _chain(
-    walks: _Walks,
-    chain: int,
-    identity: dict[str, Any],
-    center: np.ndarray,
-    cache: str | os.PathLike | None,
-    tick: Callable[[float], Any],
-) -> dict[str, np.ndarray]:
-    """The results of one chain, from the cache where they are there, and left there if not."""
-    lengths = {"layer": len(walks.layers or []), "sample": len(center), "other": len(center)}
-    lengths |= {"pair": walks.pairs, "draw": walks.pairs + 1, "side": 2}
-    shapes = {
-        name: tuple(lengths[dim] for dim in dims)
-        for name, dims in _of_a_chain(walks.layers is not None).items()
-    }
-    shapes |= {"init_loss": (len(center),), "seconds": ()}
-    kept = None if cache is None else place_of(cache, identity, f"-pairs/chain-{chain}.safetensors")
-    result = None if kept is None else kept_arrays(kept, identity, shapes, {"init_loss": center})
-    if result is not None:
-        tick(walks.pairs + 1)
-        report_run("gradient walk", float(result["seconds"]), cached=True, file=kept)
+@dataclass(frozen=True)
+class _Call:
+    """The walks of a call, and where their results are kept.
+
+    Attributes:
+        walks: all of them.
+        identity: see :meth:`_Walks.identity`.
+        center: losses at w*, (n,).
+        cache: the directory.
+    """
+
+    walks: _Walks
+    identity: dict[str, Any]
+    center: np.ndarray
+    cache: str | os.PathLike | None
+
+    def file(self, ending: str) -> Path | None:
+        if self.cache is None:
+            return None
+        return place_of(self.cache, self.identity, f"-pairs/{ending}")
+
+    def kept(self, chain: int, tick: Callable[[float], Any]) -> dict[str, np.ndarray] | None:
+        """The results of one chain, where the cache has them."""
+        file = self.file(f"chain-{chain}.safetensors")
+        result = None
+        if file is not None:
+            center = {"init_loss": self.center}
+            result = kept_arrays(file, self.identity, self._shapes(), center)
+        if result is not None:
+            tick(self.walks.pairs + 1)
+            report_run("gradient walk", float(result["seconds"]), cached=True, file=file)
         return result
-    started = time.perf_counter()
-    result = _walk(walks, chain, tick) | {"init_loss": center}
-    result["seconds"] = np.array(time.perf_counter() - started)
-    if kept is not None:
-        keep_arrays(kept, identity, result)
+
+    def made(self, chain: int, tick: Callable[[float], Any]) -> dict[str, np.ndarray]:
+        """The results of one chain, left in the cache."""
+        started = time.perf_counter()
+        result = _walk(self.walks, chain, tick) | {"init_loss": self.center}
+        result["seconds"] = np.array(time.perf_counter() - started)
+        file = self.file(f"chain-{chain}.safetensors")
+        if file is not None:
+            keep_arrays(file, self.identity, result)
+        return result
+
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
+        n, layers = len(self.center), self.walks.layers
+        lengths = {"layer": len(layers or []), "sample": n, "other": n, "side": 2}
+        lengths |= {"pair": self.walks.pairs, "draw": self.walks.pairs + 1}
+        found = {
+            name: tuple(lengths[dim] for dim in dims)
+            for name, dims in _of_a_chain(layers is not None).items()
+        }
+        return found | {"init_loss": (n,), "seconds": ()}
+
+
+def _reported(result: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """A chain that was made, after a word on the logger."""
     report_run("gradient walk", float(result["seconds"]), cached=False)
     return result
+
+
+def _in_workers(
+    executor: Executor, call: _Call, chains: int, tick: Callable[[float], Any]
+) -> list[dict[str, np.ndarray]]:
+    """The results of all chains, of which an executor's workers make those that are not kept."""
+    found = {chain: call.kept(chain, tick) for chain in range(chains)}
+    if missing := [chain for chain, result in found.items() if result is None]:
+        assert call.cache is not None
+        # Names of this call alone, which may be made twice at once.
+        call = replace(call, cache=local_path("cache", call.cache).resolve())
+        job, wanted = (call.file(f"{name}-{uuid4().hex}") for name in ("job", "call"))
+        assert job is not None
+        assert wanted is not None
+        job.parent.mkdir(parents=True, exist_ok=True)
+
+        def on_result(chain: int, result: dict[str, np.ndarray] | None) -> None:
+            if result is None:
+                raise RuntimeError(
+                    f"the files of this call in {str(job.parent)!r} were removed while it ran; "
+                    "make it again"
+                )
+            found[chain] = _reported(result)
+            tick(call.walks.pairs + 1)
+
+        carry_out(executor, call, job, wanted, _work, missing, on_result)
+    return [result for result in found.values() if result is not None]
+
+
+def _work(job: Job, chain: int) -> dict[str, np.ndarray] | None:
+    """One chain, in a worker; None where it was not wanted to the end."""
+    link = Link(job)
+
+    def work() -> dict[str, np.ndarray]:
+        call: _Call = job.content()
+        return undisturbed(call.made)(chain, lambda _: link.check())
+
+    return in_worker(job, lambda: f"chain {chain}", work)
 
 
 def _walk(walks: _Walks, chain: int, tick: Callable[[float], Any]) -> dict[str, np.ndarray]:

@@ -30,7 +30,13 @@ def _is_path(value: Any) -> bool:
     return isinstance(value, str | bytes | os.PathLike) and os.fspath(value) not in ("", b"")
 
 
-def check_executor(executor: Any, chains_per_task: Any, store: Any, until: float | None) -> None:
+def check_executor(
+    executor: Any,
+    chains_per_task: Any,
+    store: Any,
+    until: float | None,
+    places: str = "store or cache",
+) -> None:
     chains_per_task = require_whole("chains_per_task", chains_per_task)
     if executor is None:
         if chains_per_task != 1:
@@ -47,7 +53,7 @@ def check_executor(executor: Any, chains_per_task: Any, store: Any, until: float
     )
     if store is None:
         raise ValueError(
-            "executor runs chains in processes that meet in a store; give store or cache as well"
+            f"executor runs chains in processes that meet in a store; give {places} as well"
         )
     if until is not None:
         raise ValueError(
