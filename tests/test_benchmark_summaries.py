@@ -203,3 +203,19 @@ def test_ranks_survive_where_values_do_not():
         summaries.rank_agreement(reference, noisy.T)
     with pytest.raises(ValueError, match="finite"):
         summaries.rank_agreement(reference, noisy * math.nan)
+
+
+def test_what_an_approved_run_states_is_its_error_and_its_bias():
+    rows = pd.DataFrame(
+        {
+            "verdict": ["good"] * 5 + ["wrong"],
+            "llc": [10.0, 10.5, 10.9, 9.1, 9.1, 99.0],
+            "mcse": 0.3,
+            "eq1_se": 0.1,
+            "eq1": 10.0,
+            "step_bias": [0.0, 0.0, 0.5, 0.0, -0.5, 0.0],
+        }
+    )
+    # Two errors are 0.632: the fourth alone is beyond them and its bias.
+    assert summaries.outside(rows) == pytest.approx(1 / 5)
+    assert math.isnan(summaries.outside(rows[rows.verdict == "wrong"]))

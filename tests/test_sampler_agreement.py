@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy.stats import spearmanr
 
 import probelib
 from probebook import sampler_agreement as agreement
@@ -55,3 +56,18 @@ def test_a_run_agrees_with_itself_and_a_long_step_moves_values_and_ranks(posteri
     both = agreement.halves(reference)
     assert 0.9 < both["spearman"] <= 1
     assert 0.5 < both["kernel"] <= 1
+
+
+def test_weighted_draws_are_a_reference_too(posterior):
+    posterior = posterior.at(localization=50.0)
+    reference = probelib.importance_sample(posterior, 4000, seed=3, progress=False)
+    sampler = probelib.LeimkuhlerMatthews(0.01)
+    trace = probelib.sample(posterior, sampler=sampler, progress=False, **SETTINGS)
+    row = agreement.agreement_row(trace, reference)
+    exact = probelib.local_learning_coefficient(reference)
+    assert row["error"] < 3 * math.hypot(row["mcse"], exact.mcse) / exact.value
+    # Every other draw, as there are no chains; each half by its own weights.
+    even, odd = (probelib.loss_gain(reference.isel(draw=slice(k, None, 2))) for k in (0, 1))
+    both = agreement.halves(reference)
+    assert both["spearman"] == pytest.approx(spearmanr(even, odd).statistic)
+    assert 0 < both["kernel"] < 1

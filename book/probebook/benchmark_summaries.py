@@ -23,6 +23,7 @@ __all__ = [
     "error_of",
     "kendall",
     "of_choices",
+    "outside",
     "perfect_order",
     "rank_agreement",
     "regret",
@@ -226,7 +227,7 @@ def _tau(rows: pd.DataFrame, truth: str) -> tuple[float, float]:
     for _, group in rows.groupby("group"):
         for one, other in combinations(group.itertuples(), 2):
             apart = getattr(one, truth) - getattr(other, truth)
-            if apart == 0:
+            if apart == 0 or np.isnan(apart):  # alike, or nobody knows which is larger
                 continue
             pairs += 1
             agreement = np.sign(apart) * np.sign(one.llc - other.llc)  # NaN where one is missing
@@ -259,6 +260,19 @@ def verdicts(rows: pd.DataFrame, truth: str = "eq1") -> pd.DataFrame:
     found = found.fillna(0.0).loc[list(dict.fromkeys(rows["sampler"]))]
     found["right"] = found["approved_close"] + found["wide_off"] + found["refused_off"]
     return found.rename_axis(columns=None).reset_index()
+
+
+def outside(rows: pd.DataFrame) -> float:
+    """Share of the approved runs whose truth is beyond what they state: two errors, and the bias.
+
+    Chance alone makes it about a twentieth. NaN where nothing was approved.
+    """
+    approved = rows[rows["verdict"] == "good"]
+    bias = approved["step_bias"].fillna(0.0)
+    low, high = np.minimum(bias, 0), np.maximum(bias, 0)
+    error = 2 * np.hypot(approved["mcse"], approved["eq1_se"])
+    off = approved["llc"] - approved["eq1"]
+    return float(((off > high + error) | (off < low - error)).mean())
 
 
 # -- what a choice costs ---------------------------------------------------------------------------

@@ -52,6 +52,8 @@ class Case:
         n_beta: of the posterior; None for n / log n.
         settings: further ones of :class:`probelib.LocalPosterior`, such as a localization.
         sound: whether there is something to be probed; else it must be refused.
+        error: of the LLC, that calibrate aims at, where no other is asked for. A network whose
+            losses take long to observe gets a larger one.
     """
 
     kind: str
@@ -59,6 +61,7 @@ class Case:
     n_beta: float | None = 10.0
     settings: dict[str, Any] = field(default_factory=dict)
     sound: bool = True
+    error: float = 0.01
 
     def posterior(self) -> LocalPosterior:
         """Trained, with the localization that the settings give, or none."""
@@ -293,10 +296,10 @@ NETWORKS: dict[str, Case] = {
     "digits, wrong labels": Case(
         "image", lambda: _trained(_layers(64, 128, 10), cross_entropy, _noisy_digits(), 80)
     ),
-    "digits, convolutions": Case("image", _convolutions),
+    "digits, convolutions": Case("image", _convolutions, error=0.02),
     "digits, batch norm": Case("image", _normalised, 30.0),
-    "digits, recurrent": Case("image", _recurrent),
-    "text, transformer": Case("text", _transformer),
+    "digits, recurrent": Case("image", _recurrent, error=0.02),
+    "text, transformer": Case("text", _transformer, error=0.02),
     "digits, untrained": Case("image", lambda: _digits_network(0), sound=False),
     "digits, one epoch": Case("image", lambda: _digits_network(1, 1e-3), 300.0, sound=False),
 }
@@ -305,12 +308,12 @@ NETWORKS: dict[str, Case] = {
 # -- what is measured ----------------------------------------------------------------------------
 
 
-def measure(name: str, *, error: float = 0.01, seed: int = 0) -> dict[str, Any]:
+def measure(name: str, *, error: float | None = None, seed: int = 0) -> dict[str, Any]:
     """What calibrate says of a network, the run at its settings, and the reference: cached.
 
     Args:
         name: of :data:`NETWORKS`.
-        error: of the LLC, for :func:`probelib.calibrate`.
+        error: of the LLC, for :func:`probelib.calibrate`; default: the network's own.
         seed: of calibration and run; the reference has the next.
 
     Returns:
@@ -319,6 +322,7 @@ def measure(name: str, *, error: float = 0.01, seed: int = 0) -> dict[str, Any]:
         ``mcse``, ``step_bias`` and ``verdict`` of the run; ``reference`` and ``reference_mcse``;
         ``off``, the difference as a part of the reference. NaN where there is no run.
     """
+    error = NETWORKS[name].error if error is None else error
     key = {"name": name, "error": error, "seed": seed, "format": FORMAT}
     hashed = hashlib.sha256(json.dumps([key, _code()], sort_keys=True).encode()).hexdigest()[:16]
     path = cache_dir("calibrated") / f"{hashed}.json"

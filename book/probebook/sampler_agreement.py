@@ -99,17 +99,20 @@ def agreement_row(trace: xr.Dataset, reference: xr.Dataset) -> dict[str, Any]:
 
 
 def halves(reference: xr.Dataset) -> dict[str, float]:
-    """How well two halves of a reference's chains agree: more than any other run can be asked for.
+    """How well two halves of a reference agree: more than any other run can be asked for.
+
+    The halves are every other chain; of a single one, or of weighted draws, every other draw.
 
     Returns:
         ``spearman`` of the gains and ``kernel``, as in :func:`agreement_row`.
     """
-    first, second = (reference.isel(chain=slice(k, None, 2)) for k in (0, 1))
+    across = "chain" if reference.sizes["chain"] > 1 else "draw"
+    first, second = (reference.isel({across: slice(k, None, 2)}) for k in (0, 1))
     row = agreement_row(second, first)
     return {"spearman": row["spearman"], "kernel": row["kernel"]}
 
 
 def _by_chain(trace: xr.Dataset) -> np.ndarray:
     """The gain of each sample by each chain, shape (chain, sample)."""
-    change = trace.loss.astype(np.float64).mean("draw") - trace.init_loss.astype(np.float64)
-    return change.transpose("chain", "sample").values
+    chains = (trace.isel(chain=[k]) for k in range(trace.sizes["chain"]))
+    return np.stack([probelib.loss_gain(one).values for one in chains])

@@ -19,9 +19,10 @@ import platform
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -30,7 +31,7 @@ import xarray as xr
 from tqdm import tqdm
 
 import probelib
-from probebook import known_llc, toys
+from probebook import hmc_truth, known_llc, toys
 from probebook.cache import cache_dir, write_atomically
 from probebook.deep_linear import (
     DeepLinear,
@@ -42,24 +43,30 @@ from probebook.deep_linear import (
 from probelib.plan import Plan, Run
 
 __all__ = [
+    "OF_MINIBATCHES",
     "SAMPLERS",
     "Budget",
     "Candidate",
     "DeepLinearPlan",
+    "KnownPlan",
     "Problem",
-    "deep_linear_problems",
+    "Rows",
+    "choices",
     "grid",
-    "kept_grid",
-    "known_problems",
+    "keep_rows",
+    "kept_large",
+    "kept_rows",
     "measure",
     "measure_choice",
     "problem_of",
+    "recipe_of",
+    "rows_of",
     "verdict_of",
     "without_diverged",
 ]
 
 FORMAT = 1  # of cached rows and of kept runs
-_OF_GIBBS = {"sweeps", "burn_in", "gibbs_chains"}
+_OF_TRUTH = {"sweeps", "burn_in", "gibbs_chains", "hmc_draws"}
 STEPS = tuple(float(f"{step:.3g}") for step in 10.0 ** np.arange(-2, 1.5, 0.5))
 
 
@@ -79,12 +86,28 @@ class Candidate:
     gradients_per_step: int = 1
 
 
+def _baoab(step_size: float, batch_size: int | None) -> probelib.Sampler:
+    """Half of the momentum is kept in a step, whatever its size."""
+    friction = math.log(2) / math.sqrt(step_size)
+    return probelib.BAOAB(step_size, batch_size, friction=friction)
+
+
+#: Leapfrog steps of HMC; one gradient more is where a trajectory begins.
+_LEAPS = 9
+
 #: The samplers that are compared, by the name that tables and figures show: one line each.
 SAMPLERS: dict[str, Candidate] = {
     "SGLD": Candidate(probelib.SGLD),
     "Leimkuhler-Matthews": Candidate(probelib.LeimkuhlerMatthews),
+    "BAOAB": Candidate(_baoab),
+    "Exponential Euler": Candidate(probelib.ExponentialEuler),
     "RMSprop-SGLD": Candidate(probelib.RMSpropSGLD),
+    "corrected RMSprop-SGLD": Candidate(probelib.CorrectedRMSpropSGLD, 2),
+    "MALA": Candidate(probelib.MALA, 2),
+    "HMC": Candidate(partial(probelib.HMC, leapfrog_steps=_LEAPS), _LEAPS + 1),
 }
+#: Those that may follow the gradient of a minibatch.
+OF_MINIBATCHES = tuple(name for name in SAMPLERS if name not in ("MALA", "HMC"))
 
 
 @dataclass(frozen=True)
@@ -142,46 +165,72 @@ class Problem:
 
 
 def problem_of(
-    name: str, group: str, posterior: probelib.LocalPosterior, reference: probelib.Estimate
+    name: str, group: str, posterior: probelib.LocalPosterior, llc: float, mcse: float
 ) -> Problem:
     """Any posterior as a problem, with an estimate that one believes in place of the truth.
 
-    The place for a small nonlinear network with long HMC chains, or with weighted draws.
+    So come small nonlinear networks in, whose LLC long HMC chains tell.
     """
-    return Problem(name, group, posterior, reference.value, reference.mcse)
+    return Problem(name, group, posterior, llc, mcse)
 
 
-def known_problems(
-    regular: Sequence[int] = (8,),
-    monomials: Sequence[Sequence[int]] = ((1, 1), (2, 1)),
-    n_beta: float = 1000.0,
-    localization: float = 10.0,
-) -> list[Problem]:
-    """Regular models and normal crossings of chapter 05, at one n beta and gamma.
+def _value_and_error(name: str, draws: int) -> dict[str, float]:
+    found = hmc_truth.hmc_llc(name, draws)
+    return {"llc": found.value, "mcse": found.mcse}
 
-    Args:
+
+@dataclass(frozen=True)
+class KnownPlan:
+    """Regular models and normal crossings of chapter 05, and small networks that HMC knows.
+
+    Attributes:
         regular: dimensions of linear regressions.
         monomials: exponents of normal crossings.
-        n_beta, localization: of Eq. 1.
+        networks: names of :data:`probebook.hmc_truth.NETWORKS`.
+        n_beta, localization: of Eq. 1, but for the networks, which have their own.
+        hmc_draws: of each of four chains.
     """
-    problems = []
-    for d in regular:
-        regression = toys.linear_regression(4 * d, [1.0] * d, noise=0.5, seed=d)
-        posterior = probelib.LocalPosterior(
-            regression.model, probelib.squared_error, regression.data,
-            n_beta=n_beta, localization=localization,
-        )  # fmt: skip
-        eq1 = regression.llc(n_beta, regression.covariance(n_beta, localization))
-        name = f"linear regression, d = {d}"
-        problems.append(Problem(name, "regular", posterior, eq1, 0.0, d / 2, 1))
-    for exponents in monomials:
-        model = known_llc.Monomial(exponents)
-        posterior = known_llc.local(model, n_beta, localization)
-        eq1 = known_llc.monomial_law(exponents, n_beta, localization).llc
-        limit, multiplicity = known_llc.monomial_coefficient(exponents)
-        name = f"product of weights to the powers {', '.join(map(str, exponents))}"
-        problems.append(Problem(name, "normal crossings", posterior, eq1, 0.0, limit, multiplicity))
-    return problems
+
+    regular: tuple[int, ...] = (8,)
+    monomials: tuple[tuple[int, ...], ...] = ((1, 1), (2, 1))
+    n_beta: float = 1000.0
+    localization: float = 10.0
+    networks: tuple[str, ...] = tuple(hmc_truth.NETWORKS)
+    hmc_draws: int = 2500
+
+    file: ClassVar[str] = "09_known.json"  # of the kept run
+
+    def problems(self, device: str | torch.device = "cpu") -> list[Problem]:
+        """The problems, on the CPU: they are too small for another device."""
+        nb, gamma, problems = self.n_beta, self.localization, []
+        for d in self.regular:
+            toy = toys.linear_regression(4 * d, [1.0] * d, noise=0.5, seed=d)
+            posterior = probelib.LocalPosterior(
+                toy.model, probelib.squared_error, toy.data, n_beta=nb, localization=gamma
+            )
+            eq1 = toy.llc(nb, toy.covariance(nb, gamma))
+            name = f"linear regression, d = {d}"
+            problems.append(Problem(name, "regular", posterior, eq1, 0.0, d / 2, 1))
+        for exponents in self.monomials:
+            posterior = known_llc.local(known_llc.Monomial(exponents), nb, gamma)
+            eq1 = known_llc.monomial_law(exponents, nb, gamma).llc
+            limit, multiplicity = known_llc.monomial_coefficient(exponents)
+            name = f"product of weights to the powers {', '.join(map(str, exponents))}"
+            problems.append(
+                Problem(name, "normal crossings", posterior, eq1, 0.0, limit, multiplicity)
+            )
+        return problems + [self._by_hmc(name) for name in self.networks]
+
+    def first(self) -> KnownPlan:
+        """The first of these problems alone."""
+        return replace(self, regular=self.regular[:1], monomials=(), networks=())
+
+    def _by_hmc(self, name: str) -> Problem:
+        key = {"kind": "hmc_llc", "name": name, "draws": self.hmc_draws}
+        known = asdict(hmc_truth.NETWORKS[name]) | {"make": ""}
+        found = _cached(key | known, lambda: _value_and_error(name, self.hmc_draws))
+        posterior = hmc_truth.NETWORKS[name].make()
+        return problem_of(name, "small networks", posterior, found["llc"], found["mcse"])
 
 
 @dataclass(frozen=True)
@@ -201,7 +250,7 @@ class DeepLinearPlan:
     weights: float = 1e3
     networks: int = 4
     n_beta: float = 1000.0
-    localization_per_width: float = 1.0
+    localization_per_width: float = 10.0
     sweeps: int = 300
     burn_in: int = 100
     gibbs_chains: int = 4
@@ -212,8 +261,20 @@ class DeepLinearPlan:
         """Name of the group: the size as a power of ten."""
         return f"10^{round(math.log10(self.weights))} weights"
 
+    @property
+    def file(self) -> str:
+        """Name of the kept run of networks of this size."""
+        return f"09_deep_linear_1e{round(math.log10(self.weights))}.json"
+
+    def first(self) -> DeepLinearPlan:
+        """The first of these networks alone, its truth by a few sweeps."""
+        return replace(self, networks=1, sweeps=20)
+
     def shapes(self) -> list[tuple[tuple[int, ...], int]]:
-        """Widths and rank of each network, drawn from the seed."""
+        """Widths and rank of each network, drawn from the seed.
+
+        No rank is 0: of a network that makes nothing the verdict says that it has learned nothing.
+        """
         rng = np.random.default_rng([self.seed, round(self.weights)])
         found = []
         for k in range(self.networks):
@@ -221,39 +282,30 @@ class DeepLinearPlan:
             typical = math.sqrt(self.weights / depth)
             widths = np.maximum(2, np.rint(typical * rng.uniform(0.6, 1.4, depth + 1)))
             widths = tuple(int(width) for width in widths)
-            found.append((widths, int(rng.integers(0, max(1, min(widths) // 2) + 1))))
+            found.append((widths, int(rng.integers(1, max(1, min(widths) // 2) + 1))))
         return found
 
-
-def deep_linear_problems(
-    plan: DeepLinearPlan, device: str | torch.device = "cpu", samples: int | None = None
-) -> list[Problem]:
-    """Deep linear networks with their coefficient and the LLC of Eq. 1, which is cached.
-
-    Args:
-        plan: which.
-        device: on which they run.
-        samples: inputs of each, see :func:`probebook.deep_linear.deep_linear_posterior`.
-    """
-    problems = []
-    for widths, rank in plan.shapes():
-        model = DeepLinear(widths, rank).to(device)
-        localization = plan.localization_per_width * max(widths)
-        law = _cached_law(model, plan, localization)
-        limit, multiplicity = deep_linear_coefficient(widths, rank)
-        problems.append(
-            Problem(
-                f"{'–'.join(map(str, widths))}, rank {rank}",
-                plan.group,
-                deep_linear_posterior(model, plan.n_beta, localization, samples),
-                law.llc,
-                law.llc_se,
-                limit,
-                multiplicity,
-                len(widths) - 1,
+    def problems(self, device: str | torch.device = "cpu") -> list[Problem]:
+        """The networks with their coefficient and the LLC of Eq. 1, which is cached."""
+        problems = []
+        for widths, rank in self.shapes():
+            model = DeepLinear(widths, rank).to(device)
+            localization = self.localization_per_width * max(widths)
+            law = _cached_law(model, self, localization)
+            limit, multiplicity = deep_linear_coefficient(widths, rank)
+            problems.append(
+                Problem(
+                    f"{'–'.join(map(str, widths))}, rank {rank}",
+                    self.group,
+                    deep_linear_posterior(model, self.n_beta, localization),
+                    law.llc,
+                    law.llc_se,
+                    limit,
+                    multiplicity,
+                    len(widths) - 1,
+                )
             )
-        )
-    return problems
+        return problems
 
 
 def _cached_law(model: DeepLinear, plan: DeepLinearPlan, localization: float) -> DeepLinearLaw:
@@ -350,9 +402,10 @@ def measure_choice(
     Args:
         problem: whose LLC is known.
         choose: maps a posterior to what has ``.posterior``, ``.sampler`` and ``.settings`` (chains,
-            draws, burn_in, thin), as ``probelib.calibrate`` does; or raises ValueError, which is
-            counted as a refusal. A sampler that needs several gradients per step says so by an
-            attribute ``gradients_per_step``. What the choice itself cost is not counted.
+            draws, burn_in, thin, and the sampler if you like), as ``probelib.calibrate`` does; or
+            raises ValueError, which is counted as a refusal. A sampler that needs several
+            gradients per step says so by an attribute ``gradients_per_step``. What the choice
+            itself cost is not counted.
         seed: of the chains.
 
     Returns:
@@ -375,7 +428,8 @@ def measure_choice(
             f"choose gave n_beta and localization {other}, not {own}, at which the "
             f"truth of {problem.name!r} is known"
         )
-    plan = Plan(**chosen.settings, seed=seed)
+    lengths = {name: value for name, value in chosen.settings.items() if name != "sampler"}
+    plan = Plan(**lengths, seed=seed)
     per_step = getattr(chosen.sampler, "gradients_per_step", 1)
     found = _cached(
         _key(posterior, chosen.sampler, plan), lambda: _estimates(posterior, chosen.sampler, plan)
@@ -384,6 +438,18 @@ def measure_choice(
     return _row(
         problem, type(chosen.sampler).__name__, chosen.sampler.step_size, found, gradients
     ) | {"refused": ""}
+
+
+def choices(
+    problems: Sequence[Problem], *, error: float = 0.01, seed: int = 0, progress: bool = False
+) -> pd.DataFrame:
+    """What ``probelib.calibrate`` chooses for each problem, and how far off that is, a row each."""
+    choose = partial(probelib.calibrate, error=error, seed=seed)
+    rows = [
+        measure_choice(problem, choose, seed=seed)
+        for problem in tqdm(problems, "calibrated", disable=not progress)
+    ]
+    return pd.DataFrame(rows)
 
 
 def _key(
@@ -483,41 +549,54 @@ def _estimators() -> str:
 
 
 def recipe_of(
-    plan: DeepLinearPlan, steps: Sequence[float], budget: Budget, seed: int
+    plan: KnownPlan | DeepLinearPlan,
+    steps: Sequence[float],
+    budget: Budget,
+    seed: int,
+    error: float = 0.01,
 ) -> dict[str, Any]:
-    """What decides the rows of a kept run, beside the samplers.
+    """What decides the rows of a kept run, beside the samplers; the error is calibrate's aim.
 
-    How long the Gibbs chains were is not in it: how well Eq. 1 is known stands in every row.
+    How long the Gibbs and HMC chains were is not in it: every row says how well Eq. 1 is known.
     """
-    networks = {k: v for k, v in asdict(plan).items() if k not in _OF_GIBBS}
+    networks = {k: v for k, v in asdict(plan).items() if k not in _OF_TRUTH}
     recipe = {"plan": networks, "steps": list(steps), "budget": asdict(budget), "seed": seed}
+    recipe["error"] = error
     return json.loads(json.dumps(recipe))
 
 
-def kept_path(folder: Path, plan: DeepLinearPlan) -> Path:
-    """Where the rows of networks of this size lie."""
-    return folder / f"09_deep_linear_1e{round(math.log10(plan.weights))}.json"
+@dataclass(frozen=True)
+class Rows:
+    """What is known of the problems of one plan.
+
+    Attributes:
+        grid: of :func:`grid`.
+        choices: of :func:`choices`; no row where calibrate was not tried.
+        kept: whether they come from a kept run.
+    """
+
+    grid: pd.DataFrame
+    choices: pd.DataFrame
+    kept: bool = False
 
 
-def kept_grid(
-    folder: Path, recipe: Mapping[str, Any], samplers: Sequence[str]
-) -> pd.DataFrame | None:
+def kept_rows(path: Path, recipe: Mapping[str, Any], samplers: Sequence[str]) -> Rows | None:
     """The rows that a long run left for a recipe, or None.
 
     Args:
-        folder: ``results/prerun``.
+        path: of the kept run.
         recipe: of :func:`recipe_of`.
-        samplers: names of those that are asked for, which must all be there.
+        samplers: names of those that are asked for, which must all be there; () for all.
 
     Raises:
         ValueError: the file is damaged, or of another format.
     """
-    path = kept_path(folder, DeepLinearPlan(**recipe["plan"]))
     if not path.is_file():
         return None
     try:
         kept = json.loads(path.read_text())
-        rows, about = pd.DataFrame(kept["rows"]), kept["about"]
+        rows, chosen = (pd.DataFrame(**kept[name]) for name in ("rows", "choices"))
+        about = kept["about"]
         same = about["recipe"] == recipe and set(samplers) <= set(rows["sampler"])
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"path {path.name!r} is no kept run of this project ({error})") from error
@@ -525,27 +604,79 @@ def kept_grid(
         raise ValueError(f"path {path.name!r} has format {about['format']}, not {FORMAT}")
     if not same:
         return None
-    return rows[rows["sampler"].isin(samplers)].fillna(math.nan).reset_index(drop=True)
+    asked = samplers or rows["sampler"].unique()
+    rows = rows[rows["sampler"].isin(asked)].fillna(math.nan).reset_index(drop=True)
+    return Rows(rows, chosen.fillna(math.nan), True)
 
 
-def keep_grid(folder: Path, recipe: Mapping[str, Any], rows: pd.DataFrame, **about: Any) -> Path:
-    """Write the rows of a run for :func:`kept_grid`, whole or not at all."""
-    path = kept_path(folder, DeepLinearPlan(**recipe["plan"]))
+def keep_rows(path: Path, recipe: Mapping[str, Any], rows: Rows, **about: Any) -> None:
+    """Write the rows of a run for :func:`kept_rows`, whole or not at all: a line of text each."""
+    said = {"about": json.dumps({"format": FORMAT, "recipe": recipe, **about})}
+    for name, table in (("rows", rows.grid), ("choices", rows.choices)):
+        split = json.loads(table.to_json(orient="split", index=False, double_precision=10))
+        lines = ",\n".join(json.dumps(row) for row in split["data"])
+        said[name] = f'{{"columns": {json.dumps(split["columns"])}, "data": [\n{lines}\n]}}'
+    text = ",\n".join(f'"{name}": {value}' for name, value in said.items())
     path.parent.mkdir(parents=True, exist_ok=True)
-    records = json.loads(rows.to_json(orient="records", double_precision=10))
-    content = {"about": {"format": FORMAT, "recipe": recipe, **about}, "rows": records}
-    write_atomically(path, (json.dumps(content, indent=1) + "\n").encode())
-    return path
+    write_atomically(path, f"{{\n{text}\n}}\n".encode())
+
+
+def rows_of(
+    plan: KnownPlan | DeepLinearPlan,
+    steps: Sequence[float],
+    budget: Budget,
+    *,
+    prerun: Path | None = None,
+    samplers: Sequence[str] = tuple(SAMPLERS),
+    error: float = 0.01,
+    seed: int = 0,
+    progress: bool = False,
+) -> Rows:
+    """The grid of a plan and what calibrate makes of it: kept, or else made here.
+
+    Args:
+        plan: which problems.
+        steps, budget, seed, progress: as for :func:`grid`.
+        error: that calibrate aims at.
+        prerun: folder of kept runs; None for none.
+        samplers: names.
+    """
+    if prerun is not None:
+        recipe = recipe_of(plan, steps, budget, seed, error)
+        if (kept := kept_rows(prerun / plan.file, recipe, samplers)) is not None:
+            return kept
+    problems = plan.problems()
+    chosen = {name: SAMPLERS[name] for name in samplers}
+    made = grid(problems, chosen, steps, budget, seed=seed, progress=progress)
+    return Rows(made, choices(problems, error=error, seed=seed, progress=progress))
+
+
+def kept_large(
+    plans: Sequence[DeepLinearPlan],
+    steps: Sequence[float],
+    budget: Budget,
+    prerun: Path,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Rows of networks that are too large to be run again, of all samplers that were kept."""
+    found = []
+    for plan in plans:
+        recipe = recipe_of(plan, steps, budget, seed)
+        kept = kept_rows(prerun / plan.file, recipe, ())
+        if kept is not None:
+            found.append(kept.grid)
+    return pd.concat(found, ignore_index=True) if found else pd.DataFrame()
 
 
 def main(arguments: list[str] | None = None) -> None:
     """The command line."""
     defaults, cost = DeepLinearPlan(), Budget()
     parser = argparse.ArgumentParser(description="Long runs of chapter 09.")
+    parser.add_argument("--known", action="store_true", help="problems of chapter 05 instead")
     parser.add_argument("--weights", type=float, default=defaults.weights)
     parser.add_argument("--networks", type=int, default=defaults.networks)
     parser.add_argument("--n-beta", type=float, default=defaults.n_beta)
-    parser.add_argument("--localization-per-width", type=float, default=1.0, help="gamma / width")
+    parser.add_argument("--localization-per-width", type=float, default=10.0, help="gamma / width")
     parser.add_argument("--sweeps", type=int, default=defaults.sweeps, help="of the Gibbs chains")
     parser.add_argument("--gibbs-burn-in", type=int, default=defaults.burn_in)
     parser.add_argument("--gibbs-chains", type=int, default=defaults.gibbs_chains)
@@ -554,11 +685,29 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--draws", type=int, default=cost.draws)
     parser.add_argument("--steps", type=float, nargs="+", default=STEPS, help="epsilon n beta")
     parser.add_argument("--samplers", nargs="+", default=list(SAMPLERS), choices=list(SAMPLERS))
+    parser.add_argument("--no-choices", action="store_true", help="do not try calibrate")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--into", type=Path, default=Path("results/prerun"))
     asked = parser.parse_args(arguments)
-    plan = DeepLinearPlan(
+    plan = KnownPlan(n_beta=asked.n_beta) if asked.known else _deep_linear_plan(asked)
+    budget = Budget(asked.gradients, asked.chains, asked.draws)
+    problems = plan.problems(asked.device)
+    samplers = {name: SAMPLERS[name] for name in asked.samplers}
+    made = grid(problems, samplers, asked.steps, budget, seed=asked.seed, progress=True)
+    tried = [] if asked.no_choices else problems
+    rows = Rows(made, choices(tried, seed=asked.seed, progress=True))
+    is_gpu = asked.device.startswith("cuda")
+    device = torch.cuda.get_device_name(0) if is_gpu else f"CPU ({platform.machine()})"
+    about = {k: v for k, v in asdict(plan).items() if k in _OF_TRUTH}
+    about |= {"torch": torch.__version__, "probelib": probelib.__version__}
+    recipe = recipe_of(plan, asked.steps, budget, asked.seed)
+    keep_rows(asked.into / plan.file, recipe, rows, device=device, **about)
+    print(f"{len(made)} runs in {asked.into / plan.file}")
+
+
+def _deep_linear_plan(asked: argparse.Namespace) -> DeepLinearPlan:
+    return DeepLinearPlan(
         asked.weights,
         asked.networks,
         asked.n_beta,
@@ -568,17 +717,6 @@ def main(arguments: list[str] | None = None) -> None:
         asked.gibbs_chains,
         asked.seed,
     )
-    budget = Budget(asked.gradients, asked.chains, asked.draws)
-    problems = deep_linear_problems(plan, asked.device)
-    samplers = {name: SAMPLERS[name] for name in asked.samplers}
-    rows = grid(problems, samplers, asked.steps, budget, seed=asked.seed, progress=True)
-    recipe = recipe_of(plan, asked.steps, budget, asked.seed)
-    is_gpu = asked.device.startswith("cuda")
-    device = torch.cuda.get_device_name(0) if is_gpu else f"CPU ({platform.machine()})"
-    about = {name: getattr(plan, name) for name in sorted(_OF_GIBBS)}
-    about |= {"torch": torch.__version__, "probelib": probelib.__version__}
-    path = keep_grid(asked.into, recipe, rows, device=device, **about)
-    print(f"{len(rows)} runs in {path}")
 
 
 if __name__ == "__main__":
