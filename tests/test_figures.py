@@ -29,19 +29,19 @@ BY_STEP = pd.DataFrame(
         "wrong": [0.0, 0.0, 1.0, 0.5, 0.0, 0.0],
     }
 )
+RANKS = pd.DataFrame(
+    {
+        "sampler": ["one", "one", "two"],
+        "error": [0.02, 2.0, np.inf],
+        "spearman": [0.99, 0.9, 0.5],
+        "spearman_se": [0.001, 0.01, np.inf],
+    }
+)
 FIGURES = {
-    "error_and_verdict": lambda: figures.error_and_verdict(BY_STEP),
+    "sampler_map": lambda: figures.sampler_map(BY_STEP),
     "efficiency": lambda: figures.efficiency(BY_STEP),
     "ranks_and_errors": lambda: figures.ranks_and_errors(
-        pd.DataFrame(
-            {
-                "sampler": ["one", "one", "two"],
-                "error": [0.02, 2.0, np.inf],
-                "spearman": [0.99, 0.9, 0.5],
-                "spearman_se": [0.001, 0.01, np.inf],
-            }
-        ),
-        0.98,
+        {"digits": (RANKS, 0.98), "words": (RANKS.assign(error=0.1), 0.9)}
     ),
     "probe_picture": lambda: figures.probe_picture(
         PLANE,
@@ -211,30 +211,33 @@ def test_figure_is_returned_and_not_left_with_pyplot(name, tmp_path):
 
 
 def test_diverged_runs_leave_through_the_top_and_verdicts_fill_their_bars():
-    errors, said = FIGURES["error_and_verdict"]().axes
-    one, two = errors.lines
-    assert one.get_ydata()[2] == errors.get_ylim()[1]
-    np.testing.assert_array_equal(two.get_ydata(), BY_STEP.error[3:])
-    drawn = [bar for bar in said.patches if bar.get_height() and bar.get_width() > 0]
+    one, two = FIGURES["sampler_map"]().axes
+    assert [ax.get_title() for ax in (one, two)] == ["one", "two"]
+    assert one.lines[0].get_ydata()[2] == one.get_ylim()[1]
+    np.testing.assert_array_equal(two.lines[0].get_ydata(), BY_STEP.error[3:])
     shares = BY_STEP[["good", "wide", "wrong"]].to_numpy()
-    assert len(drawn) == (shares > 0).sum()
-    half = next(b for b in drawn if b.get_hatch() and b.get_y() < 0 and b.get_x() > 0.2)
-    # On a log axis, half of a bar of 0.4 (step) begins at the step itself.
-    assert half.get_x() == pytest.approx(0.4)
+    for ax, own in ((one, shares[:3]), (two, shares[3:])):
+        bars = [patch for patch in ax.patches if patch.get_y() == pytest.approx(0.055 - 0.075 / 2)]
+        assert len(bars) == (own > 0).sum()
+        width = sum(np.log(bar.get_x() + bar.get_width()) - np.log(bar.get_x()) for bar in bars)
+        assert width == pytest.approx(3 * 0.84 * np.log(4))  # whole bars, one a step
+    half = next(bar for bar in bars if bar.get_hatch() == "xx")
+    # On a log axis, half of a bar of 0.1 (step) begins at the step itself.
+    assert half.get_x() == pytest.approx(0.1)
 
 
-def test_only_settings_that_are_right_are_filled():
+def test_a_bar_is_the_best_of_the_settings_that_are_right():
     ax = FIGURES["efficiency"]().axes[0]
-    filled = [line for line in ax.lines if line.get_mfc() == line.get_color() and
-              line.get_marker() != "None"]  # fmt: skip
-    np.testing.assert_allclose(filled[0].get_xdata(), [0.4])
-    np.testing.assert_allclose(filled[1].get_ydata(), [16])
+    np.testing.assert_allclose([bar.get_width() for bar in ax.patches], [16, 4])
+    assert [text.get_text().strip() for text in ax.texts] == ["at 1.6", "at 0.4"]
+    off = figures.efficiency(BY_STEP.assign(error=0.5)).axes[0]
+    assert not off.patches
+    assert {text.get_text().strip() for text in off.texts} == {"right at no step"}
 
 
 def test_a_setting_without_an_llc_has_no_point():
     ax = FIGURES["ranks_and_errors"]().axes[0]
-    shown = [c.get_label() for c in ax.containers]
-    assert shown == ["one"]
+    assert [c.get_label() for c in ax.containers] == ["one"]
 
 
 def test_the_cloud_is_drawn_whole_and_as_sixty_lines():

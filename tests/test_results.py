@@ -58,6 +58,16 @@ REQUIRED = {
         for similarity in ("kernel", "gradients", "embeddings", "tfidf", "tfidf_whole")
         for end in ("", "_low", "_high", "_chance_low", "_chance_high")
     ),
+    "09_samplers_and_settings": "calibrated_networks calibrated_within_5pct calibrated_refused "
+    "calibrated_wrong regret_calibrate_median winner winner_share max_weights kendall_perfect "
+    + " ".join(
+        f"{what}_{sampler}"
+        for what in ("kendall", "relative_error", "range_error")
+        for sampler in (
+            *("sgld", "leimkuhler_matthews", "baoab", "exponential_euler"),
+            *("rmsprop_sgld", "corrected_rmsprop_sgld", "mala", "hmc"),
+        )
+    ),
 }
 
 

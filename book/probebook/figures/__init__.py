@@ -32,8 +32,8 @@ from probebook.figures.loss_kernel import (
 from probebook.figures.memorization import embeddings
 from probebook.figures.samplers_and_settings import (
     efficiency,
-    error_and_verdict,
     ranks_and_errors,
+    sampler_map,
 )
 from probebook.figures.singular_fluctuation import (
     gibbs_levels,
@@ -50,7 +50,6 @@ __all__ = [
     "data_maps",
     "efficiency",
     "embeddings",
-    "error_and_verdict",
     "expansion_errors",
     "gibbs_levels",
     "group_shares",
@@ -68,6 +67,7 @@ __all__ = [
     "ranks_and_errors",
     "reliability_curves",
     "retraining_scatter",
+    "sampler_map",
     "singular_influence",
     "stationary_variance",
     "sweeps",
