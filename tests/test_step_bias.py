@@ -248,6 +248,25 @@ def test_noise_shaped_like_the_hessian_is_off_by_what_it_says(gamma):
         assert bias.noise_limit > 2.5 * truth
 
 
+def test_noise_that_hides_what_the_data_hold_counts_in_full():
+    # By the gradients of two steps the data seem to hold a share that falls as the step grows,
+    # though the law is nearly the same; and with it falls what noise seems to make.
+    posterior, x, _ = regression_with_noise(300.0)
+    found = {}
+    for eps in (2e-4, 2.4e-3):
+        sampler = probelib.BAOAB(eps, 32, friction=math.log(2) / math.sqrt(eps))
+        burn_in = int(8 / (eps * 300))
+        trace = trace_of(posterior, sampler, draws=300, chains=8, burn_in=burn_in)
+        found[eps] = trace, step_bias(trace)
+    (_, short), (trace, long) = found.values()
+    assert (short.blurred, long.blurred) == (False, True)
+    assert long.held < short.held / 2
+    excess = probelib.local_learning_coefficient(trace).value
+    excess -= exact_llc(posterior, x.T @ x / len(x))
+    assert 2 * long.noise < excess < long.limit(excess) == long.noise_limit
+    assert not probelib.diagnostics(trace)["step"].good
+
+
 class AtAnotherTemperature:
     """A step of its own, for whichever sampler it is mixed into."""
 

@@ -21,7 +21,8 @@ as near a minimum of a log-likelihood, what counts of it is
 
 and that is the estimate. C is what the gradients of two steps that follow each other do not share.
 They share less than :math:`|\nabla L|^2`, by what the step itself changed, and by what the next
-step takes back of its noise; both are put right by their lower bounds (Cauchy-Schwarz).
+step takes back of its noise; both are put right by their lower bounds (Cauchy-Schwarz). Where the
+second is large, a lower bound is not enough, and a verdict counts noise in full.
 
 Other samplers say by which :math:`\epsilon` each part counts, and how far a kick reaches within a
 step (:class:`probelib.samplers.base.Lengths`).
@@ -47,6 +48,10 @@ if TYPE_CHECKING:
     import xarray as xr
 
 
+#: Part of the gradient's change along w - w* that the next step takes back of the noise, at least.
+_TAKEN_BACK = 0.25
+
+
 @dataclass(frozen=True)
 class StepBias:
     """The step bias of the LLC of the sampling data: NaN each where the trace does not tell.
@@ -61,6 +66,8 @@ class StepBias:
             the curvature; with minibatches it is their noise as well.
         bending: the same without their noise, at least.
         held: the part of the curvature-weighted precision that is the data's, not gamma's.
+        blurred: whether steps take back so much of minibatches' noise that this part, and with it
+            ``noise``, may be several times as large; the limit then counts noise in full.
     """
 
     gradient: float = math.nan
@@ -70,6 +77,7 @@ class StepBias:
     turning: float = math.nan
     bending: float = math.nan
     held: float = math.nan
+    blurred: bool = False
 
     def total(self, llc: float) -> float:
         """Both parts together, for an LLC of the sampling data that came out as ``llc``."""
@@ -77,7 +85,8 @@ class StepBias:
 
     def limit(self, llc: float) -> float:
         """The same, at most: a verdict should not depend on the shape of L or of the noise."""
-        return self.gradient * max(1, self._shape(llc)) + min(self.noise_limit, 2 * self.noise)
+        noise = self.noise_limit if self.blurred else min(self.noise_limit, 2 * self.noise)
+        return self.gradient * max(1, self._shape(llc)) + noise
 
     def _shape(self, llc: float) -> float:
         """2 / alpha; 1 where that is not known."""
@@ -121,11 +130,14 @@ def step_bias(trace: xr.Dataset) -> StepBias:
     taken_back = 2 * at_once / (nb * along.mean() / 2) if along.mean() > 0 else 1.0
     by_data = nb * (of_mean + _uncertainty(repeat)) / max(1 - taken_back, 1e-9)
     held = _held(min(by_data, nb * square.mean()), gamma * along.mean())
+    # What the next step takes back is known to be that much at least, and was seen to be four times
+    # as much: beyond a quarter the gradients of two steps say nothing of the data's share.
+    blurred = not is_full and bool(taken_back > _TAKEN_BACK)
     turning = 1 - float(repeat.mean() / square.mean()) if square.any() else 0.0
     bending = turning if is_full else changed * max(gamma + slope * of_mean, 0.0)
     virial = math.nan if trace.attrs.get("preconditioned") else nb * float(along.mean()) / 2
     parts = gradient, noise * held, noise, virial, turning, bending, held
-    return StepBias(*map(float, parts))
+    return StepBias(*map(float, parts), blurred)
 
 
 def _of_mean(repeat: float, most: float, changed: float, slope: float, gamma: float) -> float:
