@@ -136,8 +136,16 @@ def step_bias(trace: xr.Dataset) -> StepBias:
     turning = 1 - float(repeat.mean() / square.mean()) if square.any() else 0.0
     bending = turning if is_full else changed * max(gamma + slope * of_mean, 0.0)
     virial = math.nan if trace.attrs.get("preconditioned") else nb * float(along.mean()) / 2
-    parts = gradient, noise * held, noise, virial, turning, bending, held
-    return StepBias(*map(float, parts), blurred)
+    return StepBias(
+        gradient=float(gradient),
+        noise=float(noise * held),
+        noise_limit=float(noise),
+        virial=float(virial),
+        turning=float(turning),
+        bending=float(bending),
+        held=float(held),
+        blurred=blurred,
+    )
 
 
 def _of_mean(repeat: float, most: float, changed: float, slope: float, gamma: float) -> float:
