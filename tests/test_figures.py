@@ -240,6 +240,18 @@ def test_a_setting_without_an_llc_has_no_point():
     assert [c.get_label() for c in ax.containers] == ["one"]
 
 
+def test_a_sampler_looks_the_same_in_every_panel():
+    both = RANKS.assign(error=0.1)
+    fig = figures.ranks_and_errors(
+        {"words": (both, 0.9), "few": (both[both.sampler == "two"], 0.9)}
+    )
+    words, few = ({c.get_label(): c.lines[0].get_color() for c in ax.containers} for ax in fig.axes)
+    assert set(few) == {"two"}
+    assert few["two"] == words["two"] != words["one"]
+    [legend] = fig.legends
+    assert {text.get_text() for text in legend.get_texts()} >= {"one", "two"}
+
+
 def test_the_cloud_is_drawn_whole_and_as_sixty_lines():
     fig = FIGURES["probe_picture"]()
     plane, weights, easy, hard = fig.axes

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
@@ -107,29 +108,38 @@ def ranks_and_errors(networks: Mapping[str, tuple[pd.DataFrame, float]]) -> Figu
             the correlation of two halves of the reference.
     """
     fig, axes = figure(1, len(networks), size=(3.9 * len(networks) + 1.2, 4.0))
-    for ax, (name, (table, ceiling)) in zip(axes.flat, networks.items(), strict=True):
-        _ranks(ax, table[np.isfinite(table["error"])], ceiling)
-        ax.set_title(name)
+    names = dict.fromkeys(name for table, _ in networks.values() for name in table["sampler"])
+    # A sampler looks the same in all panels, whichever others are there.
+    looks = dict(zip(names, zip(_COLORS, _MARKERS, strict=True), strict=False))
+    legend = {}
+    for ax, (title, (table, ceiling)) in zip(axes.flat, networks.items(), strict=True):
+        legend |= _ranks(ax, table[np.isfinite(table["error"])], ceiling, looks)
+        ax.set_title(title)
     axes[0, 0].set_ylabel("rank correlation of the gains")
-    fig.legend(
-        *axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=9
-    )
+    fig.legend(legend.values(), legend, loc="outside lower center", ncols=3, fontsize=9)
     return fig
 
 
-def _ranks(ax: Axes, known: pd.DataFrame, ceiling: float) -> None:
+def _ranks(
+    ax: Axes, known: pd.DataFrame, ceiling: float, looks: dict[str, tuple[str, str]]
+) -> dict[str, Artist]:
+    """One network's points; what is drawn, by its name in the legend."""
     least = max(1e-3, 0.6 * known["error"].min())
     ax.axvspan(least, _CLOSE, color=GREEN, alpha=0.12, lw=0)
-    ax.axhline(ceiling, color="0.4", ls=":", lw=1.2, label="two halves of the reference")
-    names = dict.fromkeys(known["sampler"])
-    for name, color, marker in zip(names, _COLORS, _MARKERS, strict=False):
+    drawn: dict[str, Artist] = {
+        "two halves of the reference": ax.axhline(ceiling, color="0.4", ls=":", lw=1.2)
+    }
+    for name, (color, marker) in looks.items():
         own = known[known["sampler"] == name]
+        if own.empty:
+            continue
         bars = np.where(np.isfinite(own["spearman_se"]), 2 * own["spearman_se"], np.nan)
-        ax.errorbar(
+        drawn[name] = ax.errorbar(
             own["error"].clip(lower=least), own["spearman"], bars, fmt=marker, ms=6, capsize=2,
             color=color, label=name,
         )  # fmt: skip
     ax.set(xscale="log", xlim=(least, None), xlabel="relative error of the LLC")
+    return drawn
 
 
 __all__ = ["efficiency", "ranks_and_errors", "sampler_map"]
