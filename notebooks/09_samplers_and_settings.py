@@ -28,8 +28,8 @@
 #
 # | profile | what runs | two cores |
 # | --- | --- | --- |
-# | `smoke` | networks of 30 weights, 150 gradients per chain; a small network on 1,500 digits: not a result | two minutes |
-# | `laptop` | the grid from kept runs, of which a part is made again; nineteen runs on MNIST | about fifteen minutes |
+# | `smoke` | networks of 30 weights, 150 gradients per chain; a small network on 1,500 digits: not a result | three minutes |
+# | `laptop` | the grid from kept runs, of which a part is made again; nineteen runs on MNIST | about ten minutes |
 # | `paper` | the grid made here, with five times the gradients | not timed as a whole |
 #
 # Networks of $10^7$ and $10^8$ weights are for a GPU:

@@ -247,16 +247,19 @@ def calibration_rows(chapter: Chapter, found: pd.DataFrame) -> list[dict[str, st
         line = {"network": row["network"], "weights": f"{row['weights']:,}"}
         if row["refused"]:
             chapter.record(**{f"{key}_refused": row["refused"]})
-            nothing = dict.fromkeys(("γ", "step size", "LLC", "reference", "off by"), "–")
+            columns = ("γ", "step size", "burn-in, draws, thin", "LLC", "reference", "off by")
+            nothing = dict.fromkeys(columns, "–")
             table.append(line | nothing | {"verdict": "refused", "seconds": seconds_of(row)})
             continue
-        names = ("localization", "step_size", "llc", "mcse", "reference", "reference_mcse", "off")
+        names = ("localization", "step_size", "burn_in", "draws", "thin", "llc", "mcse")
+        names += ("reference", "reference_mcse", "off")
         record(chapter, **{f"{key}_{name}": row[name] for name in names})
         table.append(
             line
             | {
                 "γ": f"{row['localization']:g}",
                 "step size": f"{row['step_size']:.2g}",
+                "burn-in, draws, thin": ", ".join(f"{row[k]:.0f}" for k in names[2:5]),
                 "LLC": toys.with_error(row["llc"], row["mcse"]),
                 "reference": toys.with_error(row["reference"], row["reference_mcse"]),
                 "off by": f"{row['off']:+.1%}",
