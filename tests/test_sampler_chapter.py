@@ -140,7 +140,8 @@ def test_the_digits_say_only_what_there_is(chapter):
 def test_what_calibrate_found_is_counted_and_shown(chapter):
     row = {
         "network": "a net", "kind": "toy", "sound": True, "refused": "", "weights": 9,
-        "localization": 30.0, "step_size": 0.011, "burn_in": 50.0, "draws": 300.0, "thin": 2.0, "llc": 2.0, "mcse": 0.05, "reference": 2.2,
+        "localization": 30.0, "step_size": 0.011, "burn_in": 50.0, "draws": 300.0,
+        "thin": 2.0, "llc": 2.0, "mcse": 0.05, "reference": 2.2,
         "reference_mcse": 0.02, "off": -0.09, "verdict": "good", "seconds": 3.0,
     }  # fmt: skip
     refused = {"network": "no net", "sound": False, "refused": "it knows nothing", "weights": 9}
