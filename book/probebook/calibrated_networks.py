@@ -34,7 +34,7 @@ import probelib
 from probebook.cache import cache_dir, write_atomically
 from probelib import LocalPosterior, cross_entropy, sequence_cross_entropy, squared_error
 
-__all__ = ["NETWORKS", "Case", "kept_calibrations", "measure", "summary"]
+__all__ = ["NETWORKS", "Case", "fitted", "kept_calibrations", "measure", "summary"]
 
 FORMAT = 1  # of cached rows and of the kept run
 WITHIN = 0.05  # of the LLC, which a calibrated run may differ from its reference
@@ -97,13 +97,20 @@ def _trained(
     return model.eval(), loss, data
 
 
-def _fitted(
-    model: nn.Module, loss: Any, data: tuple[Tensor, Tensor]
+def fitted(
+    model: nn.Module, loss: Any, data: tuple[Tensor, Tensor], steps: int = 300
 ) -> tuple[nn.Module, Any, tuple[Tensor, Tensor]]:
-    """By L-BFGS, to its minimum."""
+    """A model that L-BFGS has taken to its minimum, the loss and the data.
+
+    Args:
+        model: is trained in place.
+        loss: per sample.
+        data: inputs and targets.
+        steps: at most.
+    """
     x, y = data
     optimizer = torch.optim.LBFGS(
-        model.parameters(), max_iter=300, tolerance_grad=1e-9, line_search_fn="strong_wolfe"
+        model.parameters(), max_iter=steps, tolerance_grad=1e-9, line_search_fn="strong_wolfe"
     )
 
     def closure() -> Tensor:
@@ -217,7 +224,7 @@ def _regression() -> Any:
     rng = torch.Generator().manual_seed(0)
     x, w = torch.randn(200, 8, generator=rng), torch.randn(8, 1, generator=rng)
     y = x @ w + torch.randn(200, 1, generator=rng)
-    return _fitted(_layers(8, 1), squared_error, (x, y))
+    return fitted(_layers(8, 1), squared_error, (x, y))
 
 
 def _deep_linear() -> Any:
@@ -275,14 +282,12 @@ NETWORKS: dict[str, Case] = {
     "deep linear network": Case("toy", _deep_linear, None),
     "modular addition": Case("toy", _addition),
     "diabetes, linear": Case(
-        "tabular", lambda: _fitted(_layers(10, 1), squared_error, _table("diabetes")), 442.0
+        "tabular", lambda: fitted(_layers(10, 1), squared_error, _table("diabetes")), 442.0
     ),
     "diabetes, two layers": Case(
         "tabular", lambda: _tabular("diabetes", 10, 16, 1, act=nn.Tanh, epochs=300), None
     ),
-    "iris, logistic": Case(
-        "tabular", lambda: _fitted(_layers(4, 3), cross_entropy, _table("iris"))
-    ),
+    "iris, logistic": Case("tabular", lambda: fitted(_layers(4, 3), cross_entropy, _table("iris"))),
     "wine, two layers": Case(
         "tabular", lambda: _tabular("wine", 13, 16, 3, act=nn.Tanh, epochs=100), None
     ),

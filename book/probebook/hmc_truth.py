@@ -15,6 +15,7 @@ from sklearn.datasets import load_iris
 from torch import Tensor, nn
 
 import probelib
+from probebook.calibrated_networks import fitted
 
 __all__ = ["NETWORKS", "SmallNetwork", "curve", "flowers", "hmc_llc"]
 
@@ -64,23 +65,12 @@ def _posterior(
     localization: float,
 ) -> probelib.LocalPosterior:
     """A tanh network, fitted by L-BFGS from a fixed seed, in double precision."""
-    x, y = data
     torch.manual_seed(0)
     layers: list[nn.Module] = []
     for before, after in pairwise(sizes):
         layers += [nn.Linear(before, after), nn.Tanh()]
     model = nn.Sequential(*layers[:-1]).double()
-    optimizer = torch.optim.LBFGS(
-        model.parameters(), max_iter=2000, tolerance_grad=1e-9, line_search_fn="strong_wolfe"
-    )
-
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        found = loss(model(x), y).mean()
-        found.backward()
-        return found
-
-    optimizer.step(closure)
+    fitted(model, loss, data, steps=2000)
     return probelib.LocalPosterior(model, loss, data, n_beta=n_beta, localization=localization)
 
 
