@@ -47,6 +47,7 @@ from probebook import benchmark_summaries as summaries
 from probebook import calibrated_networks as calibrated
 from probebook import figures, hmc_truth
 from probebook import sampler_benchmark as benchmark
+from probebook.benchmark_problems import DeepLinearPlan, KnownPlan
 from probebook.cache import cache_dir
 from probebook.chapter import Chapter
 from probebook.chapters import samplers_and_settings as helpers
@@ -139,10 +140,10 @@ print(f"limit {coefficient}, Eq. 1 at n beta = 1000: {law.llc:.2f}")
 
 # %%
 small = tuple(hmc_truth.NETWORKS) if hmc_networks else ()
-plans = [benchmark.KnownPlan(n_beta=n_beta, networks=small)]
+plans = [KnownPlan(n_beta=n_beta, networks=small)]
 for size, many in zip(sizes, networks, strict=True):
     plans.append(
-        benchmark.DeepLinearPlan(
+        DeepLinearPlan(
             size,
             many,
             n_beta,

@@ -14,8 +14,9 @@ import probelib
 from probebook import benchmark_summaries as summaries
 from probebook import hmc_truth
 from probebook import sampler_benchmark as benchmark
+from probebook.benchmark_problems import DeepLinearPlan, KnownPlan, problem_of
 from probebook.profiles import read_profiles
-from probebook.sampler_benchmark import Budget, Candidate, DeepLinearPlan, KnownPlan
+from probebook.sampler_benchmark import Budget, Candidate
 
 PLAN = DeepLinearPlan(weights=30, networks=2, sweeps=60, burn_in=20)
 BUDGET = Budget(gradients=120, chains=3, draws=40)
@@ -114,7 +115,7 @@ def test_problems_of_chapter_05_and_those_with_a_reference():
     weighted = probelib.importance_sample(product.posterior, draws=5000, seed=1)
     llc = probelib.local_learning_coefficient(weighted)
     assert llc.value == pytest.approx(product.eq1, abs=4 * llc.mcse)
-    mine = benchmark.problem_of("net", "nonlinear", product.posterior, llc.value, llc.mcse)
+    mine = problem_of("net", "nonlinear", product.posterior, llc.value, llc.mcse)
     assert (mine.eq1, mine.eq1_se) == (llc.value, llc.mcse)
     assert math.isnan(mine.limit)
 

@@ -256,6 +256,26 @@ class Search:
             f"burn_in {burn_in}: a direction that only the localization holds relaxes in "
             f"{relaxation:.3g} steps",
         )
+        trace, chains, tau, slowest = self._long_pilot(step_size, batch_size, burn_in, relaxation)
+        bent = _finding(diagnostics(trace), "curvature")
+        if bent is not None and not bent.good and shorter < _SHORTER:
+            part = min(0.5, bent.limit / bent.value / 2)
+            return self._sized(_two_digits(step_size * part), batch_size, shorter + 1)
+        if shorter and bent is not None:
+            self.note(
+                "bending",
+                bent.value,
+                f"step_size {step_size:g} after all: L is no quadratic, and only in so short a "
+                f"step its gradient changes by no more than {bent.value:.2g} of itself",
+            )
+        self._require_sound(diagnostics(trace))
+        self._note_tilt(trace)
+        return self._counted(trace, chains, step_size, batch_size, burn_in, tau, slowest)
+
+    def _long_pilot(
+        self, step_size: float, batch_size: int | None, burn_in: int, relaxation: float
+    ) -> tuple[xr.Dataset, Chains, float, float]:
+        """A run until its chains agree, and the times of its mean loss and slowest sample."""
         steps = min(max(FEWEST_STEPS, math.ceil(10 * relaxation)), 2000)
         while True:
             thin = max(1, steps // 400)
@@ -279,27 +299,14 @@ class Search:
             raise self.refuse(
                 f"max_steps is {self.max_steps}, but after {burn_in + steps} steps chains from the "
                 f"same w* still differ, with an R-hat of {mixed.value:.2f}; raise localization "
-                f"(now {gamma:g}), lower n_beta, or raise max_steps"
+                f"(now {self.posterior.localization:g}), lower n_beta, or raise max_steps"
             )
         self.note(
             "mixed",
             mixed.value,
             f"chains of {steps} steps agree: their largest R-hat is {mixed.value:.3f}",
         )
-        bent = _finding(diagnostics(trace), "curvature")
-        if bent is not None and not bent.good and shorter < _SHORTER:
-            part = min(0.5, bent.limit / bent.value / 2)
-            return self._sized(_two_digits(step_size * part), batch_size, shorter + 1)
-        if shorter and bent is not None:
-            self.note(
-                "bending",
-                bent.value,
-                f"step_size {step_size:g} after all: L is no quadratic, and only in so short a "
-                f"step its gradient changes by no more than {bent.value:.2g} of itself",
-            )
-        self._require_sound(diagnostics(trace))
-        self._note_tilt(trace)
-        return self._counted(trace, chains, step_size, batch_size, burn_in, tau, slowest)
+        return trace, chains, tau, slowest
 
     def _note_tilt(self, trace: xr.Dataset) -> None:
         """How far the data tilt the Gaussian that the localization alone would give."""
