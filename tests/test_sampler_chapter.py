@@ -77,6 +77,13 @@ def test_verdicts_are_recorded_as_they_are_shown(chapter):
     missed = (off & (ROWS.verdict == "good")).sum() / off.sum()
     assert f"approves {missed:.1%} of the runs that are off" in said
     assert f"{summaries.outside(ROWS):.1%} of the approved runs" in said
+    fresh = Chapter("09_samplers_and_settings", profile="smoke", results_dir=chapter.path.parent)
+    none = ROWS.assign(verdict="wrong")
+    helpers.record_known(fresh, none)
+    helpers.verdict_rows(fresh, summaries.verdicts(none))
+    said = helpers.verdicts_in_words(fresh).format(**fresh.numbers)
+    assert "approves 0.0%" in said
+    assert "of the approved runs" not in said
 
 
 def test_errors_by_size_are_those_at_the_best_step_there(chapter):

@@ -206,14 +206,18 @@ def verdict_rows(chapter: Chapter, found: pd.DataFrame) -> list[dict[str, str]]:
 
 def verdicts_in_words(chapter: Chapter) -> str:
     """How often the verdict is right, and which way it errs."""
-    return (
+    said = (
         "The verdict is right for **{verdict_right:.0%}** of all runs. It approves "
         "{verdict_missed:.1%} of the runs that are off by more than 10 %, the worst by "
-        "{verdict_worst:.0%}; {verdict_needless:.0%} of all are right and not approved. An "
-        "approved LLC states an error, and a step bias of up to 10 %: the truth is beyond two "
-        "errors and that bias for {verdict_outside:.1%} of the approved runs, and chance alone "
-        "gives 5 %."
+        "{verdict_worst:.0%}; {verdict_needless:.0%} of all are right and not approved."
     )
+    if "verdict_outside" in chapter.numbers:  # something was approved
+        said += (
+            " An approved LLC states an error, and a step bias of up to 10 %: the truth is beyond "
+            "two errors and that bias for {verdict_outside:.1%} of the approved runs, and chance "
+            "alone gives 5 %."
+        )
+    return said
 
 
 def record_choices(chapter: Chapter, found: Mapping[str, float], chosen: pd.DataFrame) -> None:
