@@ -323,6 +323,29 @@ class Search:
             if not one.good and one.kind == "wrong" and one.name not in ("mixed", "draws"):
                 raise self.refuse(f"posterior cannot be sampled as it is: {one.sentence}")
 
+    def _draws(
+        self, spread: float, batch_size: int | None, tau: float, slowest: float
+    ) -> tuple[int, int, float]:
+        """Thinning, draws of each chain, and what a step costs of an observation.
+
+        Args:
+            spread: standard deviation of the LLC from draw to draw, as a part of it.
+            batch_size: of the steps.
+            tau, slowest: autocorrelation times, in steps.
+        """
+        posterior = self.posterior
+        cost = step_cost(
+            self.cost,
+            observed=self.n_observed,
+            batch=batch_size or posterior.n_samples,
+            gradients=1,
+            weights=posterior.n_parameters,
+        )
+        thin = _best_thin(tau, cost)
+        of_mean = max((spread / self.error) ** 2, _DRAWS) * _thinned(tau, thin)
+        of_worst = _DRAWS_OF_WORST * _thinned(slowest, thin)
+        return thin, math.ceil(max(of_mean, of_worst) / self.chains), cost
+
     def _counted(
         self,
         trace: xr.Dataset,
@@ -342,22 +365,7 @@ class Search:
                 f"posterior has an LLC of {llc.value:.3g} ± {llc.mcse:.2g} in a short run, and no "
                 "error is a part of that; train the model further, or raise localization"
             )
-        wanted = (spread / (self.error * llc.value)) ** 2
-        cost = step_cost(
-            self.cost,
-            observed=n,
-            batch=batch_size or posterior.n_samples,
-            gradients=1,
-            weights=posterior.n_parameters,
-        )
-        thin = _best_thin(tau, cost)
-        draws = math.ceil(
-            max(
-                max(wanted, _DRAWS) * _thinned(tau, thin),
-                _DRAWS_OF_WORST * _thinned(slowest, thin),
-            )
-            / self.chains
-        )
+        thin, draws, cost = self._draws(spread / llc.value, batch_size, tau, slowest)
         steps = burn_in + draws * thin
         if steps > self.max_steps:
             raise self.refuse(
