@@ -472,7 +472,8 @@ chapter.compare(helpers.claims(), against=helpers.EARLIER)
 #   a perfect sampler wherever Eq. 1 lies below $\lambda$. Exercise 2 counts how the winner changes.
 # - **Equal gradients are not equal time.** A preconditioner costs memory and a few operations per weight.
 # - **The best step is chosen with the truth in hand.** Compare the range, too.
-# - **Full gradients.** Noise of minibatches adds a bias to every sampler here, which none of these runs has.
+# - **Full gradients.** Noise of minibatches adds a bias to every sampler, which no run of the grid has; those on
+#   digits and the GPT have it.
 # - **Few problems.** Medians have errors over problems, and the winner is given with the share of resampled
 #   sets in which it wins.
 #

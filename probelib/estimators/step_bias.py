@@ -49,6 +49,8 @@ if TYPE_CHECKING:
 
 
 #: Part of the gradient's change along w - w* that the next step takes back of the noise, at least.
+#: On MNIST with batches of 64 the data's share came out right at 0.1 of it, as less than half at
+#: 0.3 and a tenth at 0.5, and the limit makes up for no more than a factor of two.
 _TAKEN_BACK = 0.25
 
 
@@ -130,8 +132,7 @@ def step_bias(trace: xr.Dataset) -> StepBias:
     taken_back = 2 * at_once / (nb * along.mean() / 2) if along.mean() > 0 else 1.0
     by_data = nb * (of_mean + _uncertainty(repeat)) / max(1 - taken_back, 1e-9)
     held = _held(min(by_data, nb * square.mean()), gamma * along.mean())
-    # What the next step takes back is known to be that much at least, and was seen to be four times
-    # as much: beyond a quarter the gradients of two steps say nothing of the data's share.
+    # A lower bound, so that where it is large the gradients of two steps do not tell ``held``.
     blurred = not is_full and bool(taken_back > _TAKEN_BACK)
     turning = 1 - float(repeat.mean() / square.mean()) if square.any() else 0.0
     bending = turning if is_full else changed * max(gamma + slope * of_mean, 0.0)
