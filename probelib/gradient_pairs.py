@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -34,17 +34,16 @@ from uuid import uuid4
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from probelib.ambient import undisturbed
-from probelib.arguments import require_kind, require_whole
+from probelib.arguments import require_kind
 from probelib.contract import sample_coordinates
-from probelib.data import Data, Samples
+from probelib.data import Data
 from probelib.descriptions import described
 from probelib.job import Job, Link, carry_out, in_worker
+from probelib.pair_walks import Walks, inner_products, losses_at_center, products_of, walks_of
 from probelib.posterior import LocalPosterior
 from probelib.progress import progress_bar, report_run
-from probelib.randomness import keep_random_state
 from probelib.run_arguments import check_executor
 from probelib.sample_gradients import SampleGradients, or_one
 from probelib.store.arrays import keep_arrays, kept_arrays, place_of
@@ -52,9 +51,6 @@ from probelib.store.paths import local_path
 
 if TYPE_CHECKING:
     import xarray as xr
-
-_FORMAT = 2
-_ROWS = 64  # that are widened to the model's precision at once
 
 
 @undisturbed
@@ -121,29 +117,11 @@ def gradient_pairs(
     """
     if cache is not None:
         local_path("cache", cache)
-    for name, value, least in (
-        ("chains", chains, 2),
-        ("pairs", pairs, 1),
-        ("batch_size", batch_size, 1),
-        ("seed", seed, 0),
-    ):
-        require_whole(name, value, least)
     require_kind("by_layer", by_layer, bool, "True or False")
     check_executor(executor, 1, cache, None, "cache")
-    if posterior.train_mode:
-        raise ValueError(
-            "posterior is in train mode, where a loss may depend on its batch and on chance; "
-            "gradient pairs need train_mode=False"
-        )
-    if observe is None:
-        observed = posterior.data
-    else:
-        observed = Samples(observe, posterior.device, "observe")
-        posterior.check(observed)
-    gradients = SampleGradients(posterior, observed)
-    layers = list(posterior.parameters) if by_layer else None
-    walks = _Walks(gradients, observed, int(pairs), int(seed), batch_size, memory, layers)
-    call = _Call(walks, walks.identity(), _losses(posterior, observed, batch_size), cache)
+    walks = walks_of(posterior, observe, chains, pairs, seed, batch_size, memory, by_layer)
+    observed, layers = walks.observed, walks.layers
+    call = _Call(walks, walks.identity(), losses_at_center(walks), cache)
     form = "{l_bar}{bar}| {n:.1f}/{total} [{elapsed}<{remaining}]"
     with progress_bar(total=chains * (pairs + 1), bar_format=form, disable=not progress) as bar:
         if executor is None:
@@ -194,143 +172,17 @@ def _of_a_chain(by_layer: bool) -> dict[str, tuple[str, ...]]:
 
 
 @dataclass(frozen=True)
-class _Walks:
-    """What all chains of a call have in common: see the arguments of :func:`gradient_pairs`."""
-
-    gradients: SampleGradients
-    observed: Samples
-    pairs: int
-    seed: int
-    batch_size: int
-    memory: int | None
-    layers: list[str] | None
-
-    @property
-    def posterior(self) -> LocalPosterior:
-        return self.gradients.posterior
-
-    def identity(self) -> dict[str, Any]:
-        """All that a chain's numbers depend on, except which chain it is."""
-        identity = self.posterior.fingerprint()
-        shared = self.observed is self.posterior.data
-        return (
-            identity
-            | {
-                "observed_data": (
-                    identity["sampling_data"] if shared else self.observed.fingerprint()
-                ),
-                "pairs": self.pairs,
-                "seed": self.seed,
-                "gradients": str(self.gradients.dtype).removeprefix("torch."),
-                "format": _FORMAT,
-            }
-            | ({} if self.layers is None else {"layers": self.layers})
-        )
-
-    def parts(self, group: list[int]) -> list[tuple[int, slice, list[int]]]:
-        """The parameters in a group of layers, or the group as a whole where none are wanted.
-
-        Returns:
-            Of each its place along ``layer``, its columns in the rows of the group, and lengths
-            into which these are cut to be multiplied.
-        """
-        sizes = [self.gradients.sizes[at] for at in group]
-        if self.layers is None:
-            return [(0, slice(0, sum(sizes)), sizes)]
-        first, found, start = sum(self.gradients.sizes[: group[0]]), [], 0
-        for place, size in enumerate(self.posterior.parameters.values()):
-            if first <= start < first + sum(sizes):
-                found.append((place, slice(start - first, start - first + size), [size]))
-            start += size
-        return found
-
-    def weights(self, chain: int) -> Iterator[tuple[Tensor, float | None]]:
-        """Weights along a chain, each with its correlation to those before it.
-
-        The normals are drawn on the host, so that a walk is the same on every kind of device.
-        """
-        # Not spawn(chains)[chain]: a chain must not depend on how many there are.
-        seeds = np.random.SeedSequence(self.seed, spawn_key=(chain,))
-        rng = np.random.default_rng(seeds.spawn(1)[0])
-        correlation = (rng.permutation(self.pairs) + rng.random(self.pairs)) / self.pairs
-        generator = torch.Generator()
-        generator.manual_seed(int(seeds.generate_state(1, np.uint64)[0] >> 1))
-        center = self.posterior.center
-
-        def normals() -> Tensor:
-            drawn = torch.empty_like(center, device="cpu").normal_(generator=generator)
-            return drawn.to(center.device)
-
-        away = normals()
-        yield center + away / self.posterior.localization**0.5, None
-        for theta in map(float, correlation):
-            away = theta * away + (1 - theta**2) ** 0.5 * normals()
-            yield center + away / self.posterior.localization**0.5, theta
-
-    def write(self, out: Tensor, losses: Tensor, weights: Tensor, group: list[int]) -> None:
-        """Gradients of all samples with respect to a group of layers, and their losses.
-
-        Raises:
-            ValueError: a loss is not finite.
-        """
-        n = len(self.observed)
-        with keep_random_state(self.posterior.device):
-            for start in range(0, n, self.batch_size):
-                part = slice(start, min(start + self.batch_size, n))
-                x, y = self.observed.batch(part)
-                losses[part] = self.gradients.write(out[part], weights, x, y, group)
-        if not losses.isfinite().all():
-            bad = int((~losses.isfinite()).nonzero()[0, 0])
-            gamma = self.posterior.localization
-            raise ValueError(
-                f"localization is {gamma:g}, at which sample {bad} has a non-finite loss "
-                f"with every weight about {float(gamma) ** -0.5:.3g} away from w*; raise it"
-            )
-
-    def of_mean_loss(
-        self, weights: Tensor, rows: Tensor, losses: Tensor, columns: slice
-    ) -> tuple[float, Tensor]:
-        """L, and some columns of its gradient, over the samples of the posterior.
-
-        Args:
-            weights: flat, shape (n_parameters,).
-            rows: what :meth:`write` gave there, of ``columns``.
-            losses: of the observed samples.
-            columns: the part of the weights.
-        """
-        posterior = self.posterior
-        if self.observed is posterior.data:
-            parts = zip(rows.split(_ROWS), or_one(losses).split(_ROWS), strict=True)
-            slope = sum(scale @ block.to(scale.dtype) for block, scale in parts)
-            return float(losses.double().mean()), slope / len(losses)
-        moving, total = weights.clone().requires_grad_(), 0.0
-        slope = torch.zeros_like(weights)
-        with torch.enable_grad(), keep_random_state(posterior.device):
-            for x, y in posterior.data.batches(self.batch_size):
-                own = posterior.losses(moving, x, y)
-                slope += torch.autograd.grad(own.sum(), moving)[0]
-                total += float(own.detach().double().sum())
-        if not np.isfinite(total) or not slope.isfinite().all():
-            gamma = posterior.localization
-            raise ValueError(
-                f"localization is {gamma:g}, at which data has a non-finite loss or gradient with "
-                f"every weight about {float(gamma) ** -0.5:.3g} away from w*; raise it"
-            )
-        return total / posterior.n_samples, slope[columns] / posterior.n_samples
-
-
-@dataclass(frozen=True)
 class _Call:
     """The walks of a call, and where their results are kept.
 
     Attributes:
         walks: all of them.
-        identity: see :meth:`_Walks.identity`.
+        identity: see :meth:`Walks.identity`.
         center: losses at w*, (n,).
         cache: the directory.
     """
 
-    walks: _Walks
+    walks: Walks
     identity: dict[str, Any]
     center: np.ndarray
     cache: str | os.PathLike | None
@@ -417,7 +269,7 @@ def _work(job: Job, chain: int) -> dict[str, np.ndarray] | None:
     return in_worker(job, lambda: f"chain {chain}", work)
 
 
-def _walk(walks: _Walks, chain: int, tick: Callable[[float], Any]) -> dict[str, np.ndarray]:
+def _walk(walks: Walks, chain: int, tick: Callable[[float], Any]) -> dict[str, np.ndarray]:
     """One chain, by the names of :func:`gradient_pairs`."""
     gradients, posterior, n = walks.gradients, walks.posterior, len(walks.observed)
     device, steps = posterior.device, walks.pairs + 1
@@ -449,11 +301,11 @@ def _walk(walks: _Walks, chain: int, tick: Callable[[float], Any]) -> dict[str, 
                 weight = float((log_weight[step - 1 : step + 1] - largest).exp().mean())
                 for at, columns, cut in parts:
                     a, b = before[:, columns], here[:, columns]
-                    product = _product(a, b, cut).double() * scale_before[:, None] * scale
+                    product = products_of(a, b, cut).double() * scale_before[:, None] * scale
                     kernel[at] += product / walks.pairs
                     products[at] += product * weight
-                    cross[at, step - 1, 0] += _inner(b, slope_before[columns]) * scale
-                    cross[at, step - 1, 1] += _inner(a, slope[columns]) * scale_before
+                    cross[at, step - 1, 0] += inner_products(b, slope_before[columns]) * scale
+                    cross[at, step - 1, 1] += inner_products(a, slope[columns]) * scale_before
             here, before, scale_before, slope_before = before, here, scale, slope
             tick(1 / len(groups))
     cross *= posterior.n_beta / posterior.localization
@@ -471,30 +323,6 @@ def _walk(walks: _Walks, chain: int, tick: Callable[[float], Any]) -> dict[str, 
         found = {name: of_all[0] for name, of_all in found.items()}
     found |= {"loss": losses, "log_weight": log_weight}
     return {name: tensor.cpu().numpy() for name, tensor in found.items()}
-
-
-def _inner(rows: Tensor, vector: Tensor) -> Tensor:
-    """Inner products of all rows with a vector, (n,), in float64 or float32."""
-    parts = [block.to(vector.dtype) @ vector for block in rows.split(_ROWS)]
-    return torch.cat(parts).double()
-
-
-def _product(before: Tensor, here: Tensor, sizes: list[int]) -> Tensor:
-    """Inner products of all rows with all, (n, n), layer by layer: bfloat16 sums stay short."""
-    dtype = torch.promote_types(before.dtype, torch.float32)
-    product = torch.zeros(len(before), len(here), dtype=dtype, device=here.device)
-    at = 0
-    for size in sizes:
-        columns = slice(at, at + size)
-        product += (before[:, columns] @ here[:, columns].T).to(dtype)
-        at += size
-    return product
-
-
-@torch.no_grad()
-def _losses(posterior: LocalPosterior, observed: Samples, batch_size: int) -> np.ndarray:
-    parts = [posterior.losses(posterior.center, x, y) for x, y in observed.batches(batch_size)]
-    return torch.cat(parts).cpu().numpy()
 
 
 __all__ = ["SampleGradients", "gradient_pairs"]

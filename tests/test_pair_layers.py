@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 import probelib
+from probelib.pair_walks import Walks
 from probelib.sample_gradients import SampleGradients
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -92,9 +93,7 @@ def test_layers_add_up_to_the_kernel(make, memory):
 
 def walks_by_hand(posterior, pairs, x, y):
     """Losses, gradients of all samples and of L at the weights that chain 0 visits."""
-    from probelib.gradient_pairs import _Walks
-
-    walks = _Walks(SampleGradients(posterior), posterior.data, pairs, 0, 16, None, None)
+    walks = Walks(SampleGradients(posterior), posterior.data, pairs, 0, 16, None, None)
     losses, rows = [], []
     for weights, _ in walks.weights(0):
         w = weights.clone().requires_grad_()
