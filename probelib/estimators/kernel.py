@@ -35,7 +35,13 @@ from probelib.estimators.jackknife import (
     mcse_of_variance,
     p_values_of_pairs,
 )
-from probelib.estimators.neighbours import Neighbours, benjamini_hochberg, of_found
+from probelib.estimators.neighbours import (
+    Neighbours,
+    benjamini_hochberg,
+    nearest,
+    of_found,
+    require_fewer,
+)
 from probelib.estimators.positions import Positions, by_position
 from probelib.estimators.series import batches
 from probelib.estimators.sets import together
@@ -146,10 +152,7 @@ class Kernel(ABC):
         """
         every = np.arange(self.shape[0])
         row_at, candidates = every[index_of(rows)], np.unique(every[index_of(among)])
-        if not 1 <= k < len(candidates):
-            raise ValueError(
-                f"k is {k}; choose from 1 to {len(candidates) - 1}, the candidates less one"
-            )
+        require_fewer(k, len(candidates))
         if block is None:
             block = max(1, _SEARCH_BYTES // self._bytes_per_row())
         index, correlation = self._search(row_at, candidates, k, block)
@@ -162,30 +165,10 @@ class Kernel(ABC):
     ) -> tuple[np.ndarray, np.ndarray]:
         """Positions and correlations of the best k of ``among``, some rows at a time."""
         starts = range(0, max(1, len(rows)), block)
-        found = [self._nearest(rows[i : i + block], among, k) for i in starts]
+        parts = [rows[i : i + block] for i in starts]
+        found = [nearest(self._correlation_blocks(part, among), part, k) for part in parts]
         index, correlation = (np.concatenate(part) for part in zip(*found, strict=True))
         return index, correlation
-
-    def _nearest(
-        self, rows: np.ndarray, among: np.ndarray, k: int
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """The best k of ``among``, sorted, for some rows, from one pass over the candidates."""
-        value, index = None, torch.full((len(rows), k), -1)
-        for here, scores in self._correlation_blocks(rows, among):
-            row = np.flatnonzero((rows >= here[0]) & (rows <= here[-1]))
-            col = np.searchsorted(here, rows[row])
-            itself = here[col] == rows[row]
-            scores[torch.from_numpy(row[itself]), torch.from_numpy(col[itself])] = -torch.inf
-            if value is None:
-                value = scores.new_full((len(rows), k), -torch.inf)
-            better = (scores.amax(1) > value[:, -1]).nonzero()[:, 0]  # ever fewer, block by block
-            found, place = scores[better].topk(min(k, len(here)), dim=1)
-            both = torch.cat([value[better], found], 1)
-            names = torch.cat([index[better], torch.from_numpy(here)[place]], 1)
-            value[better], order = both.topk(k, dim=1)
-            index[better] = names.gather(1, order)
-        assert value is not None  # there is at least one candidate
-        return index.numpy(), value.clamp(-1, 1).numpy()
 
     def _q_values(
         self, rows: np.ndarray, among: np.ndarray, index: np.ndarray, block: int

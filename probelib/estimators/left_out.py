@@ -13,6 +13,7 @@ error. In linear regressions of three to twelve weights 1.96 of the errors cover
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 
@@ -23,25 +24,51 @@ from probelib.estimators.series import NORMAL, widening
 _BYTES = 2**27
 
 
+class _OfSamples(NamedTuple):
+    """What the errors of R need of some samples.
+
+    Attributes:
+        resolved: whether K_ii is positive, (n,).
+        unit: of the changes, (n,), nats.
+        size: root of K_ii in this unit, (n,); infinite where it is not resolved.
+        relative: changes of K_ii over K_ii, (walk, n).
+    """
+
+    resolved: np.ndarray
+    unit: np.ndarray
+    size: np.ndarray
+    relative: np.ndarray
+
+
 class LeftOut:
-    """How a kernel changes as each of its walks is left out.
+    """How a kernel, or some rows of it, changes as each of its walks is left out.
 
     It is a copy of its own, in float32 relative to the samples' sizes, so that a sample of 1e-25
     nats has an error as well: 4 bytes a walk and entry.
 
     Args:
-        changes: of each walk, K without it less K, (n, n), symmetric, nats squared; read once.
-        count: walks, at least two.
+        changes: of each walk, K without it less K, (n, n), symmetric, nats squared, or the rows of
+            it; read once.
+        diagonal: of each walk, K_ii without it less K_ii, (walk, n), of at least two walks.
         size: about the largest of a sample's K_ii and of its changes, nats squared, shape (n,). 0:
             the sample did not move in any walk, which tells nothing of its errors.
+        rows: positions of the rows that ``changes`` have, sorted, each once; default: all.
     """
 
-    def __init__(self, changes: Iterable[np.ndarray], count: int, size: np.ndarray):
+    def __init__(
+        self,
+        changes: Iterable[np.ndarray],
+        diagonal: np.ndarray,
+        size: np.ndarray,
+        rows: np.ndarray | None = None,
+    ):
         self._scale = np.sqrt(size)
         unit = np.where(self._scale > 0, self._scale, 1.0)
-        self._changes = np.empty((count, len(size), len(size)), np.float32)
+        self._diagonal = diagonal / unit / unit
+        self._rows = np.arange(len(size)) if rows is None else rows
+        self._changes = np.empty((len(diagonal), len(self._rows), len(size)), np.float32)
         for kept, change in zip(self._changes, changes, strict=True):
-            kept[:] = change / unit[:, None] / unit
+            kept[:] = change / unit[self._rows, None] / unit
 
     def covariance_mcse(self, rows: np.ndarray, cols: np.ndarray) -> np.ndarray:
         """Standard error of K at positions ``rows`` and ``cols``, nats squared."""
@@ -61,28 +88,30 @@ class LeftOut:
             variance: K_ii of all samples, (n,), nats squared. Where it is not positive R has no
                 meaning, and an infinite error.
         """
-        resolved = (variance > 0) & (self._scale > 0)
-        scale = np.where(resolved, self._scale, 1.0)
-        size = np.sqrt(np.where(resolved, variance, np.inf)) / scale  # in units of the changes
-        at = np.arange(len(variance))
+        own, other = (self._of_samples(at, variance) for at in (rows, cols))
+        error = np.full(covariance.shape, np.inf)
         with np.errstate(invalid="ignore", over="ignore"):
-            relative = self._changes[:, at, at].astype(np.float64) / np.square(size)
-            error = np.full(covariance.shape, np.inf)
             for part, changes in self._blocks(rows, cols):
-                here = rows[part]
-                both = size[here][:, None] * size[cols]
-                units = both * scale[here][:, None] * scale[cols]
-                root = (relative[:, here, None] + relative[:, None, cols]) / 2
+                both = own.size[part][:, None] * other.size
+                units = both * own.unit[part][:, None] * other.unit
+                root = (own.relative[:, part, None] + other.relative[:, None]) / 2
                 error[part] = _error_of_ratio(covariance[part] / units, changes / both, root)
-        known = resolved[rows][:, None] & resolved[cols] & np.isfinite(error)
+        known = own.resolved[:, None] & other.resolved & np.isfinite(error)
         return np.where(known, error, np.inf)
+
+    def _of_samples(self, at: np.ndarray, variance: np.ndarray) -> _OfSamples:
+        resolved = (variance[at] > 0) & (self._scale[at] > 0)
+        unit = np.where(resolved, self._scale[at], 1.0)
+        size = np.sqrt(np.where(resolved, variance[at], np.inf)) / unit
+        return _OfSamples(resolved, unit, size, self._diagonal[:, at] / np.square(size))
 
     def _blocks(self, rows: np.ndarray, cols: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
         """Parts of the rows, each with its changes in float64, (walk, part, cols)."""
         step = max(1, _BYTES // (8 * len(self._changes) * max(1, len(cols))))
+        place = np.searchsorted(self._rows, rows)
         for start in range(0, len(rows), step):
             part = slice(start, start + step)
-            yield part, self._changes[:, rows[part]][:, :, cols].astype(np.float64)
+            yield part, self._changes[:, place[part]][:, :, cols].astype(np.float64)
 
 
 def _error_of_ratio(ratio: np.ndarray, top: np.ndarray, bottom: np.ndarray) -> np.ndarray:

@@ -85,9 +85,8 @@ class MatrixKernel(Kernel):
     @by_position
     def correlation(self, rows: Positions = None, cols: Positions = None) -> np.ndarray:
         variance = np.diag(self._covariance)
-        scale = np.sqrt(np.where(variance > 0, variance, np.inf))
-        part = self.covariance(rows, cols) / scale[index_of(rows)][:, None] / scale[index_of(cols)]
-        return np.clip(part, -1, 1)
+        part = self.covariance(rows, cols)
+        return correlations(part, variance[index_of(rows)], variance[index_of(cols)])
 
     @by_position
     def covariance_mcse(self, rows: Positions, cols: Positions) -> np.ndarray:
@@ -160,4 +159,13 @@ class MatrixKernel(Kernel):
         return f"MatrixKernel({self.shape[0]} samples)"
 
 
-__all__ = ["MatrixKernel"]
+def correlations(covariance: np.ndarray, rows: np.ndarray, cols: np.ndarray) -> np.ndarray:
+    """R from a part of K, (rows, cols), and the K_ii of its rows and columns.
+
+    0 where one of these is not positive.
+    """
+    row, col = (np.sqrt(np.where(variance > 0, variance, np.inf)) for variance in (rows, cols))
+    return np.clip(covariance / row[:, None] / col, -1, 1)
+
+
+__all__ = ["MatrixKernel", "correlations"]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -84,6 +86,40 @@ class Neighbours:
         return pd.DataFrame(columns)
 
 
+def require_fewer(k: int, candidates: int) -> None:
+    """k neighbours among so many candidates, of which a row may be one itself (ValueError)."""
+    if not 1 <= k < candidates:
+        raise ValueError(f"k is {k}; choose from 1 to {candidates - 1}, the candidates less one")
+
+
+def nearest(
+    blocks: Iterable[tuple[np.ndarray, Tensor]], rows: np.ndarray, k: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Positions and correlations of the best k candidates of some rows, sorted, (rows, k).
+
+    Args:
+        blocks: of candidates, sorted, each with its R, (rows, block), which is overwritten.
+        rows: positions, (rows,); a row is no neighbour of itself.
+        k: how many.
+    """
+    value, index = None, torch.full((len(rows), k), -1)
+    for here, scores in blocks:
+        row = np.flatnonzero((rows >= here[0]) & (rows <= here[-1]))
+        col = np.searchsorted(here, rows[row])
+        itself = here[col] == rows[row]
+        scores[torch.from_numpy(row[itself]), torch.from_numpy(col[itself])] = -torch.inf
+        if value is None:
+            value = scores.new_full((len(rows), k), -torch.inf)
+        better = (scores.amax(1) > value[:, -1]).nonzero()[:, 0]  # ever fewer, block by block
+        found, place = scores[better].topk(min(k, len(here)), dim=1)
+        both = torch.cat([value[better], found], 1)
+        names = torch.cat([index[better], torch.from_numpy(here)[place]], 1)
+        value[better], order = both.topk(k, dim=1)
+        index[better] = names.gather(1, order)
+    assert value is not None  # there is at least one candidate
+    return index.numpy(), value.clamp(-1, 1).numpy()
+
+
 def benjamini_hochberg(p: np.ndarray) -> np.ndarray:
     """q-values of p-values of any shape (Benjamini and Hochberg, 1995); NaN counts as 1 and stays.
 
@@ -109,4 +145,4 @@ def of_found(index: np.ndarray, tested: np.ndarray, q: np.ndarray) -> np.ndarray
     return out
 
 
-__all__ = ["Neighbours", "benjamini_hochberg", "of_found"]
+__all__ = ["Neighbours", "benjamini_hochberg", "nearest", "of_found", "require_fewer"]

@@ -14,27 +14,29 @@ the weights, the data term too, so that K is the sum of what the parameters add.
 from __future__ import annotations
 
 import difflib
-import warnings
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
-from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from probelib.arguments import shown
 from probelib.contract import PAIRS, canonical
 from probelib.estimators.blocks import sample_coords
-from probelib.estimators.left_out import LeftOut
 from probelib.estimators.matrix_kernel import MatrixKernel
+from probelib.estimators.pair_sums import (
+    DataTerm,
+    Sums,
+    bear_an_error,
+    diagonal_of,
+    kernel_and_left_out,
+    sums_of_chain,
+    total_of,
+)
 from probelib.estimators.positions import Positions, place
-from probelib.estimators.weighted import Weights, khat_limit
 
 if TYPE_CHECKING:
     import xarray as xr
-
-# So many independent draws tell the tail of their weights.
-_KNOWS_ITS_TAIL = 25
 
 
 def pair_kernel(
@@ -73,30 +75,26 @@ def pair_kernel(
         UserWarning: the weights exp[-n beta L] may leave so few of the draws that the kernel is
             not to be believed, or there are too few draws to know.
     """
-    from scipy.special import stdtrit  # slow to import, so where it is used
-
     pairs = _of_chains(pairs, chains, limit, layer)
-    count = pairs.sizes["chain"]
-    believed = limit or _bear_an_error(pairs)
-    sums = partial(_sums_in_the_limit if limit else _sums_of_chain, pairs)
-    total = sums(0)
-    own = [total.of_diagonal()]
-    for chain in range(1, count):  # one at a time: a chain's is as large as the kernel
-        part = sums(chain)
-        total, own = total.plus(part), [*own, part.of_diagonal()]
-    covariance = total.kernel()
-    if count == 1 or not believed:
-        unknown = None if count == 1 else np.full(len(covariance), np.inf)
-        return MatrixKernel(covariance, sample_coords(pairs), unknown)
-    diagonal = total.of_diagonal()
-    without = np.stack([diagonal.less(part).variances() for part in own])
-    mcse = np.std(without, 0) * np.sqrt(count - 1) * stdtrit(count - 1, 0.975) / 1.96
-    variance = np.diag(covariance)
-    size = np.maximum(np.abs(variance), np.abs(without - variance).max(0))
-    mcse[~(size > 0)] = np.inf  # it has not moved, and no walk tells how far it may
-    changes = (total.less(sums(chain)).kernel() - covariance for chain in range(count))
-    left_out = LeftOut(changes, count, size)
-    return MatrixKernel(covariance, sample_coords(pairs), mcse, left_out)
+    count, coords = pairs.sizes["chain"], sample_coords(pairs)
+    entries = pairs["kernel" if limit else "products"].values
+    term = None
+    if not limit:
+        term = DataTerm(pairs.log_weight.values, pairs.loss.values, pairs.cross.values)
+    believed = term is None or bear_an_error(term.log_weight)
+    own = [sums_of_chain(term, chain, np.diagonal(entries[chain])) for chain in range(count)]
+
+    def sums(chain: int) -> Sums:  # one at a time: a chain's is as large as the kernel
+        return sums_of_chain(term, chain, entries[chain])
+
+    if count == 1:
+        return MatrixKernel(sums(0).kernel(), coords)
+    diagonal = diagonal_of(own)
+    if not believed:
+        covariance = total_of(sums, count).kernel()
+        return MatrixKernel(covariance, coords, np.full(len(covariance), np.inf))
+    covariance, left_out = kernel_and_left_out(sums, diagonal)
+    return MatrixKernel(covariance, coords, diagonal.mcse, left_out)
 
 
 def _of_chains(
@@ -175,105 +173,6 @@ def _places_of_layers(pairs: xr.Dataset, layer: str | Sequence[str]) -> list[int
     if not found:
         raise ValueError("layer is empty; name at least one")
     return sorted(found)
-
-
-class _Sums(NamedTuple):
-    """Sums over pairs, of which K = (matrix + excess cross' / norm) / norm, symmetrised.
-
-    Attributes:
-        matrix: of v [g_i'g_j / gamma - c (l_i - mu_i) L'(w)'g_j(w_theta)], (n, n), with c = n beta
-            / gamma and a rough mu that all chains share; or its diagonal, (n,).
-        norm: of v.
-        excess: of v (l_i - mu_i), (n,).
-        cross: c times that of v L'(w)'g_j(w_theta), (n,).
-    """
-
-    matrix: np.ndarray
-    norm: float
-    excess: np.ndarray
-    cross: np.ndarray
-
-    def plus(self, other: _Sums) -> _Sums:
-        return _Sums(
-            self.matrix + other.matrix,
-            self.norm + other.norm,
-            self.excess + other.excess,
-            self.cross + other.cross,
-        )
-
-    def less(self, other: _Sums) -> _Sums:
-        return _Sums(
-            self.matrix - other.matrix,
-            self.norm - other.norm,
-            self.excess - other.excess,
-            self.cross - other.cross,
-        )
-
-    def of_diagonal(self) -> _Sums:
-        return self._replace(matrix=np.diag(self.matrix).copy())
-
-    def kernel(self) -> np.ndarray:
-        """K, (n, n)."""
-        covariance = (self.matrix + np.outer(self.excess / self.norm, self.cross)) / self.norm
-        return (covariance + covariance.T) / 2
-
-    def variances(self) -> np.ndarray:
-        """K_ii, (n,), from :meth:`of_diagonal`."""
-        return (self.matrix + self.excess / self.norm * self.cross) / self.norm
-
-
-def _sums_in_the_limit(pairs: xr.Dataset, chain: int) -> _Sums:
-    """As :func:`_sums_of_chain`, for n beta -> 0."""
-    kernel = pairs.kernel.values[chain].astype(np.float64)
-    return _Sums(kernel, 1.0, np.zeros(len(kernel)), np.zeros(len(kernel)))
-
-
-def _sums_of_chain(pairs: xr.Dataset, chain: int) -> _Sums:
-    """Those of one chain. A pair is counted from both its ends, each by half."""
-    log_weight = pairs.log_weight.values
-    weight = np.exp(log_weight[chain] - log_weight.max())
-    loss = pairs.loss.values[chain] - pairs.loss.values.mean((0, 1), dtype=np.float64)
-    ends = np.stack([np.arange(len(weight) - 1), np.arange(1, len(weight))], 1)  # of each pair
-    weighted = weight[ends][..., None] / 2 * loss[ends]  # (pair, side, n)
-    cross = pairs.cross.values[chain]
-    matrix = pairs.products.values[chain] * np.exp(log_weight[chain].max() - log_weight.max())
-    matrix = matrix - np.tensordot(weighted, cross, ((0, 1), (0, 1)))
-    along = (weight[ends][..., None] / 2 * cross).sum((0, 1))
-    return _Sums(matrix, float(weight[ends].sum() / 2), weighted.sum((0, 1)), along)
-
-
-def _bear_an_error(pairs: xr.Dataset, needed: float = 5.0) -> bool:
-    """Whether the draws of walks are worth ``needed`` ones under Eq. 1, as far as they can tell.
-
-    A third of them is independent: neighbours in a walk are alike. Where these are too few to know
-    the tail of their weights, it is taken to be that of a normal law of the log weights, which
-    leaves a share of exp(-s²), with s² at the upper end of its 95 % interval: the share of those
-    draws that are there is biased up.
-    """
-    from scipy.special import chdtri  # slow to import, so where it is used
-
-    log_weight = pairs.log_weight.values.reshape(1, -1)
-    weight = np.exp(log_weight - log_weight.max())
-    weights = Weights(weight / weight.sum(), log_weight, 0.0)
-    independent = log_weight.size / 3
-    worth = weights.ess / 3
-    if independent < _KNOWS_ITS_TAIL:
-        freedom = max(independent - 1, 1.0)
-        variance = log_weight.var(ddof=1) * freedom / chdtri(freedom, 0.95)
-        worth = min(weights.ess, log_weight.size * np.exp(-variance))
-        good = worth >= needed
-    else:
-        good = worth >= needed and weights.khat <= khat_limit(int(independent))
-    if good:
-        return True
-    warnings.warn(
-        f"pairs has {log_weight.size} draws whose log weights -n_beta L spread by "
-        f"{log_weight.std(ddof=1):.2g} and may be worth only {worth:.1g} draws of Eq. 1; take "
-        "more chains, raise localization, or give limit=True for the kernel without the data term",
-        UserWarning,
-        stacklevel=3,
-    )
-    return False
 
 
 __all__ = ["pair_kernel"]
