@@ -40,6 +40,7 @@ from probelib.losses import (
     squared_error,
     token_cross_entropy,
 )
+from probelib.pair_neighbours import pair_neighbours
 from probelib.posterior import LocalPosterior
 from probelib.run import DivergenceError, sample
 from probelib.samplers import (
@@ -125,6 +126,7 @@ __all__ = [
     "open_trace",
     "over_checkpoints",
     "pair_kernel",
+    "pair_neighbours",
     "reweight",
     "sample",
     "save",

@@ -30,7 +30,6 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from uuid import uuid4
 
 import numpy as np
 import torch
@@ -40,7 +39,7 @@ from probelib.arguments import require_kind
 from probelib.contract import sample_coordinates
 from probelib.data import Data
 from probelib.descriptions import described
-from probelib.job import Job, Link, carry_out, in_worker
+from probelib.job import made_by_workers
 from probelib.pair_walks import Walks, inner_products, losses_at_center, products_of, walks_of
 from probelib.posterior import LocalPosterior
 from probelib.progress import progress_bar, report_run
@@ -238,35 +237,17 @@ def _in_workers(
     found = {chain: call.kept(chain, tick) for chain in range(chains)}
     if missing := [chain for chain, result in found.items() if result is None]:
         assert call.cache is not None
-        # Names of this call alone, which may be made twice at once.
-        call = replace(call, cache=local_path("cache", call.cache).resolve())
-        job, wanted = (call.file(f"{name}-{uuid4().hex}") for name in ("job", "call"))
-        assert job is not None
-        assert wanted is not None
-        job.parent.mkdir(parents=True, exist_ok=True)
+        cache = local_path("cache", call.cache).resolve()
+        call = replace(call, cache=cache)
+        tasks = {f"chain {chain}": chain for chain in missing}
 
-        def on_result(chain: int, result: dict[str, np.ndarray] | None) -> None:
-            if result is None:
-                raise RuntimeError(
-                    f"the files of this call in {str(job.parent)!r} were removed while it ran; "
-                    "make it again"
-                )
-            found[chain] = _reported(result)
+        def on_result(name: str, result: dict[str, np.ndarray]) -> None:
+            found[tasks[name]] = _reported(result)
             tick(call.walks.pairs + 1)
 
-        carry_out(executor, call, job, wanted, _work, missing, on_result)
+        folder = place_of(cache, call.identity, "-pairs")
+        made_by_workers(executor, call, folder, tasks, on_result)
     return [result for result in found.values() if result is not None]
-
-
-def _work(job: Job, chain: int) -> dict[str, np.ndarray] | None:
-    """One chain, in a worker; None where it was not wanted to the end."""
-    link = Link(job)
-
-    def work() -> dict[str, np.ndarray]:
-        call: _Call = job.content()
-        return undisturbed(call.made)(chain, lambda _: link.check())
-
-    return in_worker(job, lambda: f"chain {chain}", work)
 
 
 def _walk(walks: Walks, chain: int, tick: Callable[[float], Any]) -> dict[str, np.ndarray]:
@@ -314,10 +295,7 @@ def _walk(walks: Walks, chain: int, tick: Callable[[float], Any]) -> dict[str, n
         matrix /= 2 * posterior.localization
     if not kernel.isfinite().all() or not cross.isfinite().all():
         bad = ~(kernel.isfinite().all(2).all(0) & cross.isfinite().flatten(0, 2).all(0))
-        raise ValueError(
-            f"observe has sample {int(bad.nonzero()[0, 0])} with a non-finite gradient near w*; "
-            f"remove it, or raise localization ({posterior.localization:g})"
-        )
+        raise walks.not_finite(int(bad.nonzero()[0, 0]))
     found = {"kernel": kernel, "products": products, "cross": cross}
     if walks.layers is None:
         found = {name: of_all[0] for name, of_all in found.items()}

@@ -22,6 +22,7 @@ from uuid import uuid4
 import cloudpickle
 import torch
 
+from probelib.ambient import undisturbed
 from probelib.record import Stopped
 from probelib.store import write_atomically
 from probelib.store.integrity import disk_errors, read_file
@@ -140,6 +141,51 @@ def carry_out(
             place.unlink(missing_ok=True)
 
 
+def made_by_workers(
+    executor: futures.Executor,
+    call: Any,
+    folder: Path,
+    tasks: dict[str, Any],
+    on_result: Callable[[str, Any], None],
+) -> None:
+    """Have an executor's workers make ``call.made(task, tick)``, and keep it, for each task.
+
+    Args:
+        executor: any.
+        call: can be pickled; its ``tick`` is called now and then, and stops a worker whose call
+            has ended.
+        folder: that all workers see, made if need be.
+        tasks: by name, such as "chain 3".
+        on_result: is given each name with what was made.
+
+    Raises:
+        RuntimeError: the files of the call were removed while it ran.
+    """
+    # Names of this call alone, which may be made twice at once.
+    job, wanted = (folder / f"{name}-{uuid4().hex}" for name in ("job", "call"))
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def came(task: tuple[str, Any], result: Any) -> None:
+        if result is None:
+            raise RuntimeError(
+                f"the files of this call in {str(folder)!r} were removed while it ran; make it "
+                "again"
+            )
+        on_result(task[0], result)
+
+    carry_out(executor, call, job, wanted, _make, tasks.items(), came)
+
+
+def _make(job: Job, named: tuple[str, Any]) -> Any:
+    """One task, in a worker; None where it was not wanted to the end."""
+    link, (name, task) = Link(job), named
+
+    def work() -> Any:
+        return undisturbed(job.content().made)(task, lambda _: link.check())
+
+    return in_worker(job, lambda: name, work)
+
+
 def in_worker(job: Job, what: Callable[[], str], work: Callable[[], R]) -> R | None:
     """Do a task's work in a worker; None where it was not wanted to the end.
 
@@ -178,4 +224,4 @@ def _portable(error: Exception) -> Exception:
     return portable
 
 
-__all__ = ["SECONDS", "Job", "Link", "carry_out", "in_worker", "this_process"]
+__all__ = ["SECONDS", "Job", "Link", "carry_out", "in_worker", "made_by_workers", "this_process"]

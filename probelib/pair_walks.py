@@ -18,6 +18,7 @@ from probelib.sample_gradients import SampleGradients, or_one
 
 _FORMAT = 2
 _ROWS = 64  # that are widened to the model's precision at once
+_SAME = 8  # that are multiplied with themselves elsewhere
 
 
 @dataclass(frozen=True)
@@ -170,6 +171,13 @@ class Walks:
             )
         return total / posterior.n_samples, slope / posterior.n_samples
 
+    def not_finite(self, sample: int) -> ValueError:
+        """What to say of a sample whose gradient is not finite along a walk."""
+        return ValueError(
+            f"observe has sample {sample} with a non-finite gradient near w*; "
+            f"remove it, or raise localization ({self.posterior.localization:g})"
+        )
+
 
 def walks_of(
     posterior: LocalPosterior,
@@ -226,6 +234,13 @@ def products_of(before: Tensor, here: Tensor, sizes: list[int]) -> Tensor:
     return product
 
 
+def products_of_same(before: Tensor, here: Tensor) -> Tensor:
+    """Inner products of each row with the same one there, (n,), in float64 or float32."""
+    dtype = torch.promote_types(before.dtype, torch.float32)
+    parts = zip(before.split(_SAME), here.split(_SAME), strict=True)
+    return torch.cat([(a.to(dtype) * b.to(dtype)).sum(1) for a, b in parts]).double()
+
+
 @torch.no_grad()
 def losses_at_center(walks: Walks) -> np.ndarray:
     """Losses of the observed samples at w*, (n,)."""
@@ -235,4 +250,11 @@ def losses_at_center(walks: Walks) -> np.ndarray:
     return torch.cat(parts).cpu().numpy()
 
 
-__all__ = ["Walks", "inner_products", "losses_at_center", "products_of", "walks_of"]
+__all__ = [
+    "Walks",
+    "inner_products",
+    "losses_at_center",
+    "products_of",
+    "products_of_same",
+    "walks_of",
+]

@@ -63,11 +63,7 @@ class SampleGradients:
 
     def groups(self, n: int, memory: int | None) -> Iterator[list[int]]:
         """Positions of layers whose gradients of n samples fit into ``memory`` bytes together."""
-        if memory is None:
-            device = self.posterior.device
-            memory = _MEMORY
-            if device.type == "cuda":
-                memory = torch.cuda.mem_get_info(device)[0] // 3
+        memory = self.room(memory)
         group: list[int] = []
         used = 0
         for at, size in enumerate(self.sizes):
@@ -78,6 +74,13 @@ class SampleGradients:
             group.append(at)
             used += bytes_
         yield group
+
+    def room(self, memory: int | None) -> int:
+        """Bytes that gradients may take: ``memory``, or where it is None what the device bears."""
+        device = self.posterior.device
+        if memory is not None:
+            return memory
+        return torch.cuda.mem_get_info(device)[0] // 3 if device.type == "cuda" else _MEMORY
 
     def write(self, out: Tensor, weights: Tensor, x: Tree, y: Tree, group: list[int]) -> Tensor:
         """Gradients of a batch with respect to the layers of ``group``, each row over its loss.
