@@ -1,8 +1,11 @@
 """Neighbours without a matrix of all samples: those that the matrix gives."""
 
+import dataclasses
 import importlib
+import multiprocessing
 import tracemalloc
 import warnings
+from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
 import pytest
@@ -11,15 +14,14 @@ from regressions import Exact
 from torch import nn
 
 import probelib
+from probelib import pair_walks
 from probelib.pair_rows import Cut
-from probelib.pair_walks import Walks
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
     pytest.mark.filterwarnings("ignore:pairs has"),
 ]
 module = importlib.import_module("probelib.pair_neighbours")
-rows_module = importlib.import_module("probelib.pair_rows")
 
 
 def network(dtype=torch.float64, n=60, normed=False, **kwargs):
@@ -51,7 +53,7 @@ def blocks_of(monkeypatch):
     return of
 
 
-WALKS = {"chains": 6, "pairs": 3, "seed": 5}
+WALKS = {"chains": 5, "pairs": 2, "seed": 5}
 
 
 def by_matrix(posterior, observe=None, k=5, rows=None, limit=False):
@@ -84,7 +86,7 @@ def test_neighbours_are_those_of_the_matrix(make, rows, limit, blocks_of):
     posterior = make()
     wanted = by_matrix(posterior, limit=limit)
     assert_same(by_rows(posterior, limit=limit), wanted)
-    assert np.isfinite(wanted.mcse).mean() > 0.5  # so that errors are compared at all
+    assert np.isfinite(wanted.mcse).sum() > 50  # so that errors are compared at all
     assert len(np.unique(wanted.index)) > 20
 
 
@@ -97,14 +99,12 @@ def test_layers_may_be_taken_in_groups(memory, blocks_of):
 
 
 def walks_of(posterior):
-    return importlib.import_module("probelib.pair_walks").walks_of(
-        posterior, None, 6, 3, 5, 16, None
-    )
+    return pair_walks.walks_of(posterior, None, 5, 2, 5, 16, None)
 
 
 def test_a_model_that_is_differentiated_whole(blocks_of):
     blocks_of(9)
-    posterior = network(normed=True)
+    posterior = network(n=20, normed=True)
     assert not walks_of(posterior).gradients.by_layer
     assert_same(by_rows(posterior), by_matrix(posterior))
 
@@ -164,7 +164,7 @@ def test_weights_that_bear_no_error_leave_none(blocks_of):
 def test_bad_arguments_are_named_before_anything_is_computed(
     name, value, error, match, monkeypatch
 ):
-    monkeypatch.setattr(Walks, "write", None)
+    monkeypatch.setattr(pair_walks.Walks, "write", None)
     with pytest.raises(error, match=match):
         by_rows(network(), **{name: value})
 
@@ -172,16 +172,15 @@ def test_bad_arguments_are_named_before_anything_is_computed(
 def test_the_default_block_is_what_memory_allows():
     walks = walks_of(network(n=40))
     assert Cut.of(walks, 6).rows == 40
-    d, row = walks.posterior.n_parameters, 40 * (12 * 6 + 64)
+    row = 40 * (12 * 6 + 64)
     for memory in (100_000, 30_000, 10_000, 10):
-        small = importlib.import_module("dataclasses").replace(walks, memory=memory)
+        small = dataclasses.replace(walks, memory=memory)
         cut = Cut.of(small, 6)
         widest = max(sum(walks.gradients.sizes[at] for at in group) for group in cut.groups)
         used = cut.rows * (3 * 8 * widest + row) + cut.streamed * 8 * widest
         assert used <= memory or cut.rows == 1
         assert cut.rows == 40 or used > memory / 2
-    assert len(cut.groups) == 2 > 0
-    assert d == sum(walks.gradients.sizes)
+    assert len(cut.groups) == 2
 
 
 def test_no_array_grows_as_the_square_of_the_samples():
@@ -263,24 +262,24 @@ def test_a_call_that_was_stopped_goes_on(after, blocks_of, tmp_path, monkeypatch
 
 
 def test_the_cache_gives_nothing_of_another_call(blocks_of, tmp_path):
-    blocks_of(30)
-    x, y = network(n=31).data.batch(slice(0, 31))
+    blocks_of(10)
+    x, y = network(n=21).data.batch(slice(0, 21))
     calls = [
         ({}, {}),
         ({}, {"limit": True}),
         ({}, {"k": 4}),
-        ({}, {"chains": 5}),
-        ({}, {"pairs": 2}),
+        ({}, {"chains": 4}),
+        ({}, {"pairs": 3}),
         ({}, {"seed": 6}),
         ({}, {"observe": (x, y)}),
         ({"n_beta": 3.0}, {}),
         ({"localization": 70.0}, {}),
-        ({"n": 59}, {}),
+        ({"n": 19}, {}),
     ]
     for of_posterior, of_call in calls:
-        alone = by_rows(network(**of_posterior), **of_call)
+        alone = by_rows(network(**{"n": 20} | of_posterior), **of_call)
         for _ in range(2):
-            found = by_rows(network(**of_posterior), cache=tmp_path, **of_call)
+            found = by_rows(network(**{"n": 20} | of_posterior), cache=tmp_path, **of_call)
             assert_same(found, alone, rtol=1e-14)
 
 
@@ -293,26 +292,40 @@ def test_a_damaged_file_is_made_again(blocks_of, tmp_path):
     assert_same(by_rows(posterior, cache=tmp_path), whole, rtol=1e-14)
 
 
-def test_what_a_loss_looks_up_is_noticed(blocks_of, tmp_path):
-    """Losses at w* are looked at again: blocks of others' numbers are not served."""
-    blocks_of(30)
-    factor = [1.0]
+def test_what_no_fingerprint_sees_is_noticed(blocks_of, tmp_path, monkeypatch):
+    """Losses at w* are looked at again, and blocks belong to what was found of each sample."""
+    blocks_of(15)
+    base = network(n=30)
+    data, same = base.data.batch(slice(0, 30)), base.fingerprint()
 
-    class Scaled:
-        def __call__(self, output, target):
-            return factor[0] * probelib.cross_entropy(output, target)
+    def posterior(factor):
+        def loss(output, target):
+            return factor * probelib.cross_entropy(output, target)
 
-        def probelib_fingerprint(self):
-            return "scaled"
+        return probelib.LocalPosterior(base.model, loss, data, n_beta=2.0, localization=60.0)
 
-    base = network()
-    data = base.data.batch(slice(0, 60))
+    alone = {factor: by_rows(posterior(factor)) for factor in (1.0, 3.0)}
+    monkeypatch.setattr(probelib.LocalPosterior, "fingerprint", lambda self: same)
+    for factor in (1.0, 3.0, 1.0):
+        found = by_rows(posterior(factor), cache=tmp_path)
+        assert_same(found, alone[factor], rtol=1e-14)
+    assert not np.allclose(alone[1.0].correlation, alone[3.0].correlation)
 
-    def posterior():
-        return probelib.LocalPosterior(base.model, Scaled(), data, n_beta=2.0, localization=60.0)
 
-    first = by_rows(posterior(), cache=tmp_path)
-    factor[0] = 3.0
-    assert_same(by_rows(posterior(), cache=tmp_path), by_rows(posterior()), rtol=1e-14)
-    factor[0] = 1.0
-    assert_same(by_rows(posterior(), cache=tmp_path), first, rtol=1e-14)
+def test_workers_change_no_number(tmp_path):
+    """Spawned ones know nothing of this process but what they are sent."""
+    posterior = network(n=30)
+    memory = 12 * 30 * (12 * 3 + 64)  # a few rows
+    options = {"chains": 3, "memory": memory}
+    assert 1 < Cut.of(dataclasses.replace(walks_of(posterior), memory=memory), 3).rows < 15
+    alone = by_rows(posterior, **options)
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(2, mp_context=context) as executor:
+        found = by_rows(posterior, cache=tmp_path, executor=executor, **options)
+    assert_same(found, alone, rtol=1e-14)
+    files = sorted(file.name[:5] for file in tmp_path.rglob("*") if file.is_file())
+    assert files.count("chain") == 3
+    assert files.count("rows-") == len(files) - 3 > 1
+    assert_same(by_rows(posterior, cache=tmp_path, **options), alone, rtol=1e-14)
+    with pytest.raises(ValueError, match="give cache as well"):
+        by_rows(posterior, executor=executor)
