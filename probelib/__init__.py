@@ -41,6 +41,7 @@ from probelib.losses import (
     token_cross_entropy,
 )
 from probelib.pair_neighbours import pair_neighbours
+from probelib.pairs_or_draws import PairsOrDraws, pairs_or_draws
 from probelib.posterior import LocalPosterior
 from probelib.run import DivergenceError, sample
 from probelib.samplers import (
@@ -99,6 +100,7 @@ __all__ = [
     "MatrixKernel",
     "Minibatch",
     "Neighbours",
+    "PairsOrDraws",
     "RMSpropSGLD",
     "Sampler",
     "StoreBusy",
@@ -127,6 +129,7 @@ __all__ = [
     "over_checkpoints",
     "pair_kernel",
     "pair_neighbours",
+    "pairs_or_draws",
     "reweight",
     "sample",
     "save",
