@@ -42,7 +42,7 @@ _GROUPS = 8  # into which walks and draws are cut
 _FEWEST = 3  # ways of halving that tell how well an error is known
 _MOST_WALKS = 64  # that a trial makes unasked
 _WORTH = 5.0  # draws of Eq. 1 that an error needs, of walks a third of whose draws is independent
-_CLOCK = 1.5  # factor by which times may be off
+_CLOCK = 2.0  # factor by which times may be off
 _UNRESOLVED = 0.1  # share of samples whose K_ii a half may miss
 
 
@@ -50,7 +50,9 @@ _UNRESOLVED = 0.1  # share of samples whose K_ii a half may miss
 class PairsOrDraws:
     """What a trial of gradient pairs and of weighted draws found: ``str`` says it in a sentence.
 
-    Times are those of all the samples that are observed, from what the trial took for a few.
+    Times are those of all the samples that are observed, from what the trial took for a few. They
+    are of this machine as it was: what else it did may make them differ, for which ``interval`` has
+    a factor of two.
 
     Attributes:
         choice: "pairs" (:func:`probelib.gradient_pairs`), "draws"
@@ -141,12 +143,13 @@ def pairs_or_draws(
     by_draws = _of_draws(trace, a_draw)
     needed = _GROUPS * -(-_walks_needed(share, pairs) // _GROUPS)
     made, by_pairs = walks or needed, _Trial.unknown()
+    growth = _growth(along, len(every), observe is not None)
     while made <= _MOST_WALKS or walks is not None:
         found = gradient_pairs(
             posterior, few, chains=made, pairs=pairs, seed=seed, batch_size=batch_size,
             progress=progress,
         )  # fmt: skip
-        by_pairs = _of_pairs(found, _seconds_of_walk(along, len(every), observe is not None))
+        by_pairs = _of_pairs(found, growth)
         if by_pairs.known or walks is not None or 2 * made > _MOST_WALKS:
             break
         made *= 2
@@ -219,7 +222,9 @@ def _of_draws(trace: xr.Dataset, each: float) -> _Trial:
     return _Trial(squares, trace.sizes["draw"], count, each, bears, unresolved)
 
 
-def _of_pairs(found: xr.Dataset, each: float) -> _Trial:
+def _of_pairs(found: xr.Dataset, growth: float) -> _Trial:
+    each = growth * float(found.attrs["wall_time"]) / found.sizes["chain"]
+
     def correlation(part: np.ndarray) -> np.ndarray:
         return pair_kernel(found, part).correlation()
 
@@ -257,13 +262,15 @@ def _walks_needed(share: float, pairs: int) -> int:
     return int(np.ceil(min(3 * _WORTH / (share * (pairs + 1)), 1e9)))
 
 
-def _seconds_of_walk(walks: Walks, n: int, own: bool) -> float:
-    """What a walk with n samples takes, from a few: their gradients, and products of all with all.
+def _growth(walks: Walks, n: int, own: bool) -> float:
+    """How much longer a walk takes with n samples than with the few that it has.
+
+    The gradients of all grow as n, and products of all with all as its square.
 
     Args:
-        walks: of the few.
+        walks: of the few, which take a pass for L and its gradient.
         n: samples.
-        own: whether L and its gradient take a pass of their own.
+        own: whether they would take it with all samples, too.
     """
     few, center, pairs = len(walks.observed), walks.posterior.center, walks.pairs
     gradients = products = 0.0
@@ -274,8 +281,11 @@ def _seconds_of_walk(walks: Walks, n: int, own: bool) -> float:
         write = partial(walks.write, rows, losses, center, group)
         gradients += _clocked(write, center.device)
         products += _clocked(partial(products_of, rows, rows, sizes), center.device)
-    mean = _clocked(partial(walks.mean_loss, center), center.device) if own else 0.0
-    return (pairs + 1) * (gradients * n / few + mean) + pairs * products * (n / few) ** 2
+    mean = _clocked(partial(walks.mean_loss, center), center.device)
+    here = (pairs + 1) * (gradients + mean) + pairs * products
+    ratio = n / few
+    there = (pairs + 1) * (gradients * ratio + mean * own) + pairs * products * ratio**2
+    return there / here
 
 
 def _clocked(work: Callable[[], Any], device: torch.device) -> float:
