@@ -40,6 +40,7 @@ from probelib.losses import (
     squared_error,
     token_cross_entropy,
 )
+from probelib.pair_features import pair_features
 from probelib.pair_neighbours import pair_neighbours
 from probelib.pairs_or_draws import PairsOrDraws, pairs_or_draws
 from probelib.posterior import LocalPosterior
@@ -127,6 +128,7 @@ __all__ = [
     "mean_loss_change",
     "open_trace",
     "over_checkpoints",
+    "pair_features",
     "pair_kernel",
     "pair_neighbours",
     "pairs_or_draws",

@@ -68,12 +68,12 @@ def of_samples(
     kernel, products = torch.zeros(2, n, dtype=torch.float64)
     cross = torch.zeros(walks.pairs, 2, n, dtype=torch.float64)
     loss = torch.empty(len(trail), n, dtype=posterior.dtype)
-    for group, columns in _groups(walks, cut):
-        buffers = _buffers(walks, cut.streamed, columns, 2)
+    for group, columns in groups_of(walks, cut):
+        buffers = buffers_of(walks, cut.streamed, columns, 2)
         for samples in np.array_split(np.arange(n), -(-n // cut.streamed)):
-            before: _Held | None = None
+            before: Held | None = None
             for step, weights in enumerate(trail):
-                here = _written(walks, buffers[step % 2], weights, group, samples)
+                here = written(walks, buffers[step % 2], weights, group, samples)
                 loss[step, samples] = here.losses.cpu()
                 if before is not None:
                     both = here.scale * before.scale
@@ -113,20 +113,20 @@ def of_rows(
     trail = [weights for weights, _ in walks.weights(chain)]
     total = torch.zeros(len(rows), n, dtype=torch.float64, device=walks.posterior.device)
     parts = np.array_split(np.arange(n), -(-n // cut.streamed))
-    for group, columns in _groups(walks, cut):
+    for group, columns in groups_of(walks, cut):
         sizes = [walks.gradients.sizes[at] for at in group]
-        buffers = _buffers(walks, len(rows), columns, 3)
-        (passing,) = _buffers(walks, cut.streamed, columns, 1)
-        held: dict[int, _Held] = {}  # the rows, by their place along the walk
+        buffers = buffers_of(walks, len(rows), columns, 3)
+        (passing,) = buffers_of(walks, cut.streamed, columns, 1)
+        held: dict[int, Held] = {}  # the rows, by their place along the walk
         for step in range(steps):
             for at in (step, step + 1):
                 if at < steps and at not in held:
-                    held[at] = _written(walks, buffers[at % 3], trail[at], group, rows)
+                    held[at] = written(walks, buffers[at % 3], trail[at], group, rows)
             pairs = [
                 (at, pair) for at, pair in ((step - 1, step - 1), (step + 1, step)) if at in held
             ]
             for samples in parts:
-                here = _written(walks, passing, trail[step], group, samples)
+                here = written(walks, passing, trail[step], group, samples)
                 where = slice(int(samples[0]), int(samples[-1]) + 1)
                 for at, pair in pairs:
                     product = products_of(held[at].rows, here.rows, sizes).double()
@@ -146,7 +146,7 @@ def pair_weights(log_weight: np.ndarray) -> np.ndarray:
     return (weight[:-1] + weight[1:]) / 2
 
 
-class _Held(NamedTuple):
+class Held(NamedTuple):
     """Gradients of some samples over their losses' sizes, these sizes, and the losses."""
 
     rows: Tensor
@@ -154,16 +154,17 @@ class _Held(NamedTuple):
     losses: Tensor
 
 
-def _written(
+def written(
     walks: Walks, out: Tensor, weights: Tensor, group: list[int], samples: np.ndarray
-) -> _Held:
+) -> Held:
+    """The gradients of some samples with respect to a group of layers, in the rows of ``out``."""
     rows = out[: len(samples)]
     losses = torch.empty(len(samples), dtype=walks.posterior.dtype, device=out.device)
     walks.write(rows, losses, weights, group, samples)
-    return _Held(rows, or_one(losses).double(), losses)
+    return Held(rows, or_one(losses).double(), losses)
 
 
-def _groups(walks: Walks, cut: Cut) -> list[tuple[list[int], slice]]:
+def groups_of(walks: Walks, cut: Cut) -> list[tuple[list[int], slice]]:
     """The groups of layers, each with its columns among all weights."""
     sizes, found, start = walks.gradients.sizes, [], 0
     for group in cut.groups:
@@ -173,10 +174,20 @@ def _groups(walks: Walks, cut: Cut) -> list[tuple[list[int], slice]]:
     return found
 
 
-def _buffers(walks: Walks, rows: int, columns: slice, count: int) -> list[Tensor]:
+def buffers_of(walks: Walks, rows: int, columns: slice, count: int) -> list[Tensor]:
+    """Room for gradients with respect to these columns."""
     shape = rows, columns.stop - columns.start
     dtype, device = walks.gradients.dtype, walks.posterior.device
     return [torch.empty(shape, dtype=dtype, device=device) for _ in range(count)]
 
 
-__all__ = ["Cut", "of_rows", "of_samples", "pair_weights"]
+__all__ = [
+    "Cut",
+    "Held",
+    "buffers_of",
+    "groups_of",
+    "of_rows",
+    "of_samples",
+    "pair_weights",
+    "written",
+]
