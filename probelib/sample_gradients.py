@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from probelib.batches import Tree
@@ -15,7 +16,7 @@ from probelib.posterior import LocalPosterior
 from probelib.randomness import keep_random_state
 
 _MEMORY = 4 * 2**30  # bytes that the gradients of one side of a pair may take on a CPU
-_EXACT = nn.Linear, nn.Conv2d, nn.BatchNorm2d  # and no subclass of theirs, which may do anything
+_EXACT = nn.Linear, nn.Conv2d, nn.BatchNorm2d
 _LOOKED_AT, _CHECKED = 64, 4  # samples whose losses are looked at, and whose gradients are compared
 
 
@@ -24,10 +25,12 @@ class SampleGradients:
 
     For convolutions, linear layers and batch normalisation in eval mode, one backward pass over
     the batch gives the gradients of all samples: outer products of a layer's inputs and of the
-    gradients with respect to its outputs (Goodfellow, 2015). It is taken for exactly these classes
+    gradients with respect to its outputs (Goodfellow, 2015). It is taken for these classes
     without hooks, and only where it gives the gradients that autograd gives, of samples that have
-    one. Any other model is differentiated sample by sample with ``torch.func``, which takes about
-    ten times as long and is not split into groups of layers.
+    one. A subclass may do anything, so that what it returns is compared with what its class would,
+    for every batch. Any other model, and a batch for which they differ, is differentiated sample by
+    sample with ``torch.func``, which takes about ten times as long and is not split into groups of
+    layers.
 
     Args:
         posterior: gives the model and the loss.
@@ -97,18 +100,32 @@ class SampleGradients:
         Returns:
             The losses, shape (batch,), nats. A sample with no loss at all is divided by 1.
         """
-        if not self.by_layer:
-            every = gradient_and_value(single(self.posterior))
-            rows, losses = each_sample(self.posterior, every, weights, x, y)
-            out.copy_(rows.detach() / or_one(losses.detach())[:, None])
-            return losses.detach()
+        columns = slice(None)
+        if self.by_layer:
+            losses = self._at_once(out, weights, x, y, group)
+            if losses is not None:
+                return losses
+            first = sum(self.sizes[: group[0]])
+            columns = slice(first, first + sum(self.sizes[at] for at in group))
+        every = gradient_and_value(single(self.posterior))
+        rows, losses = each_sample(self.posterior, every, weights, x, y)
+        out.copy_(rows.detach()[:, columns] / or_one(losses.detach())[:, None])
+        return losses.detach()
+
+    def _at_once(
+        self, out: Tensor, weights: Tensor, x: Tree, y: Tree, group: list[int]
+    ) -> Tensor | None:
+        """What :meth:`write` does, by one backward pass; None where a subclass is not plain."""
         calls: dict[nn.Module, tuple[Tensor, Tensor]] = {}
         chosen = [self.layers[at] for at in group]
+        changed: list[nn.Module] = []
 
         def remember(module: nn.Module, inputs: tuple, output: Tensor) -> None:
             if module in calls:
                 raise RuntimeError("a layer of the model is used more than once")
             calls[module] = inputs[0].detach(), output
+            if type(module) not in _EXACT and not _is_plain(module, inputs, output):
+                changed.append(module)
 
         hooks = [module.register_forward_hook(remember) for module in chosen]
         try:
@@ -120,6 +137,8 @@ class SampleGradients:
         finally:
             for hook in hooks:
                 hook.remove()
+        if changed:
+            return None
         start = 0
         for module, back in zip(chosen, out_gradients, strict=True):
             for rows in _layer_rows(module, calls[module][0], back, self.dtype):
@@ -143,9 +162,11 @@ class SampleGradients:
             try:
                 with torch.enable_grad(), keep_random_state(posterior.device):
                     every = list(range(len(self.layers)))
-                    losses = self.write(out, weights, *samples.batch(some), every)
+                    losses = self._at_once(out, weights, *samples.batch(some), every)
                     wanted = [self._of_one(weights, *samples.batch(i)) for i in some[:, None]]
             except (RuntimeError, IndexError, KeyError, AttributeError):
+                return False
+            if losses is None:
                 return False
             for row, expected, loss in zip(out, wanted, losses, strict=True):
                 expected = expected.double() / or_one(loss)
@@ -177,7 +198,9 @@ def _with_a_loss(posterior: LocalPosterior, samples: Samples) -> np.ndarray:
 def _has_sample_gradients(module: nn.Module) -> bool:
     hooks = "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"
     own = {"forward", "_conv_forward"} & vars(module).keys()
-    if type(module) not in _EXACT or own or any(getattr(module, name) for name in hooks):
+    if not isinstance(module, _EXACT) or own or any(getattr(module, name) for name in hooks):
+        return False
+    if not {name for name, _ in module.named_parameters(recurse=False)} <= {"weight", "bias"}:
         return False
     if isinstance(module, nn.BatchNorm2d):
         return module.running_mean is not None  # without it, a batch normalises itself
@@ -186,6 +209,29 @@ def _has_sample_gradients(module: nn.Module) -> bool:
     # Padding to a mode, or to "same", is done by the layer itself and unknown to unfold.
     zeros = isinstance(module, nn.Conv2d) and module.padding_mode == "zeros"
     return zeros and not isinstance(module.padding, str)
+
+
+@torch.no_grad()
+def _is_plain(module: nn.Module, inputs: tuple, output: Tensor) -> bool:
+    """Whether a subclass of a layer returned what the layer itself would have."""
+    x, *more = inputs
+    own = next(module.parameters(recurse=False))
+    if more or not isinstance(x, Tensor) or not isinstance(output, Tensor) or x.dtype != own.dtype:
+        return False
+    if isinstance(module, nn.Linear):
+        expected = F.linear(x, module.weight, module.bias)
+    elif isinstance(module, nn.BatchNorm2d):
+        statistics = module.running_mean, module.running_var
+        expected = F.batch_norm(x, *statistics, module.weight, module.bias, False, 0.0, module.eps)
+    else:
+        assert isinstance(module, nn.Conv2d)
+        assert not isinstance(module.padding, str)
+        how = module.stride, module.padding, module.dilation, module.groups
+        expected = F.conv2d(x, module.weight, module.bias, *how)
+    if expected.shape != output.shape or expected.dtype != output.dtype:
+        return False
+    size = expected.abs().amax(tuple(range(1, expected.ndim)), keepdim=True)  # of each sample
+    return bool(((output - expected).abs() <= 1e-5 * size).all())
 
 
 def _layer_rows(
@@ -223,7 +269,7 @@ def _patches(module: nn.Conv2d, inputs: Tensor) -> Tensor:
     assert not isinstance(module.padding, str)
     if (module.kernel_size, module.stride, module.padding) == ((1, 1), (1, 1), (0, 0)):
         return inputs.flatten(2)
-    return nn.functional.unfold(
+    return F.unfold(
         inputs.contiguous(),
         module.kernel_size,
         dilation=module.dilation,

@@ -521,7 +521,40 @@ class Backwards(nn.Module):
         return self.last(torch.tanh(self.first(x)))
 
 
+class Casting(nn.Linear):
+    """A layer that only sees to its type, as many libraries have."""
+
+    def forward(self, x):
+        return super().forward(x.to(self.weight.dtype))
+
+
+class Moody(nn.Linear):
+    """Plain for nearly all inputs, so that a look at a few of them finds nothing."""
+
+    def forward(self, x):
+        return super().forward(x) * torch.where(x[:, :1] > 5, x[:, 1:2], 1.0)
+
+
+class Adapted(nn.Linear):
+    """A weight more than its class has."""
+
+    def __init__(self, inputs, outputs):
+        super().__init__(inputs, outputs)
+        self.adapter = nn.Parameter(torch.randn(outputs, inputs) / 10)
+
+    def forward(self, x):
+        return F.linear(x, self.weight + self.adapter, self.bias)
+
+
 KINDS = {
+    "subclass that casts": (
+        lambda: nn.Sequential(Casting(4, 5), nn.Tanh(), Casting(5, 3)),
+        True,
+    ),
+    "subclass with another weight": (
+        lambda: nn.Sequential(Adapted(4, 5), nn.Tanh(), nn.Linear(5, 3)),
+        False,
+    ),
     "subclass": (lambda: nn.Sequential(Scaled(4, 5), nn.Tanh(), nn.Linear(5, 3)), False),
     "positions first": (SequenceFirst, False),
     "weight used again": (lambda: UsedAgain(0.5), False),
@@ -565,6 +598,35 @@ def test_only_layers_that_are_what_they_seem_are_taken(model, layers, ignored):
         (wanted,) = torch.autograd.grad(posterior.losses(w, x[[at]], y[[at]])[0], w)
         scale = losses[at] if losses[at] else 1.0
         torch.testing.assert_close(rows[at] * scale, wanted, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("groups", [[[0, 1, 2]], [[0], [1, 2]]])
+def test_a_batch_for_which_a_subclass_is_not_plain_is_differentiated_by_autograd(groups):
+    torch.manual_seed(1)
+    x, y = torch.randn(12, 4), torch.arange(12) % 3
+    x[5] = torch.tensor([6.0, 3.0, 0.1, 0.2])  # not among those that are tried beforehand
+    model = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4), Moody(4, 3)).eval()
+    with torch.no_grad():
+        model[0].weight.copy_(torch.eye(4))
+        model[0].bias.zero_()
+        model[2].weight.copy_(5.005 * torch.eye(4))  # beyond 5 where the input is beyond 3.8
+        model[2].bias.zero_()
+    loss = lambda output, target: F.cross_entropy(output, target, reduction="none")  # noqa: E731
+    posterior = probelib.LocalPosterior(model, loss, (x, y), n_beta=1.0, localization=1e4)
+    gradients = SampleGradients(posterior)
+    assert gradients.by_layer
+    gradients.dtype = torch.float32
+    weights = posterior.center + 0.01 * torch.randn(posterior.n_parameters)
+    parts = []
+    for group in groups:
+        rows = torch.empty(12, sum(gradients.sizes[at] for at in group))
+        losses = gradients.write(rows, weights, x, y, group)
+        parts.append(rows)
+    rows = torch.cat(parts, 1)
+    for at in range(12):
+        w = weights.clone().requires_grad_()
+        (wanted,) = torch.autograd.grad(posterior.losses(w, x[[at]], y[[at]])[0], w)
+        torch.testing.assert_close(rows[at] * losses[at], wanted, rtol=1e-4, atol=1e-6)
 
 
 def test_layers_are_not_taken_where_no_sample_has_a_gradient_to_compare():

@@ -1,5 +1,8 @@
 """What rows of gradients in bfloat16 do to a kernel of gradient pairs, against rows in float32."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -99,3 +102,20 @@ def test_rounding_is_far_below_what_a_correlation_is_read_at(kernels):
     assert np.sqrt(np.mean(change**2)) < TYPICAL / 5
     assert np.abs(change).max() < MOST
     assert np.abs(change).max() > 0  # rows were rounded at all
+
+
+@pytest.mark.parametrize(("rows", "size"), [(8, 196_608), (24, 65_536), (32, 49_152)])
+def test_products_of_few_rows_do_not_end_the_process(rows, size):
+    """Of these sizes oneDNN's own product divides by zero on one thread, which no test survives."""
+    code = (
+        "import torch\n"
+        "from probelib.pair_walks import products_of\n"
+        "torch.set_num_threads(1)\n"
+        f"a = torch.ones({rows}, {size}, dtype=torch.bfloat16)\n"
+        f"b = torch.full(({rows}, {size}), 0.5, dtype=torch.bfloat16)\n"
+        f"found = products_of(a, b, [{size}])\n"
+        f"assert found.shape == ({rows}, {rows})\n"
+        f"assert (found == {size} / 2).all()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -411,37 +411,49 @@ _OTHER_LAYERS = {
 }
 
 
-class SameConv2d(nn.Conv2d):
-    """A square convolution padded as TensorFlow pads for "same": one side of the image gets
-    more where the padding is odd, so that it depends on the image's size.
+class SamePad2d(nn.Module):
+    """Zeros around an image as TensorFlow's "same" has them: one side gets more where their number
+    is odd, so that it depends on the image's size.
+
+    It stands before a plain convolution, whose gradients of single samples are known.
+
+    Args:
+        kernel, stride: of the square convolution that follows.
+    """
+
+    def __init__(self, kernel: int, stride: int) -> None:
+        super().__init__()
+        self.kernel, self.stride = kernel, stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shape (batch, channels, h, w) to one that gives ceil(h / stride) by ceil(w / stride)."""
+        pads: list[int] = []
+        for side in (x.shape[3], x.shape[2]):
+            pad = max((math.ceil(side / self.stride) - 1) * self.stride + self.kernel - side, 0)
+            pads += [pad // 2, pad - pad // 2]
+        return F.pad(x, pads)
+
+
+def _unit(
+    channels: int, width: int, kernel: int, stride: int = 1, groups: int = 1, relu: bool = True
+) -> nn.Sequential:
+    """A square convolution padded to "same", batch normalisation and ReLU6.
 
     Args:
         channels, width, kernel: input channels, output channels, side of the kernel (odd).
         stride, groups: as in ``torch.nn.Conv2d``.
+        relu: whether there is one.
     """
-
-    def __init__(
-        self, channels: int, width: int, kernel: int, stride: int = 1, groups: int = 1
-    ) -> None:
-        # With stride 1 the padding is even, and the convolution does it itself.
-        padding = kernel // 2 if stride == 1 else 0
-        super().__init__(channels, width, kernel, stride, padding, groups=groups, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Shape (batch, channels, h, w) to (batch, width, ceil(h / stride), ceil(w / stride))."""
-        kernel, stride = self.kernel_size[0], self.stride[0]
-        if stride > 1:
-            pads: list[int] = []
-            for side in (x.shape[3], x.shape[2]):
-                pad = max((math.ceil(side / stride) - 1) * stride + kernel - side, 0)
-                pads += [pad // 2, pad - pad // 2]
-            x = F.pad(x, pads)
-        return super().forward(x)
-
-
-def _unit(conv: nn.Conv2d, relu: bool = True) -> nn.Sequential:
-    norm = nn.BatchNorm2d(conv.out_channels, eps=1e-3, momentum=0.01)
-    return nn.Sequential(conv, norm, *([nn.ReLU6()] if relu else []))
+    # With stride 1 the padding is even, and the convolution does it itself.
+    padding = kernel // 2 if stride == 1 else 0
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    if stride > 1:
+        layers["pad"] = SamePad2d(kernel, stride)
+    layers["0"] = nn.Conv2d(channels, width, kernel, stride, padding, groups=groups, bias=False)
+    layers["1"] = nn.BatchNorm2d(width, eps=1e-3, momentum=0.01)
+    if relu:
+        layers["2"] = nn.ReLU6()
+    return nn.Sequential(layers)
 
 
 class InvertedResidual(nn.Module):
@@ -456,9 +468,9 @@ class InvertedResidual(nn.Module):
     def __init__(self, channels: int, width: int, kernel: int, stride: int, expansion: int) -> None:
         super().__init__()
         inner = channels * expansion
-        self.expand = _unit(SameConv2d(channels, inner, 1)) if expansion > 1 else nn.Identity()
-        self.depthwise = _unit(SameConv2d(inner, inner, kernel, stride, groups=inner))
-        self.project = _unit(SameConv2d(inner, width, 1), relu=False)
+        self.expand = _unit(channels, inner, 1) if expansion > 1 else nn.Identity()
+        self.depthwise = _unit(inner, inner, kernel, stride, groups=inner)
+        self.project = _unit(inner, width, 1, relu=False)
         self.adds = stride == 1 and channels == width
 
     def forward(self, x: Tensor) -> Tensor:
@@ -475,7 +487,7 @@ def efficientnet_lite0(classes: int = 1000) -> nn.Sequential:
         classes: number of outputs.
     """
     stages: OrderedDict[str, nn.Module] = OrderedDict(
-        prepare=Prepare((127.0,) * 3, (128.0,) * 3), stem=_unit(SameConv2d(3, 32, 3, 2))
+        prepare=Prepare((127.0,) * 3, (128.0,) * 3), stem=_unit(3, 32, 3, 2)
     )
     channels = 32
     number = 0
@@ -486,7 +498,7 @@ def efficientnet_lite0(classes: int = 1000) -> nn.Sequential:
             )
             channels = width
             number += 1
-    stages["head"] = _unit(SameConv2d(channels, 1280, 1))
+    stages["head"] = _unit(channels, 1280, 1)
     stages["average"] = nn.AdaptiveAvgPool2d(1)
     stages["flatten"] = nn.Flatten()
     stages["dropout"] = nn.Dropout(0.2)
