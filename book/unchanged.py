@@ -59,9 +59,15 @@ def code_folders() -> list[Path]:
 
 def data_identities() -> dict[str, str]:
     """What the modules of data would read now, without reading it."""
-    from probebook import brown, classifiers, imagenet, mnist
+    from probebook import brown, classifiers, fashion, imagenet, mnist
 
-    modules = {"mnist": mnist, "imagenet": imagenet, "classifiers": classifiers, "brown": brown}
+    modules = {
+        "mnist": mnist,
+        "fashion": fashion,
+        "imagenet": imagenet,
+        "classifiers": classifiers,
+        "brown": brown,
+    }
     return {name: module.data_identity() for name, module in modules.items()}
 
 
