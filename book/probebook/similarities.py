@@ -215,21 +215,25 @@ def rival_features(model: MLP, x: Tensor, centre: int) -> dict[str, np.ndarray]:
         centre: the means that are taken off come from so many samples, the first.
 
     Returns:
-        ``features`` and ``features_centred`` (the last hidden layer), ``layers`` (all hidden
-        layers, each centred and at the same size), ``logits``, ``inputs``: arrays (n, d).
+        ``features`` and ``features_centred`` (the last hidden layer), ``logits``, ``inputs``, and
+        where there are several hidden layers ``layers`` (all of them, each centred and at the
+        same size): arrays (n, d).
     """
     layers = hidden_features(model, x)
     moved = [layer - layer[:centre].mean(0) for layer in layers]
-    size = [max(float(np.square(layer[:centre]).sum(1).mean()) ** 0.5, 1e-12) for layer in moved]
     with torch.no_grad():
         logits = model(x).numpy()
-    return {
+    found = {
         "features": layers[-1],
         "features_centred": moved[-1],
-        "layers": np.hstack([layer / scale for layer, scale in zip(moved, size, strict=True)]),
         "logits": logits,
         "inputs": x.flatten(1).numpy(),
     }
+    if len(layers) > 1:
+        size = [float(np.square(layer[:centre]).sum(1).mean()) ** 0.5 for layer in moved]
+        sizes = zip(moved, size, strict=True)
+        found["layers"] = np.hstack([layer / max(of, 1e-12) for layer, of in sizes])
+    return found
 
 
 def gradient_products(
