@@ -16,7 +16,15 @@ from probebook.leaks import (
     search_leaks,
 )
 from probebook.mnist import Mnist
-from probebook.removals import METHODS, RemovalSize, named, remove_and_retrain
+from probebook.removals import (
+    METHODS,
+    RemovalSize,
+    named,
+    over_training_sets,
+    pooled,
+    remove_and_retrain,
+)
+from probebook.similarities import mean_interval
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -266,6 +274,24 @@ def test_removals_are_decided_by_their_seed():
     assert all(np.isfinite(value) for value in numbers.values())
     with pytest.raises(KeyError):
         found.row("kernel", 9)
+
+
+@pytest.mark.usefixtures("made")
+def test_several_training_sets_give_one_interval_over_all_queries(monkeypatch):
+    monkeypatch.setattr(removals, "METHODS", ("kernel", "chance"))
+    runs = [remove_and_retrain(FEW, data="made", seed=seed) for seed in (0, 1)]
+    found = over_training_sets(FEW, data="made", seeds=(0, 1))
+    assert found.rows == pooled(runs).rows
+    for method in ("kernel", "chance"):
+        row, (first, second) = found.row(method, 8), (run.row(method, 8) for run in runs)
+        assert row.drops == first.drops + second.drops
+        assert row.flips == first.flips + second.flips
+        assert row.drop == mean_interval(first.drops + second.drops)
+    assert found.numbers()["use_wrong_queries"] == 2 * FEW.queries
+    assert found.numbers()["use_wrong_networks"] == 2 * FEW.networks
+    assert pooled(runs[:1]).rows == runs[0].rows
+    with pytest.raises(ValueError, match="runs is empty"):
+        pooled([])
 
 
 @pytest.mark.parametrize(

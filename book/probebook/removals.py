@@ -13,8 +13,8 @@ that was wrongly predicted.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -44,6 +44,8 @@ __all__ = [
     "RemovalSize",
     "Removals",
     "named",
+    "over_training_sets",
+    "pooled",
     "removal_scores",
     "remove_and_retrain",
 ]
@@ -64,7 +66,7 @@ class RemovalSize:
     Attributes:
         train: training images.
         pool: test images among which the queries are found.
-        queries: wrongly classified ones.
+        queries: wrongly classified ones, for each training set.
         budgets: how many training images are removed.
         networks: initial weights; predictions and scores are means over them.
         hidden: units of the hidden layer.
@@ -75,12 +77,12 @@ class RemovalSize:
 
     train: int = 1000
     pool: int = 1000
-    queries: int = 24
+    queries: int = 8
     budgets: tuple[int, ...] = (20, 50)
     networks: int = 3
     hidden: int = 32
     epochs: int = 20
-    draws: int = 1000
+    draws: int = 600
     together: int = 72
 
     def __post_init__(self) -> None:
@@ -288,7 +290,8 @@ class Removals:
 
     Attributes:
         rows: a row per method and budget.
-        draws: what the draws of each network say of themselves.
+        draws: what the draws of each network say of themselves; :func:`pooled` ones have those of
+            all runs, and the images below of the first alone.
         accuracy: on the pool, before anything is removed; mean over the networks.
         queries: the query images, shape (queries, 28, 28).
         labels, predicted: their true labels and what was predicted, shape (queries,).
@@ -344,7 +347,7 @@ class Removals:
         """
         found: dict[str, float] = {
             f"{prefix}_accuracy": self.accuracy,
-            f"{prefix}_queries": len(self.queries),
+            f"{prefix}_queries": len(self.rows[0].drops),
             f"{prefix}_networks": len(self.draws),
             f"{prefix}_spread": max(draws.spread for draws in self.draws),
             f"{prefix}_share": min(draws.share for draws in self.draws),
@@ -403,6 +406,46 @@ def remove_and_retrain(
         problem.train[0].view(-1, 28, 28).numpy(), problem.train[1].numpy(),
         {method: named(scores[method], max(size.budgets)) for method in METHODS},
     )  # fmt: skip
+
+
+def pooled(runs: Sequence[Removals]) -> Removals:
+    """Several runs as one: the intervals are over the queries of all.
+
+    Args:
+        runs: of the same size, with different seeds.
+
+    Returns:
+        Rows and draws of all runs; the images and what was removed are those of the first.
+
+    Raises:
+        ValueError: there are none.
+    """
+    if not runs:
+        raise ValueError("runs is empty; give at least one")
+    rows = []
+    for row in runs[0].rows:
+        every = [run.row(row.method, row.budget) for run in runs]
+        drops = tuple(drop for each in every for drop in each.drops)
+        flips = tuple(flip for each in every for flip in each.flips)
+        change = float(np.mean([each.accuracy_change for each in every]))
+        intervals = mean_interval(drops), share_interval(np.array(flips))
+        rows.append(RemovalRow(row.method, row.budget, *intervals, change, drops, flips))
+    accuracy = float(np.mean([run.accuracy for run in runs]))
+    draws = tuple(draw for run in runs for draw in run.draws)
+    return replace(runs[0], rows=tuple(rows), draws=draws, accuracy=accuracy)
+
+
+def over_training_sets(
+    size: RemovalSize = RemovalSize(), *, data: str = "fashion", seeds: Sequence[int] = range(3)
+) -> Removals:
+    """:func:`remove_and_retrain` for several training sets, :func:`pooled`.
+
+    Args:
+        size: of each.
+        data: see :func:`probebook.leaks.load_images`.
+        seeds: one per training set.
+    """
+    return pooled([remove_and_retrain(size, data=data, seed=seed) for seed in seeds])
 
 
 def _losses(logits: Tensor, label: Tensor) -> np.ndarray:
