@@ -262,6 +262,9 @@ def test_removals_are_decided_by_their_seed():
     assert numbers["use_wrong_drop_kernel_8_low"] == row.drop.low
     rival = found.row("features", 8)
     assert numbers["use_wrong_over_features_8"] == pytest.approx(row.drop.value - rival.drop.value)
+    assert numbers["use_wrong_correlation_over_features_8"] == pytest.approx(
+        found.row("correlation", 8).drop.value - rival.drop.value
+    )
     assert found.difference("kernel", 8).value == 0
     assert found.flip_difference("features", 8).value == pytest.approx(
         row.corrected.value - rival.corrected.value

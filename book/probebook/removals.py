@@ -343,7 +343,7 @@ class Removals:
 
         ``<prefix>_<method>_<budget>`` is the share of the predictions that become right,
         ``<prefix>_drop_<method>_<budget>`` the fall of the loss. ``<prefix>_over_<rival>_<budget>``
-        is the kernel's fall less that of a rival.
+        is the fall by K less that by a rival, ``<prefix>_correlation_over_...`` the same for R.
         """
         found: dict[str, float] = {
             f"{prefix}_accuracy": self.accuracy,
@@ -355,6 +355,7 @@ class Removals:
             f"{prefix}_trained_loss": float(np.mean([d.trained_loss for d in self.draws])),
             f"{prefix}_drawn_loss": float(np.mean([d.loss for d in self.draws])),
         }
+        measured = {(row.method, row.budget) for row in self.rows}
         for row in self.rows:
             name = f"{row.method}_{row.budget}"
             found |= row.corrected.numbers(f"{prefix}_{name}")
@@ -362,6 +363,9 @@ class Removals:
             found[f"{prefix}_accuracy_change_{name}"] = row.accuracy_change
             if row.method != "kernel":
                 found |= self.difference(row.method, row.budget).numbers(f"{prefix}_over_{name}")
+            if row.method != "correlation" and ("correlation", row.budget) in measured:
+                gap = self.difference(row.method, row.budget, "correlation")
+                found |= gap.numbers(f"{prefix}_correlation_over_{name}")
         return found
 
 
