@@ -40,20 +40,25 @@ GAMMAS = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0, 10_000.0)
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean over repetitions, with its 95 % interval.
+    """A number with its 95 % interval.
 
     Attributes:
-        value: the mean.
-        low, high: ends of Student's t-interval; NaN where there is one repetition only.
+        value: the number, such as a mean over repetitions.
+        low, high: ends of the interval; not finite where there is one repetition only.
     """
 
     value: float
     low: float
     high: float
 
+    def __str__(self) -> str:
+        if np.isfinite(self.low) and np.isfinite(self.high):
+            return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+        return f"{self.value:.3f}"
+
     def numbers(self, name: str) -> dict[str, float]:
         """The three by the names ``name``, ``name_low`` and ``name_high``, where they are known."""
-        if np.isnan(self.low):
+        if not np.isfinite(self.low):
             return {name: self.value}
         return {name: self.value, f"{name}_low": self.low, f"{name}_high": self.high}
 
