@@ -2,6 +2,7 @@
 
 import gc
 import os
+import shutil
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read when torch is imported, and inherited
 
@@ -13,6 +14,10 @@ import torch
 from torch.fx.experimental import proxy_tensor
 
 import probelib
+
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
 
 
 def _reads_the_book(item):
@@ -75,3 +80,46 @@ def one_thread():
 def python_in_every_step(monkeypatch):
     """Gradients of several chains by the model's own code, as an interruption of it needs."""
     monkeypatch.setattr(probelib.chains, "_recorded", lambda function, *args: function)
+
+
+@pytest.fixture(scope="module")  # Playwright's loop must not run beside other tests
+def browser():
+    if CHROMIUM is None:
+        pytest.skip("no Chromium on this machine (chromium, chromium-browser, google-chrome)")
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as p:
+        browser = p.chromium.launch(
+            executable_path=CHROMIUM,
+            args=["--no-sandbox", "--disable-gpu", "--no-first-run"],
+        )
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def show(browser, tmp_path):
+    """Opens a page around a piece of HTML; afterwards nothing has gone wrong in it."""
+    wrong, tabs = [], []
+
+    def note(message):
+        if message.type == "error":
+            wrong.append(message.text)
+
+    def opened(piece, width=1280, theme='data-theme="light"', body="", address="", scheme="light"):
+        page = tmp_path / "page.html"
+        page.write_text(
+            f'<!doctype html><html {theme}><meta charset="utf-8">'
+            f'<meta name="viewport" content="width=device-width"><body {body}>{piece}</body>',
+            encoding="utf-8",
+        )
+        tab = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        tab.on("console", note)
+        tab.on("pageerror", lambda e: wrong.append(str(e)))
+        tab.goto(page.as_uri() + address)
+        tabs.append(tab)
+        return tab
+
+    yield opened
+    for tab in tabs:
+        tab.close()
+    assert wrong == []

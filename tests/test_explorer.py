@@ -5,7 +5,6 @@ import csv
 import io
 import json
 import re
-import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -28,9 +27,6 @@ from probebook.explorer import (
 N, K, SIZE = 60, 16, 16
 EVIL = "</script><b>evil</b> <!-- & “co”\u2028\u2029"
 FORMULA = '=HYPERLINK("http://x","y")'
-CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
 
 
 @pytest.fixture(scope="module")
@@ -347,49 +343,6 @@ def test_a_widget_fetches_any_part_from_the_kernel(probe, monkeypatch, capsys):
 
 
 # -- in a browser -------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def browser():
-    if CHROMIUM is None:
-        pytest.skip("no Chromium on this machine (chromium, chromium-browser, google-chrome)")
-    playwright = pytest.importorskip("playwright.sync_api")
-    with playwright.sync_playwright() as p:
-        browser = p.chromium.launch(
-            executable_path=CHROMIUM,
-            args=["--no-sandbox", "--disable-gpu", "--no-first-run"],
-        )
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def show(browser, tmp_path):
-    """Opens a page around the explorer; afterwards nothing has gone wrong in it."""
-    wrong, tabs = [], []
-
-    def note(message):
-        if message.type == "error":
-            wrong.append(message.text)
-
-    def opened(piece, width=1280, theme='data-theme="light"', body="", address="", scheme="light"):
-        page = tmp_path / "page.html"
-        page.write_text(
-            f'<!doctype html><html {theme}><meta charset="utf-8">'
-            f'<meta name="viewport" content="width=device-width"><body {body}>{piece}</body>',
-            encoding="utf-8",
-        )
-        tab = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
-        tab.on("console", note)
-        tab.on("pageerror", lambda e: wrong.append(str(e)))
-        tab.goto(page.as_uri() + address)
-        tabs.append(tab)
-        return tab
-
-    yield opened
-    for tab in tabs:
-        tab.close()
-    assert wrong == []
 
 
 def of_focus(tab):

@@ -251,7 +251,7 @@ def explorer_html(
     shown = np.r_[rows, np.setdiff1d(near.index, rows)]
     position = np.zeros(n, int)
     position[shown] = np.arange(len(shown))
-    sheets = {} if samples.images is None else _sheets(samples.images[shown])
+    sheets = {} if samples.images is None else sheets_of(samples.images[shown])
     side = 0 if samples.images is None else samples.images.shape[-1]
     size = side * max(1, 64 // max(1, side))
     data = {
@@ -276,7 +276,7 @@ def explorer_html(
         f"(q &lt; {_CHANCE}); the others are pale."
         if "q_value" in pairs
         else "",
-        "data": _json(data),
+        "data": to_json(data),
         "sheets": "\n".join(
             f".{key} {{ background-image: url({s}); }}" for key, s in sheets.items()
         ),
@@ -361,13 +361,13 @@ def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:10]
 
 
-def _json(data: dict) -> str:
+def to_json(data: dict) -> str:
     """JSON in which no name can end the script element, or a line of it."""
     text = json.dumps(data, separators=(",", ":"))  # ASCII, so U+2028 and U+2029 are escaped
     return re.sub("[<>&]", lambda m: f"\\u{ord(m[0]):04x}", text)
 
 
-def _sheets(images: np.ndarray) -> dict[str, str]:
+def sheets_of(images: np.ndarray) -> dict[str, str]:
     """Sheets of up to ``_TILES`` images, ``_ACROSS`` a row, as data URLs by a class name.
 
     The name comes from the content: pages of two notebooks may stand in one JupyterLab.
@@ -397,5 +397,7 @@ __all__ = [
     "explorer_widget",
     "gain_text",
     "neighbours_csv",
+    "sheets_of",
     "spread",
+    "to_json",
 ]
