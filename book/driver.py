@@ -117,20 +117,23 @@ def chapters(folder: Path) -> list[Path]:
 
 
 def select(paths: list[Path], only: str | None = None, start: str | None = None) -> list[Path]:
-    """The chapters asked for by number or by name: one (`only`), or one and all later (`start`)."""
+    """The chapters asked for by number or name: those (`only`), or these and all later (`start`).
+
+    A chapter in two parts has one number and two names.
+    """
     numbers = ", ".join(path.stem for path in paths) or "none"
 
-    def find(asked: str) -> int:
-        for position, path in enumerate(paths):
-            if asked in (path.stem, path.stem[:2]):
-                return position
-        raise DriverError(f"there is no chapter {asked!r}; there are: {numbers}")
+    def find(asked: str) -> list[int]:
+        found = [at for at, path in enumerate(paths) if asked in (path.stem, path.stem[:2])]
+        if not found:
+            raise DriverError(f"there is no chapter {asked!r}; there are: {numbers}")
+        return found
 
     if not paths:
         raise DriverError("there is no chapter to run (notebooks/NN_topic.py)")
     if only is not None:
-        return [paths[find(only)]]
-    return paths[find(start) :] if start is not None else paths
+        return [paths[at] for at in find(only)]
+    return paths[find(start)[0] :] if start is not None else paths
 
 
 def read_profile(layout: Layout, profile: str) -> dict[str, dict[str, Any]]:
@@ -430,7 +433,7 @@ def run(
     Args:
         layout: where everything is.
         profile: a file of `params/`.
-        only: the one chapter to run.
+        only: the chapter to run, by number or name.
         start: the first chapter to run.
         rendering: whether to build the book.
         force: whether to run chapters that have not changed as well.
