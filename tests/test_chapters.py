@@ -12,7 +12,7 @@ from scipy.stats import pearsonr
 
 import probelib
 from probebook import gibbs, llc_parts, toys
-from probebook.alignment import Alignment, reliability_error, similarity_error
+from probebook.alignment import Alignment, meaning_of, reliability_error, similarity_error
 from probebook.chapter import Chapter
 from probebook.chapters import (
     influence_functions,
@@ -272,22 +272,64 @@ def pairs_of(kernels: np.ndarray, loss: np.ndarray) -> xr.Dataset:
 
 
 def test_a_kept_run_is_held_to_what_is_computed_again(chapter):
-    x = RNG.normal(size=(2, 9, 5))
+    """Four walks in two parts: 0 and 2, 1 and 3."""
+    x = RNG.normal(size=(4, 9, 5))
     kernels = x @ x.transpose(0, 2, 1)
-    loss = RNG.random((2, 3, 9)).astype(np.float32)
-    about = {"device": "a CPU", "seconds": 600.0, "torch": "2"}
-    kept = KeptPairs([probelib.MatrixKernel(k) for k in kernels], loss, np.zeros(9), about)
-    check = np.array([4, 1, 7])
-    part = np.ix_([0, 1], check, check)
+    loss = RNG.random((4, 3, 9)).astype(np.float32)
+    check = np.array([1, 4, 7])
+    part = np.ix_(range(4), check, check)
+    of_parts = [kernels[part][p::2].mean(0) for p in (0, 1)]
+    about = {"device": "a CPU", "seconds": 600.0, "torch": "2", "config": {"chains": 4}}
+    kept = KeptPairs(
+        [probelib.MatrixKernel(kernels[p::2].mean(0)) for p in (0, 1)],
+        loss[[0, 2, 1, 3]],  # part after part
+        np.zeros((4, 3)),
+        np.zeros(9),
+        check,
+        of_parts,
+        about,
+    )
     again = pairs_of(2 * kernels[part], loss[:, :, check] + 0.25)  # twice K is the same R
-    loss_kernel.record_kept(chapter, kept, check, again)
+    loss_kernel.record_kept(chapter, kept, again)
     assert chapter.numbers["verified_difference"] == pytest.approx(0, abs=1e-6)
     assert chapter.numbers["verified_loss_difference"] == pytest.approx(0.25)
     assert chapter.numbers["made"] == "kept run: a CPU, 10 min, torch 2"
     off = kernels[part] * np.where(np.eye(3), 1, 0.5)
-    loss_kernel.record_kept(chapter, kept, check, pairs_of(off, loss[:, :, check]))
-    largest = max(np.abs(np.triu(k.correlation(check, check), 1)).max() for k in kept.kernels)
+    loss_kernel.record_kept(chapter, kept, pairs_of(off, loss[:, :, check]))
+    r = [probelib.MatrixKernel(k).correlation() for k in of_parts]
+    largest = max(np.abs(np.triu(each, 1)).max() for each in r)
     assert chapter.numbers["verified_difference"] == pytest.approx(largest / 2, rel=1e-5)
+
+
+def test_a_robust_scale_does_not_follow_a_rare_jump():
+    rng = np.random.default_rng(0)
+    loss = rng.normal(size=(8, 50, 3))
+    loss[0, 0, 2] = 1e3
+    covariance = np.cov(loss.reshape(-1, 3).T)
+    found = loss_kernel.robust_similarity(covariance, loss)
+    assert found[0, 0] == pytest.approx(1, abs=0.3)
+    assert found[0, 1] == pytest.approx(np.corrcoef(loss.reshape(-1, 3).T)[0, 1], abs=0.1)
+    assert found[2, 2] > 1e3  # the variance is not its scale
+    still = loss_kernel.robust_similarity(np.diag([1.0, 4.0]), np.zeros((2, 3, 2)))
+    np.testing.assert_allclose(still, np.eye(2))  # a loss that stood still keeps its own
+
+
+def test_hubs_are_counted(chapter):
+    """The first of twenty is the nearest of all others."""
+    matrix = RNG.uniform(0, 0.1, (20, 20))
+    matrix = matrix + matrix.T
+    matrix[0] = matrix[:, 0] = 0.9
+    labels, loss = np.arange(20), np.arange(20.0)
+    meaning = meaning_of(np.eye(20), 10, 0)
+    rows = loss_kernel.hub_rows(chapter, {"loss kernel": matrix}, labels, loss, meaning)
+    assert chapter.numbers["hubs_loss_kernel_most"] == 19
+    assert 0 <= chapter.numbers["hubs_loss_kernel_never"] < 0.5
+    assert chapter.numbers["hubs_loss_kernel_skewness"] > 0.5
+    assert chapter.numbers["loss_median"] == 9.5
+    assert rows[0]["most frequent: among the five of"] == "19"
+    everyone = np.ones((6, 6))  # each is a neighbour of each
+    loss_kernel.hub_rows(chapter, {"even": everyone}, labels[:6], loss[:6], meaning)
+    assert chapter.numbers["hubs_even_skewness"] == 0
 
 
 def test_claims_about_a_run_are_made_where_there_is_one():

@@ -1,6 +1,7 @@
 """Long runs of chapter 04, kept small enough to travel with the repository.
 
-    python -m probebook.prerun pairs --localization 1e4
+    python -m probebook.prerun pairs --localization 3e4
+    python -m probebook.prerun gradients
     python -m probebook.prerun sgld --localization 1e3 --photographs 250
 
 A run ends in one safetensors file under ``results/prerun/``: half-precision numbers, and in the
@@ -13,6 +14,8 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import time
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,8 +31,10 @@ from probebook.cache import cache_dir, write_atomically
 from probebook.classifiers import load_classifier
 from probebook.imagenet import choose, decode, find_images
 from probelib.data import Samples
+from probelib.sample_gradients import SampleGradients
 
 FORMAT = 1
+N_CHECK = 24  # photographs of a kept run that a chapter computes again
 
 # A discretised chain of step eps in a direction of precision A has the variance
 # 1 / (A (1 - eps A / 4)). At eps A = 1 this is 4/3 too much; a potential 4/3 as steep makes up for
@@ -112,19 +117,49 @@ def as_trace(arrays: dict[str, np.ndarray], about: dict[str, Any]) -> xr.Dataset
 
 @dataclass(frozen=True, eq=False)
 class KeptPairs:
-    """Gradient pairs of a long run.
+    """Gradient pairs of a long run: the kernel of Eq. 1 by each of a few parts of the walks.
 
     Attributes:
-        kernels: the kernel of each chain, all of the same n photographs.
-        loss: along the walks, shape (chains, pairs + 1, n), nats, half precision.
+        kernels: of each part, all of the same n photographs. A part's walks are no other's.
+        loss: along all walks, part after part, shape (walks, draws, n), nats, half precision.
+        log_weight: -n_beta L there, shape (walks, draws).
         init_loss: at w*, shape (n,), nats.
+        check: positions of photographs to be computed again, shape (m,).
+        check_kernels: of each part, K of these without the data term, shape (m, m), nats squared.
         about: what made them.
     """
 
     kernels: list[probelib.MatrixKernel]
     loss: np.ndarray
+    log_weight: np.ndarray
     init_loss: np.ndarray
+    check: np.ndarray
+    check_kernels: list[np.ndarray]
     about: dict[str, Any]
+
+    def walks(self, part: int) -> list[int]:
+        """The walks of a part, by their number in the run."""
+        return list(range(self.about["config"]["chains"]))[part :: len(self.kernels)]
+
+
+def part_of_pairs(
+    found: xr.Dataset, part: int, parts: int, check: np.ndarray
+) -> dict[str, np.ndarray]:
+    """What is kept of every ``parts``-th walk of gradient pairs, from ``part`` on."""
+    walks = slice(part, None, parts)
+    with warnings.catch_warnings():  # a few draws bear no error; the parts' spread is the error
+        warnings.filterwarnings("ignore", "pairs has", UserWarning)
+        kernel = probelib.pair_kernel(found, walks)
+    plain = probelib.pair_kernel(found, walks, limit=True)
+    return {
+        "correlation": upper(kernel.correlation()),
+        "variance": kernel.diagonal().values,
+        "loss": found.loss.values[walks].astype(np.float16),
+        "log_weight": found.log_weight.values[walks],
+        "init_loss": found.init_loss.values,
+        "check": check,
+        "check_kernel": plain.covariance(check, check).astype(np.float32),
+    }
 
 
 def kept_pairs(
@@ -135,39 +170,90 @@ def kept_pairs(
     Args:
         folder: ``results/prerun``.
         classifier: name of the network.
-        posterior: whose weights, samples and localization must be those of the run.
+        posterior: whose weights, samples, n_beta and localization must be those of the run.
 
     Raises:
-        ValueError: a file is damaged, or the walks of the run are not all there.
+        ValueError: a file is damaged, or the parts of the run are not all there.
     """
     n, gamma = posterior.n_samples, posterior.localization
-    paths = sorted(folder.glob(f"04_pairs_{classifier}_gamma{gamma:g}_n{n}_chain*.safetensors"))
+    paths = sorted(folder.glob(f"04_pairs_{classifier}_gamma{gamma:g}_n{n}_part*.safetensors"))
     if not paths:
         return None
     own = posterior.fingerprint()
     wanted = {"weights": own["weights"], "observed_data": own["sampling_data"]}
-    found = sorted((read(path) for path in paths), key=lambda run: run[1]["chain"])
-    first = found[0][1]
+    found = sorted((read(path) for path in paths), key=lambda run: run[1]["part"])
+    arrays, first = [arrays for arrays, _ in found], found[0][1]
     if any(first["fingerprint"][k] != v for k, v in wanted.items()):
         return None
-    if [about["chain"] for _, about in found] != list(range(first["config"]["chains"])) or any(
+    if first["config"]["n_beta"] != posterior.n_beta:
+        return None
+    if [about["part"] for _, about in found] != list(range(first["parts"])) or any(
         about["fingerprint"] != first["fingerprint"] for _, about in found
     ):
         raise ValueError(
-            f"folder {folder.name!r} has {len(found)} walks of gamma {gamma:g} that do not belong "
+            f"folder {folder.name!r} has {len(found)} parts of gamma {gamma:g} that do not belong "
             f"together; make them again with {__spec__.name}"
         )
     kernels = []
-    for arrays, _ in found:
-        scale = np.sqrt(np.maximum(arrays["variance"], 0))
-        correlation = whole(arrays["correlation"], len(scale))
+    for part in arrays:
+        scale = np.sqrt(np.maximum(part["variance"], 0))
+        correlation = whole(part["correlation"], len(scale))
         kernels.append(probelib.MatrixKernel(correlation * scale[:, None] * scale))
     return KeptPairs(
         kernels,
-        np.stack([arrays["loss"] for arrays, _ in found]).astype(np.float32),
-        found[0][0]["init_loss"],
+        np.concatenate([part["loss"] for part in arrays]).astype(np.float32),
+        np.concatenate([part["log_weight"] for part in arrays]),
+        arrays[0]["init_loss"],
+        arrays[0]["check"],
+        [part["check_kernel"] for part in arrays],
         first,
     )
+
+
+def gradients_at_rest(
+    posterior: probelib.LocalPosterior, batch_size: int = 8, memory: int = 2**31
+) -> np.ndarray:
+    """Cosines of the per-sample gradients of all weights at w*, shape (n, n).
+
+    One gradient of every sample, some layers at a time so that it fits into ``memory`` bytes.
+
+    Raises:
+        ValueError: a sample has no gradient at w*, so that it has no cosine.
+    """
+    rows_of = SampleGradients(posterior)
+    n = posterior.n_samples
+    product = torch.zeros(n, n)
+    for group in rows_of.groups(n, memory):
+        width = sum(rows_of.sizes[at] for at in group)
+        rows = torch.empty(n, width, dtype=rows_of.dtype, device=posterior.device)
+        for start in range(0, n, batch_size):
+            part = slice(start, min(start + batch_size, n))
+            rows_of.write(rows[part], posterior.center, *posterior.data.batch(part), group)
+        for layer in rows.split([rows_of.sizes[at] for at in group], dim=1):
+            product += (layer @ layer.T).float().cpu()  # by layer: bfloat16 sums stay short
+    length = product.diagonal().sqrt()
+    if not bool((length > 0).all()):
+        bad = int((length <= 0).nonzero()[0, 0])
+        raise ValueError(f"posterior has sample {bad}, whose gradient at w* is 0; leave it out")
+    return (product / length[:, None] / length).numpy()
+
+
+def kept_gradients(
+    folder: Path, classifier: str, posterior: probelib.LocalPosterior
+) -> np.ndarray | None:
+    """:func:`gradients_at_rest` of these weights and samples from a long run, or None.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    path = folder / f"04_gradients_{classifier}_n{posterior.n_samples}.safetensors"
+    if not path.is_file():
+        return None
+    arrays, about = read(path)
+    own = posterior.fingerprint()
+    if any(about["fingerprint"][key] != own[key] for key in ("weights", "sampling_data")):
+        return None
+    return whole(arrays["cosine"], posterior.n_samples)
 
 
 def kept_trace(
@@ -217,18 +303,19 @@ def _posterior(
 def main(arguments: list[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description="Long runs of chapter 04.")
-    parser.add_argument("kind", choices=["pairs", "sgld"])
+    parser.add_argument("kind", choices=["pairs", "gradients", "sgld"])
     parser.add_argument("--classifier", default="inception_v1")
-    parser.add_argument("--localization", type=float, required=True)
+    parser.add_argument("--localization", type=float, default=3e4)
     parser.add_argument("--n-beta", type=float, default=10.0)
     parser.add_argument("--photographs", type=int, default=1000)
-    parser.add_argument("--chains", type=int, default=2)
-    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--chains", type=int, default=8)
+    parser.add_argument("--pairs", type=int, default=2)
+    parser.add_argument("--parts", type=int, default=4, help="of the walks, each kept for itself")
     parser.add_argument("--draws", type=int, default=300)
     parser.add_argument("--burn-in", type=int, default=10)
     parser.add_argument("--batch-size", type=int, default=64, help="of SGLD, Table 1's m")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--memory", type=float, default=4.8e9, help="bytes, see gradient_pairs")
+    parser.add_argument("--memory", type=float, default=3.2e9, help="bytes, see gradient_pairs")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--into", type=Path, default=Path("results/prerun"))
     asked = parser.parse_args(arguments)
@@ -251,40 +338,71 @@ def main(arguments: list[str] | None = None) -> None:
         if asked.device.startswith("cuda")
         else f"CPU ({platform.machine()}, {torch.get_num_threads()} threads)",
     }
-    name = f"04_{asked.kind}_{asked.classifier}_gamma{asked.localization:g}"
-    if asked.kind == "pairs":
-        posterior = _posterior(
-            model, images, labels, n_beta=asked.n_beta, localization=asked.localization
-        )
-        found = probelib.gradient_pairs(
-            posterior,
-            chains=asked.chains,
-            pairs=asked.pairs,
-            seed=asked.seed,
-            batch_size=8,
-            memory=int(asked.memory),
-            cache=cache_dir("pairs"),
-        )
-        about |= {
-            "config": found.attrs["config"],
-            "fingerprint": found.attrs["fingerprint"],
-            "seconds": round(found.attrs["wall_time"], 1),
-        }
-        for chain in range(asked.chains):
-            kernel = probelib.pair_kernel(found, slice(chain, chain + 1), limit=True)
-            arrays = {
-                "correlation": upper(kernel.correlation()),
-                "variance": kernel.diagonal().values,
-                "loss": found.loss.values[chain].astype(np.float16),
-                "init_loss": found.init_loss.values,
-            }
-            write(asked.into / f"{name}_chain{chain}.safetensors", arrays, about | {"chain": chain})
-        return
+    make = {"pairs": _pairs, "gradients": _gradients, "sgld": _sgld}[asked.kind]
+    make(asked, model, images, labels, about)
+
+
+def _pairs(
+    asked: argparse.Namespace,
+    model: torch.nn.Module,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    about: dict[str, Any],
+) -> None:
+    settings = {"n_beta": asked.n_beta, "localization": asked.localization}
+    found = probelib.gradient_pairs(
+        _posterior(model, images, labels, **settings),
+        chains=asked.chains,
+        pairs=asked.pairs,
+        seed=asked.seed,
+        batch_size=8,
+        memory=int(asked.memory),
+        cache=cache_dir("pairs"),
+    )
+    about |= {
+        "config": found.attrs["config"],
+        "fingerprint": found.attrs["fingerprint"],
+        "seconds": round(found.attrs["wall_time"], 1),
+        "parts": asked.parts,
+    }
+    n = found.sizes["sample"]
+    check = np.random.default_rng(asked.seed + 1).choice(n, min(N_CHECK, n), replace=False)
+    name = f"04_pairs_{asked.classifier}_gamma{asked.localization:g}_n{n}"
+    for part in range(asked.parts):
+        arrays = part_of_pairs(found, part, asked.parts, np.sort(check))
+        write(asked.into / f"{name}_part{part}.safetensors", arrays, about | {"part": part})
+
+
+def _gradients(
+    asked: argparse.Namespace,
+    model: torch.nn.Module,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    about: dict[str, Any],
+) -> None:
+    settings = {"n_beta": asked.n_beta, "localization": asked.localization}
+    posterior = _posterior(model, images, labels, **settings)  # the cosines depend on neither
+    started = time.perf_counter()
+    cosine = gradients_at_rest(posterior, memory=int(asked.memory))
+    about |= {
+        "fingerprint": posterior.fingerprint(),
+        "seconds": round(time.perf_counter() - started, 1),
+    }
+    name = f"04_gradients_{asked.classifier}_n{len(labels)}"
+    write(asked.into / f"{name}.safetensors", {"cosine": upper(cosine)}, about)
+
+
+def _sgld(
+    asked: argparse.Namespace,
+    model: torch.nn.Module,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    about: dict[str, Any],
+) -> None:
     setting = long_step(asked.n_beta, asked.localization)
     step_size = setting.pop("step_size")
-    posterior = _posterior(model, images, labels, **setting)
     trace = probelib.sample(
-        posterior,
+        _posterior(model, images, labels, **setting),
         sampler=probelib.SGLD(step_size=step_size, batch_size=asked.batch_size),
         chains=asked.chains,
         draws=asked.draws,
@@ -306,6 +424,7 @@ def main(arguments: list[str] | None = None) -> None:
         "distance": trace.distance.values,
         "sampling_loss": trace.sampling_loss.values,
     }
+    name = f"04_sgld_{asked.classifier}_gamma{asked.localization:g}"
     write(asked.into / f"{name}.safetensors", arrays, about)
 
 

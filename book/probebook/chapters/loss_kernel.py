@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import xarray as xr
+from scipy.stats import skew
 from torch import nn
 
 import probelib
@@ -78,139 +79,6 @@ def record_photographs(
         top5_every_fifth=float(right_in_five[::5].mean()),
         guessing=float(np.log(logits.shape[1])),
     )
-
-
-# -- the sweep of the localization -------------------------------------------------------------
-
-
-@dataclass(frozen=True, eq=False)
-class Localization:
-    """The whole network at one localization.
-
-    Attributes:
-        gamma: the localization.
-        loss: mean over draws and photographs, nats.
-        kept: of the photographs with more than half the probability on their label at w*, the
-            share that has it along the walks.
-        data_term: spread of n_beta L over the draws, which the limit n_beta -> 0 leaves out.
-        reliability: of R from one walk.
-        aligned: WordNet similarity of the neighbours.
-    """
-
-    gamma: float
-    loss: float
-    kept: float
-    data_term: float
-    reliability: float
-    aligned: al.Alignment
-
-    def numbers(self) -> dict[str, float]:
-        """Everything by name."""
-        key = f"gamma_{self.gamma:.0f}"
-        return {
-            f"{key}_mean_loss": self.loss,
-            f"{key}_still_right": self.kept,
-            f"{key}_data_term": self.data_term,
-            f"{key}_reliability": self.reliability,
-            f"{key}_wordnet": self.aligned.value,
-            f"{key}_interval_low": self.aligned.low,
-            f"{key}_interval_high": self.aligned.high,
-        }
-
-    def row(self) -> dict[str, str]:
-        """A line of a table."""
-        return {
-            "γ": f"{self.gamma:,.0f}",
-            "mean loss": f"{self.loss:.2f}",
-            "still right": f"{self.kept:.0%}",
-            "spread of nβ L": f"{self.data_term:.2f}",
-            "reliability of one walk": f"{self.reliability:.2f}",
-            "WordNet, cross-label top 5": f"{self.aligned.value:.3f}",
-            "by chance": f"{self.aligned.low:.3f} to {self.aligned.high:.3f}",
-        }
-
-
-def localization_of(
-    gamma: float, pairs: xr.Dataset, labels: np.ndarray, meaning: al.Meaning
-) -> Localization:
-    """What gradient pairs at one localization say."""
-    right = pairs.init_loss.values < np.log(2)  # more than half the probability on the label
-    kept = float((pairs.loss.values[:, :, right] < np.log(2)).mean()) if right.any() else 0.0
-    return Localization(
-        gamma,
-        float(pairs.loss.mean()),
-        kept,
-        float(pairs.log_weight.std(ddof=1)),
-        probelib.split_half_reliability(*halves_of_pairs(pairs)),
-        meaning(probelib.pair_kernel(pairs, limit=True).correlation(), labels),
-    )
-
-
-def sweep_panels(sweep: Sequence[Localization], at_center: float) -> dict[str, dict]:
-    """What :func:`probebook.figures.localization_sweep` draws.
-
-    Args:
-        sweep: in ascending order of gamma.
-        at_center: mean loss of the trained network, nats.
-    """
-    chance = [(p.aligned.chance, p.aligned.low, p.aligned.high) for p in sweep]
-    both = [probelib.spearman_brown(p.reliability) for p in sweep]
-    return {
-        "mean loss (nats)": {
-            "along the draws": np.array([p.loss for p in sweep]),
-            "trained": np.full(len(sweep), at_center),
-        },
-        "reliability": {"R, two walks": np.array(both)},
-        "WordNet similarity": {
-            "cross-label top 5": np.array([p.aligned.value for p in sweep]),
-            "chance": np.array(chance).T,
-        },
-    }
-
-
-def reduced_rows(
-    chapter: Chapter,
-    reduced: Mapping[str, xr.Dataset],
-    labels: np.ndarray,
-    meaning: al.Meaning,
-    passes: int,
-) -> Rows:
-    """Record what cheaper kernels leave of the first one, and give a line of a table each.
-
-    Args:
-        chapter: where to.
-        reduced: name -> gradient pairs, those of the whole network first.
-        labels: of the photographs, shape (n,).
-        meaning: from :func:`probebook.alignment.meaning_of`.
-        passes: gradients of every photograph that each took.
-    """
-    whole = next(iter(reduced))
-    whole_halves, rows = halves_of_pairs(reduced[whole]), []
-    whole_reliability = probelib.split_half_reliability(*whole_halves)
-    for name, found in reduced.items():
-        own = halves_of_pairs(found)
-        numbers = {
-            "seconds_a_pass": found.attrs["wall_time"] / passes,
-            "reliability": probelib.split_half_reliability(*own),
-            "agreement": 1.0 if name == whole else al.noise_free_correlation(own, whole_halves),
-            "wordnet": meaning(probelib.pair_kernel(found, limit=True).correlation(), labels).value,
-        }
-        key = f"reduced_{name.replace(' ', '_')}"
-        reliability, agreement = numbers["reliability"], numbers["agreement"]
-        readable = min(reliability, whole_reliability) > 0.1 and agreement < 1.2
-        chapter.record(**{f"{key}_{what}": value for what, value in numbers.items()})
-        rows.append(
-            {
-                "what moves": name,
-                "seconds per pass": f"{numbers['seconds_a_pass']:.1f}",
-                "reliability of one walk": f"{reliability:.2f}",
-                "agreement with the whole network's R": (
-                    f"{agreement:.2f}" if readable else "too noisy"
-                ),
-                "WordNet, cross-label top 5": f"{numbers['wordnet']:.3f}",
-            }
-        )
-    return rows
 
 
 # -- the last module ---------------------------------------------------------------------------
@@ -433,28 +301,31 @@ def table1_row(
 # -- the whole network -------------------------------------------------------------------------
 
 
-def record_kept(chapter: Chapter, kept: KeptPairs, check: np.ndarray, again: xr.Dataset) -> None:
+def record_kept(chapter: Chapter, kept: KeptPairs, again: xr.Dataset) -> None:
     """Record a kept run, and by how much some of its photographs differ when computed again.
+
+    The kernel that is compared leaves the data term out: that is the part which needs no pass over
+    all photographs.
 
     Args:
         chapter: where to.
         kept: the run.
-        check: positions of these photographs, shape (m,).
-        again: the gradient pairs of them.
+        again: the gradient pairs of its photographs ``check``, all walks.
     """
-    difference = max(
-        np.abs(
-            kernel.correlation(check, check)
-            - probelib.pair_kernel(again, slice(c, c + 1), limit=True).correlation()
-        ).max()
-        for c, kernel in enumerate(kept.kernels)
-    )
+    parts = len(kept.kernels)
+    difference = 0.0
+    for part, covariance in enumerate(kept.check_kernels):
+        then = probelib.MatrixKernel(covariance.astype(np.float64)).correlation()
+        now = probelib.pair_kernel(again, slice(part, None, parts), limit=True).correlation()
+        difference = max(difference, float(np.abs(then - now).max()))
     about, minutes = kept.about, kept.about["seconds"] / 60
+    order = [walk for part in range(parts) for walk in kept.walks(part)]
+    losses = again.loss.values[order] - kept.loss[:, :, kept.check]
     chapter.record(
         made=f"kept run: {about['device']}, {minutes:.0f} min, torch {about['torch']}",
-        verified_images=len(check),
-        verified_difference=float(difference),
-        verified_loss_difference=float(np.abs(again.loss.values - kept.loss[:, :, check]).max()),
+        verified_images=len(kept.check),
+        verified_difference=difference,
+        verified_loss_difference=float(np.abs(losses).max()),
     )
 
 
@@ -463,6 +334,7 @@ def record_kernel(
     halves: Sequence[np.ndarray],
     loss: np.ndarray,
     at_center: np.ndarray,
+    log_weight: np.ndarray,
     labels: np.ndarray,
     cross: np.ndarray,
 ) -> None:
@@ -475,22 +347,28 @@ def record_kernel(
         halves: R from two halves of the walks, shape (n, n).
         loss: along the walks, shape (chain, draw, n), nats.
         at_center: at w*, shape (n,).
+        log_weight: -n_beta L along the walks, shape (chain, draw).
         labels: of the photographs.
         cross: cross-label neighbours in the whole R, shape (n, 5).
     """
     first, second = halves
     reliability = probelib.split_half_reliability(first, second)
     nearest = [al.cross_label_top(half, labels, 5) for half in halves]
+    weight = np.exp(log_weight - log_weight.max())
     chapter.record(
+        draws_that_count=float(weight.sum() ** 2 / np.square(weight).sum() / weight.size),
+        data_term=float(log_weight.std(ddof=1)),
         draws=int(loss.shape[0] * loss.shape[1]),
         effective_draws=al.equivalent_draws(first, second),
         mean_loss_start=float(at_center.mean()),
         mean_loss_chain=float(loss.mean()),
         mean_loss_chain_se=float(loss.mean((1, 2)).std(ddof=1) / len(loss) ** 0.5),
         split_half_reliability=reliability,
+        reliability_local=reliability,
         split_half_reliability_se=al.reliability_error(*halves),
         reliability_of_both=probelib.spearman_brown(reliability),
         shared_top5=al.overlap(*nearest),
+        neighbours_shared_halves=al.overlap(*nearest),
         most_frequent_neighbour=int(np.bincount(cross.ravel()).max()),
         shared_top5_by_chance=5 / (len(labels) - 1),
         signal_spread=float(np.sqrt(max(np.cov(*map(al.off_diagonal, halves))[0, 1], 0))),
@@ -579,11 +457,72 @@ def record_agreement(
     )
 
 
+def robust_similarity(covariance: np.ndarray, loss: np.ndarray) -> np.ndarray:
+    """K_ij over robust scales of the two losses, shape (n, n).
+
+    The scale is the median absolute deviation along the walks, times 1.4826, which is the standard
+    deviation of a normal law. A loss that does not move in half of the draws, or whose deviation
+    vanishes in half precision, keeps its standard deviation.
+
+    Args:
+        covariance: K, shape (n, n), nats squared.
+        loss: along the walks, shape (chain, draw, n), nats.
+    """
+    flat = loss.reshape(-1, loss.shape[-1])
+    scale = 1.4826 * np.median(np.abs(flat - np.median(flat, 0)), 0)
+    own = np.sqrt(np.maximum(np.diag(covariance), 0))
+    scale = np.where(scale > 1e-6, scale, np.maximum(own, 1e-30))
+    return covariance / scale[:, None] / scale
+
+
+def hub_rows(
+    chapter: Chapter,
+    similarities: Mapping[str, np.ndarray],
+    labels: np.ndarray,
+    at_center: np.ndarray,
+    meaning: al.Meaning,
+) -> Rows:
+    """Record how often photographs are neighbours, and give a line of a table each.
+
+    Args:
+        chapter: where to.
+        similarities: name -> (n, n).
+        labels: of the photographs, shape (n,).
+        at_center: their losses at w*, shape (n,), nats.
+        meaning: from :func:`probebook.alignment.meaning_of`.
+    """
+    rows = []
+    for name, matrix in similarities.items():
+        nearest = al.cross_label_top(matrix, labels, 5)
+        count = np.bincount(nearest.ravel(), minlength=len(labels))
+        numbers = {
+            "most": int(count.max()),
+            "never": float((count == 0).mean()),
+            "skewness": float(skew(count)) if np.ptp(count) else 0.0,
+            "loss_of_hubs": float(np.median(at_center[np.argsort(-count, kind="stable")[:10]])),
+            "wordnet": meaning(matrix, labels).value,
+        }
+        key = f"hubs_{name.replace(',', '').replace(' ', '_')}"
+        chapter.record(**{f"{key}_{what}": value for what, value in numbers.items()})
+        rows.append(
+            {
+                "similarity": name,
+                "most frequent: among the five of": f"{numbers['most']}",
+                "never among the five": f"{numbers['never']:.0%}",
+                "skewness of the counts": f"{numbers['skewness']:.1f}",
+                "loss at w* of the ten most frequent (median)": f"{numbers['loss_of_hubs']:.2g}",
+                "WordNet, cross-label top 5": f"{numbers['wordnet']:.3f}",
+            }
+        )
+    chapter.record(loss_median=float(np.median(at_center)))
+    return rows
+
+
 def record_gradients(
     chapter: Chapter,
     r: np.ndarray,
+    halves: Sequence[np.ndarray],
     gradient_cosine: np.ndarray,
-    some: np.ndarray,
     labels: np.ndarray,
     meaning: al.Meaning,
 ) -> None:
@@ -591,17 +530,15 @@ def record_gradients(
 
     Args:
         chapter: where to.
-        r: of all photographs, shape (n, n).
-        gradient_cosine: of the photographs ``some``, shape (m, m).
-        some: positions of those, shape (m,).
-        labels: of all photographs.
+        r, halves: of all photographs, and from two halves of the walks, shape (n, n).
+        gradient_cosine: shape (n, n).
+        labels: of the photographs.
         meaning: from :func:`probebook.alignment.meaning_of`.
     """
-    block = r[np.ix_(some, some)]
     chapter.record(
-        gradient_agreement=_pearson_of_pairs(block, gradient_cosine),
-        gradient_wordnet=meaning(gradient_cosine, labels[some]).value,
-        kernel_wordnet_on_sweep=meaning(block, labels[some]).value,
+        gradient_agreement=_pearson_of_pairs(r, gradient_cosine),
+        gradient_agreement_noise_free=al.noise_free_correlation(halves, [gradient_cosine] * 2),
+        gradient_wordnet=meaning(gradient_cosine, labels).value,
     )
 
 
@@ -616,14 +553,13 @@ def _pearson_of_pairs(one: np.ndarray, other: np.ndarray) -> float:
 
 __all__ = [
     "LastModule",
-    "Localization",
     "Table1Row",
     "alignment_rows",
     "halves_of_draws",
     "halves_of_pairs",
+    "hub_rows",
     "label_weights",
     "last_module",
-    "localization_of",
     "record_agreement",
     "record_gradients",
     "record_kept",
@@ -631,7 +567,6 @@ __all__ = [
     "record_last_module",
     "record_photographs",
     "record_steps",
-    "reduced_rows",
-    "sweep_panels",
+    "robust_similarity",
     "table1_row",
 ]

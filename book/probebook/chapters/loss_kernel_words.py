@@ -8,7 +8,8 @@ import numpy as np
 
 from probebook.cache import write_atomically
 from probebook.chapter import Chapter, Claim
-from probebook.chapters.loss_kernel import Localization, Table1Row
+from probebook.chapters.loss_kernel import Table1Row
+from probebook.chapters.loss_kernel_sweeps import Localization, Tempered
 from probebook.explorer import Samples, neighbours_csv
 from probelib import Neighbours
 
@@ -29,7 +30,7 @@ HEADLINE = (
     "{wordnet_top5_cross_label:.3f} ± {wordnet_top5_se:.3f}, chance {wordnet_chance:.3f} "
     "[{wordnet_interval_low:.3f}, {wordnet_interval_high:.3f}]; split-half reliability "
     "{split_half_reliability:.2f} ± {split_half_reliability_se:.2f} ({effective_draws:.0f} draws' "
-    "worth), in the limit of a small nβ"
+    "worth); of {draws} draws {draws_that_count:.0%} count"
 )
 # Names of the numbers that a page without photographs quotes from the published run -> in words.
 PUBLISHED = {
@@ -190,6 +191,50 @@ def locality_in_words(chapter: Chapter, sweep: list[Localization], own: float) -
     )
 
 
+def hubs_in_words(chapter: Chapter) -> str:
+    """What the counts of neighbours say, as a template."""
+    numbers = chapter.numbers
+    text = (
+        "The most frequent neighbour is among the five of **{hubs_loss_kernel_most}** photographs "
+        "(features: {hubs_features_most}). "
+    )
+    if numbers["hubs_loss_kernel_loss_of_hubs"] < numbers["loss_median"]:
+        text += (
+            "The ten most frequent have a median loss of {hubs_loss_kernel_loss_of_hubs:.2g} nats "
+            "at $w^*$, all photographs one of {loss_median:.2g}: the network is sure of them. "
+        )
+    else:
+        text += (
+            "The ten most frequent have a median loss of {hubs_loss_kernel_loss_of_hubs:.2g} nats "
+            "at $w^*$, all photographs one of {loss_median:.2g}: it is not that the network is "
+            "sure of them. "
+        )
+    fewer = numbers["hubs_loss_kernel_robust_scale_skewness"] < numbers["hubs_loss_kernel_skewness"]
+    closer = numbers["hubs_loss_kernel_robust_scale_wordnet"] > numbers["hubs_loss_kernel_wordnet"]
+    return text + (
+        f"A robust scale makes the counts {'less' if fewer else 'not less'} uneven, and the "
+        f"neighbours {'closer' if closer else 'no closer'} in meaning."
+    )
+
+
+def data_term_in_words(chapter: Chapter, tempered: list[Tempered]) -> str:
+    """What n_beta changes, as a template.
+
+    Args:
+        chapter: with the numbers of the sweep of n_beta.
+        tempered: its points.
+    """
+    known = [point for point in tempered if point.share > 0.5]
+    if not known:
+        return "At no nβ of this table do half of the draws count: read none of its rows."
+    last = max(known, key=lambda point: point.n_beta)
+    return (
+        f"Up to nβ = {last.n_beta:,.0f} ({last.what}), where {last.share:.0%} of the draws count, "
+        f"$R$ correlates by {min(point.agreement for point in known):.3f} or more with that of the "
+        "limit."
+    )
+
+
 def answer(chapter: Chapter, row: Table1Row | None, own: float) -> tuple[str, str]:
     """The chapter's answer and the line on trust, as templates for :meth:`Chapter.answer`.
 
@@ -210,9 +255,9 @@ def answer(chapter: Chapter, row: Table1Row | None, own: float) -> tuple[str, st
     )
     trust = (
         "One half of the walks against the other has a reliability of {split_half_reliability:.2f} "
-        "± {split_half_reliability_se:.2f}, and {sure_nearest:.0%} of the nearest neighbours are "
-        "more than chance. Gradient pairs have no step, and so no step bias; they leave out the "
-        "data term of the posterior. One network. At Table 1's γ the mean loss is "
+        "± {split_half_reliability_se:.2f}, and they share {neighbours_shared_halves:.0%} of five "
+        "neighbours. Gradient pairs have no step, and so no step bias; {draws_that_count:.0%} of "
+        "their draws count under the data term. At Table 1's γ the mean loss is "
         "{paper_gamma_mean_loss:.1f} nats (guessing: {guessing:.1f})."
     )
     if row is not None:
@@ -338,6 +383,8 @@ __all__ = [
     "STAND_IN_HEADLINE",
     "answer",
     "claims",
+    "data_term_in_words",
+    "hubs_in_words",
     "locality_in_words",
     "published",
     "published_neighbours",
