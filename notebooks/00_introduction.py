@@ -366,6 +366,7 @@ chapter.say(
 # | {doc}`02 · Loss gain on MNIST <02_loss_gain>` | Which digits are fragile, and does the gain say more than the loss? |
 # | {doc}`03 · Memorization <03_memorization>` | Can the probe tell what was memorized from what was learned? |
 # | {doc}`04 · The loss kernel on ImageNet <04_loss_kernel>` | Does the kernel of a large network follow the meaning of its images? |
+# | {doc}`04 · The loss kernel, tested <04_loss_kernel_tested>` | Does it know more than features, gradients or pixels, and what is it good for? |
 # | {doc}`05 · The LLC sum identity <05_llc_identity>` | Do the gains add up to the learning coefficient, and is the estimate right where the answer is known? |
 # | {doc}`06 · Singular fluctuation <06_singular_fluctuation>` | What is the trace of the kernel, and how well does one data set determine it? |
 # | {doc}`07 · Influence functions <07_influence_functions>` | When is the kernel the classical influence, and which of the two predicts retraining? |

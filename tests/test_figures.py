@@ -7,6 +7,7 @@ from drawn import assert_drawn
 
 from probebook import figures
 from probebook.figures import loss_kernel
+from probebook.similarities import Interval
 
 RNG = np.random.default_rng(0)
 PLANE = RNG.normal(size=(12, 2))
@@ -197,6 +198,16 @@ FIGURES = {
     ),
     "permutation_picture": lambda: figures.permutation_picture(
         CHANGES["easy"], {"kernel": 4.0, "gradients": 3.9}, "x"
+    ),
+    "interval_panels": lambda: figures.interval_panels(
+        {
+            "x": {"kernel": Interval(0.2, 0.1, 0.3), "features": Interval(0.5, 0.4, 0.7)},
+            "y": {"kernel": Interval(1.0, np.nan, np.nan), "features": Interval(2.0, 1.5, 2.5)},
+        },
+        {"x": {"kernel": 0.0, "features": 0.01}, "y": {"kernel": 0.9, "features": 0.8}},
+    ),
+    "planted_matrices": lambda: figures.planted_matrices(
+        {"kernel": np.eye(6) + 0.1, "features": np.full((6, 6), 0.5)}, np.array([0, 0, 1, 1, 1, 2])
     ),
 }
 
@@ -469,3 +480,19 @@ def test_permutations_are_shares_and_the_observed_are_named():
     assert [text.get_text() for text in ax.texts] == ["kernel: 4.00", "gradients: 3.90"]
     kernel, gradients = (line.get_ydata()[1] for line in ax.lines)
     assert kernel > gradients > ax.patches[0].get_data().values.max()  # neither crosses a name
+
+
+def test_intervals_stand_where_they_are():
+    one, other = FIGURES["interval_panels"]().axes
+    spans = [line.get_xdata() for line in one.lines if len(line.get_xdata()) == 2]
+    np.testing.assert_allclose(spans, [[0.1, 0.3], [0.4, 0.7]])
+    assert [label.get_text() for label in one.get_yticklabels()] == ["kernel", "features"]
+    # Two points and two marks of chance a panel, and no interval where there is none.
+    assert [len(line.get_xdata()) for line in other.lines].count(2) == 1
+
+
+def test_mechanisms_are_parted():
+    fig = FIGURES["planted_matrices"]()
+    assert len(fig.axes) == 2
+    for ax in fig.axes:
+        assert sorted({float(line.get_xdata()[0]) for line in ax.lines}) == [0.0, 1.5, 4.5]

@@ -30,6 +30,26 @@ REQUIRED = {
     "04_loss_kernel": "top1 top5 n_images draws effective_draws mean_loss_start mean_loss_chain "
     "split_half_reliability wordnet_top5_cross_label wordnet_chance wordnet_interval_low "
     "wordnet_interval_high spearman_wordnet feature_agreement stand_in",
+    "04_loss_kernel_tested": "stand_in networks reliability_local neighbours_shared_halves "
+    + " ".join(
+        f"{statistic}_{similarity}{end}"
+        for statistic in ("spearman_wordnet", "top5_wordnet", "nmi_5", "nmi_6", "nmi_7")
+        for similarity in (
+            *("kernel", "features", "centred_features", "gradients", "logits", "pixels"),
+            "weights_of_the_labels",
+        )
+        for end in ("", "_low", "_high", "_chance")
+    )
+    + " "
+    + " ".join(
+        f"{name}{end}"
+        for name in (
+            *("partial_wordnet_given_features", "partial_wordnet_given_all"),
+            *("planted_recovery_auroc", "planted_recovery_auroc_features"),
+            *("use_leaks_kernel", "use_leaks_features", "use_wrong_kernel", "use_wrong_features"),
+        )
+        for end in ("", "_low", "_high")
+    ),
     "05_llc_identity": "identity_relative_error identity_n_factor llc llc_step_bias llc_unbiased "
     "llc_unbiased_mcse noisy_share_wrong_labels_unbiased known_off_eq1 known_off_eq1_unbiased "
     + " ".join(

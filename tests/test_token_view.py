@@ -3,7 +3,6 @@
 import html
 import json
 import re
-import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -20,9 +19,6 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 N, T = 5, 8
 EVIL = '</script><b title="x">evil</b> & more'
-CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
 
 
 @pytest.fixture(scope="module")
@@ -203,43 +199,6 @@ def test_passages_that_do_not_fit_are_refused(passages):
 
 
 # -- in a browser ---------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def browser():
-    if CHROMIUM is None:
-        pytest.skip("no Chromium on this machine (chromium, chromium-browser, google-chrome)")
-    playwright = pytest.importorskip("playwright.sync_api")
-    with playwright.sync_playwright() as p:
-        browser = p.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu", "--no-first-run"]
-        )
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def show(browser, tmp_path):
-    """Opens a page around the view; afterwards nothing has gone wrong in it."""
-    wrong, tabs = [], []
-
-    def opened(piece, theme='data-theme="light"', body="", scheme="light", width=1280):
-        path = tmp_path / "page.html"
-        path.write_text(
-            f'<!doctype html><html {theme}><meta charset="utf-8">'
-            f'<meta name="viewport" content="width=device-width"><body {body}>{piece}</body>',
-            encoding="utf-8",
-        )
-        tab = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
-        tab.on("pageerror", lambda e: wrong.append(str(e)))
-        tab.goto(path.as_uri())
-        tabs.append(tab)
-        return tab
-
-    yield opened
-    for tab in tabs:
-        tab.close()
-    assert wrong == []
 
 
 FOCUS = (

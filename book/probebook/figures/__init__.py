@@ -29,6 +29,7 @@ from probebook.figures.loss_kernel import (
     permutation_picture,
     reliability_curves,
 )
+from probebook.figures.loss_kernel_tested import interval_panels, planted_matrices
 from probebook.figures.memorization import embeddings
 from probebook.figures.samplers_and_settings import (
     efficiency,
@@ -55,6 +56,7 @@ __all__ = [
     "group_shares",
     "induction_kernels",
     "induction_positions",
+    "interval_panels",
     "kept_by_localization",
     "kernel_and_gradients",
     "kernel_picture",
@@ -63,6 +65,7 @@ __all__ = [
     "localization_sweep",
     "one_data_set",
     "permutation_picture",
+    "planted_matrices",
     "probe_picture",
     "ranks_and_errors",
     "reliability_curves",
