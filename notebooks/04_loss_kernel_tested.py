@@ -331,8 +331,9 @@ if second_name:
     )
 
 # %% tags=["remove-input"]
-chapter.record(networks=classifier.name)
-if other is not None:
+if other is None:
+    chapter.record(networks=classifier.name)
+else:
     rows = helpers.network_rows(
         chapter, classifier, other, parts, embedding, meaning, seed
     )

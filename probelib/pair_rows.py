@@ -27,7 +27,7 @@ _ENTRY_OF_WALK, _ENTRY = 12, 64
 class Cut(NamedTuple):
     """How gradients are cut to fit into memory.
 
-    Attributes:
+    Args:
         groups: of positions of layers, each with its own backward passes.
         rows: of a block.
         streamed: samples whose gradients meet it at once.

@@ -31,7 +31,7 @@ _KNOWS_ITS_TAIL = 25
 class Sums(NamedTuple):
     """Sums over pairs, of which K = (matrix + excess cross' / norm, symmetrised) / norm.
 
-    Attributes:
+    Args:
         matrix: of v [g_i'g_j / gamma - c (l_i - mu_i) L'(w)'g_j(w_theta)], symmetrised, with c = n
             beta / gamma and a rough mu that all chains share: (n, n), or rows of it; or its
             diagonal, (n,).
