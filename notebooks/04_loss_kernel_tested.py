@@ -422,7 +422,10 @@ removed = removals.over_training_sets(
 
 # %% tags=["remove-input"]
 budget = max(removal_size.budgets)
-chapter.record(**removed.numbers())
+chapter.record(
+    **removed.numbers(),
+    **{f"use_wrong_budget_{each}": each for each in removal_size.budgets},
+)
 for name in ("kernel", "correlation", "features"):
     of_budget = removed.row(name, budget).corrected
     chapter.record(**of_budget.numbers(f"use_wrong_{name}"))
