@@ -389,16 +389,19 @@ figures.planted_matrices(
 # %% [markdown]
 # ## At work: leaks
 #
-# Test images that are copies of training images make a test worthless. Some test images of Fashion-MNIST are
-# replaced by copies of training images, a little shifted, turned, brightened or with noise. Whose nearest
-# training image is the source?
+# Test images that are copies of training images make a test worthless. Some test images of Fashion-MNIST (of
+# MNIST, where it cannot be had) are replaced by copies of training images, a little shifted, turned, darkened
+# or with noise. Whose nearest training image is the source? The kernel comes from $S$ weighted draws
+# (`leak_size.draws`), so that $R$ has noise of about $1/\sqrt S$; its rivals have none.
 
 # %%
 leak_size = helpers.SMALL_LEAKS if small else leaks.LeakSize()
 search = leaks.search_leaks(leak_size, seeds=range(leak_seeds))
 
 # %% tags=["remove-input"]
-chapter.record(**search.numbers())
+chapter.record(
+    **search.numbers(), use_data=leaks.load_images("fashion")[0].source
+)
 chapter.table(
     helpers.leak_rows(search),
     "Copies whose source is found first, and AUROC of the nearest one's similarity for copies against honest "

@@ -27,10 +27,10 @@ class SampleGradients:
     the batch gives the gradients of all samples: outer products of a layer's inputs and of the
     gradients with respect to its outputs (Goodfellow, 2015). It is taken for these classes
     without hooks, and only where it gives the gradients that autograd gives, of samples that have
-    one. A subclass may do anything, so that what it returns is compared with what its class would,
-    for every batch. Any other model, and a batch for which they differ, is differentiated sample by
-    sample with ``torch.func``, which takes about ten times as long and is not split into groups of
-    layers.
+    one. A subclass may do anything, so that what it returns, and how that depends on its weights,
+    is compared with what its class would do, for every batch. Any other model, and a batch for
+    which they differ, is differentiated sample by sample with ``torch.func``, which takes about ten
+    times as long and is not split into groups of layers.
 
     Args:
         posterior: gives the model and the loss.
@@ -211,27 +211,47 @@ def _has_sample_gradients(module: nn.Module) -> bool:
     return zeros and not isinstance(module.padding, str)
 
 
-@torch.no_grad()
 def _is_plain(module: nn.Module, inputs: tuple, output: Tensor) -> bool:
-    """Whether a subclass of a layer returned what the layer itself would have."""
+    """Whether a subclass of a layer returned what the layer itself would have.
+
+    And whether its output depends on its weights as the layer's would: what it returns may be
+    detached, or have a derivative of its own. That is seen in a sum over the batch.
+    """
     x, *more = inputs
-    own = next(module.parameters(recurse=False))
-    if more or not isinstance(x, Tensor) or not isinstance(output, Tensor) or x.dtype != own.dtype:
+    own = list(module.parameters(recurse=False))
+    if more or not isinstance(x, Tensor) or not isinstance(output, Tensor):
         return False
-    if isinstance(module, nn.Linear):
-        expected = F.linear(x, module.weight, module.bias)
-    elif isinstance(module, nn.BatchNorm2d):
-        statistics = module.running_mean, module.running_var
-        expected = F.batch_norm(x, *statistics, module.weight, module.bias, False, 0.0, module.eps)
-    else:
-        assert isinstance(module, nn.Conv2d)
-        assert not isinstance(module.padding, str)
-        how = module.stride, module.padding, module.dilation, module.groups
-        expected = F.conv2d(x, module.weight, module.bias, *how)
+    if x.dtype != own[0].dtype or not output.requires_grad:
+        return False
+    with torch.enable_grad():
+        expected = _plain(module, x.detach())
     if expected.shape != output.shape or expected.dtype != output.dtype:
         return False
-    size = expected.abs().amax(tuple(range(1, expected.ndim)), keepdim=True)  # of each sample
-    return bool(((output - expected).abs() <= 1e-5 * size).all())
+    size = expected.detach().abs().amax(tuple(range(1, expected.ndim)), keepdim=True)  # of each
+    if not bool(((output - expected).abs() <= 1e-5 * size).all()):
+        return False
+    # Unequal numbers for all samples, so that no two samples cancel.
+    along = torch.linspace(1, 2, output.numel(), dtype=output.dtype, device=output.device)
+    along = along.view_as(output)
+    found = torch.autograd.grad(output, own, along, retain_graph=True, allow_unused=True)
+    wanted = torch.autograd.grad(expected, own, along)
+    return all(
+        one is not None and bool((one - other).norm() <= 1e-4 * other.norm())
+        for one, other in zip(found, wanted, strict=True)
+    )
+
+
+def _plain(module: nn.Module, x: Tensor) -> Tensor:
+    """What the class of a layer does, whatever a subclass may make of it."""
+    if isinstance(module, nn.Linear):
+        return F.linear(x, module.weight, module.bias)
+    if isinstance(module, nn.BatchNorm2d):
+        statistics = module.running_mean, module.running_var
+        return F.batch_norm(x, *statistics, module.weight, module.bias, False, 0.0, module.eps)
+    assert isinstance(module, nn.Conv2d)
+    assert not isinstance(module.padding, str)
+    how = module.stride, module.padding, module.dilation, module.groups
+    return F.conv2d(x, module.weight, module.bias, *how)
 
 
 def _layer_rows(

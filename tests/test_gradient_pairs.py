@@ -535,6 +535,14 @@ class Moody(nn.Linear):
         return super().forward(x) * torch.where(x[:, :1] > 5, x[:, 1:2], 1.0)
 
 
+class Detached(nn.Linear):
+    """Right values, but not all of them depend on the weight as they seem to."""
+
+    def forward(self, x):
+        out = super().forward(x)
+        return torch.where(x[:, :1] > 5, out.detach(), out)
+
+
 class Adapted(nn.Linear):
     """A weight more than its class has."""
 
@@ -600,12 +608,13 @@ def test_only_layers_that_are_what_they_seem_are_taken(model, layers, ignored):
         torch.testing.assert_close(rows[at] * scale, wanted, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("kind", [Moody, Detached])
 @pytest.mark.parametrize("groups", [[[0, 1, 2]], [[0], [1, 2]]])
-def test_a_batch_for_which_a_subclass_is_not_plain_is_differentiated_by_autograd(groups):
+def test_a_batch_for_which_a_subclass_is_not_plain_is_differentiated_by_autograd(groups, kind):
     torch.manual_seed(1)
     x, y = torch.randn(12, 4), torch.arange(12) % 3
     x[5] = torch.tensor([6.0, 3.0, 0.1, 0.2])  # not among those that are tried beforehand
-    model = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4), Moody(4, 3)).eval()
+    model = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4), kind(4, 3)).eval()
     with torch.no_grad():
         model[0].weight.copy_(torch.eye(4))
         model[0].bias.zero_()

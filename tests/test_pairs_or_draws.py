@@ -32,6 +32,25 @@ def small(gamma=20.0, n_beta=10.0):
     return Exact(n=12, d=3, gamma=gamma, n_beta=n_beta, seed=2)
 
 
+@pytest.fixture
+def counted(monkeypatch):
+    """Seconds that are counted, not measured: a millisecond a draw, ten a gradient of a walk."""
+
+    def of(function, seconds):
+        def run(*args, **options):
+            found = function(*args, **options)
+            return found.assign_attrs(wall_time=seconds(found.loss.sizes))
+
+        return run
+
+    draws = of(probelib.importance_sample, lambda sizes: 1e-3 * sizes["draw"])
+    pairs = of(probelib.gradient_pairs, lambda sizes: 1e-2 * sizes["chain"] * sizes["draw"])
+    monkeypatch.setattr(module, "importance_sample", draws)
+    monkeypatch.setattr(module, "gradient_pairs", pairs)
+    monkeypatch.setattr(module, "_growth", lambda *of: 1.0)
+
+
+@pytest.mark.usefixtures("counted")
 def test_pairs_for_a_wide_and_nearly_linear_model():
     found = probelib.pairs_or_draws(wide())
     assert found.choice == "pairs"
@@ -61,6 +80,7 @@ def test_draws_where_the_walks_carry_nothing(monkeypatch):
     assert "take weighted draws" in str(found)
 
 
+@pytest.mark.usefixtures("counted")
 def test_draws_where_pairs_take_longer(monkeypatch):
     monkeypatch.setattr(module, "_growth", lambda *of: 1e4)
     found = probelib.pairs_or_draws(small().posterior)

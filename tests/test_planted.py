@@ -6,6 +6,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 import probelib
+from probebook import alignment as al
 from probebook.planted import (
     PAIRS,
     Design,
@@ -16,7 +17,6 @@ from probebook.planted import (
     similarity_matrices,
 )
 from probebook.similarities import (
-    cosines,
     drawn,
     gradient_products,
     hidden_features,
@@ -82,7 +82,7 @@ def test_labels_are_balanced_within_mechanisms_and_inputs_hide_them():
     for mechanism in range(3):
         share = y[planted.mechanism == mechanism].mean()
         assert abs(share - 0.5) < 4 * 0.5 / 1000**0.5
-    found = recovered(cosines(x), planted.mechanism[:600], planted.task[:600], y[:600])
+    found = recovered(al.cosine(x), planted.mechanism[:600], planted.task[:600], y[:600])
     assert abs(found["other_task", False] - 0.5) < 0.03  # of 0.01 from seed to seed
     assert (planted.mechanism == planted.task % 3).all()
 
@@ -106,13 +106,13 @@ def test_matrices_are_what_they_are_called():
     logits = planted.network.layers[2](torch.from_numpy(features[0])).detach()
     torch.testing.assert_close(logits, planted.network(x).detach())
     np.testing.assert_allclose(
-        found["features_centred"], cosines(features[0] - features[0].mean(0)), atol=1e-5
+        found["features_centred"], al.cosine(features[0] - features[0].mean(0)), atol=1e-5
     )
     posterior = probelib.LocalPosterior(
         planted.network, probelib.cross_entropy, (x, y), n_beta=10.0, localization=1.0
     )
     np.testing.assert_allclose(
-        found["gradients"], cosines(per_sample_gradients(posterior)), atol=1e-4
+        found["gradients"], al.cosine(per_sample_gradients(posterior)), atol=1e-4
     )
     assert 0 < draws.share <= 1
     assert draws.n_beta == 10
@@ -203,7 +203,7 @@ def test_gradient_products_are_those_of_single_samples():
     inner, cosine = gradient_products(posterior, rows, cols, batch_size=20)
     left, right = (per_sample_gradients(posterior, part) for part in (rows, cols))
     np.testing.assert_allclose(inner, left @ right.T, rtol=1e-4, atol=1e-6)
-    np.testing.assert_allclose(cosine, cosines(left, right), atol=1e-5)
+    np.testing.assert_allclose(cosine, al.cosine(left, right), atol=1e-5)
 
 
 def test_rival_features_take_off_the_means_of_the_first_samples():

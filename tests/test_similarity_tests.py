@@ -5,6 +5,7 @@ import pytest
 from scipy.stats import rankdata
 
 from probebook import similarity_tests as st
+from probebook.alignment import clusters
 
 PATHS = [
     ("entity", "living", "animal", "dog"),
@@ -45,15 +46,15 @@ def similar(groups, seed=0, noise=0.3):
 
 def test_clusters_find_groups():
     groups = groups_of()
-    found = st.clustering(st.nearest_graph(similar(groups, noise=0.1)), 3)
+    found = clusters(similar(groups, noise=0.1), 3, 10)
     assert st.purity(groups, found) > 0.95
     assert st.purity(found, groups) > 0.95
-    assert set(st.clustering(st.nearest_graph(similar(groups)), 1)) == {0}
+    assert set(clusters(similar(groups), 1)) == {0}
 
 
 def test_parts_that_no_edge_joins_are_clustered_without_a_warning(recwarn):
     blocks = np.kron(np.eye(3), np.ones((20, 20))) + 1e-3 * similar(groups_of())
-    found = st.clustering(st.nearest_graph(blocks), 3)
+    found = clusters(blocks, 3, 10)
     assert st.purity(np.repeat(range(3), 20), found) == 1
     assert not recwarn.list
 

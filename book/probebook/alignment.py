@@ -6,12 +6,14 @@ pairs i < j or at each image's most similar others.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.stats import spearmanr
 from scipy.stats import t as student_t
+from sklearn.cluster import SpectralClustering
 
 from probelib import split_half_reliability
 from probelib.estimators.neighbours import benjamini_hochberg, of_found
@@ -151,17 +153,54 @@ def spearman_of_pairs(one: np.ndarray, other: np.ndarray) -> float:
     return spearman(off_diagonal(one), off_diagonal(other))
 
 
+def clusters(similarity: np.ndarray, count: int, k: int = 5) -> np.ndarray:
+    """Spectral clusters of the graph of k nearest neighbours, shape (n,): no start, no seed.
+
+    An edge weighs 1 where both are neighbours of each other and a half where one is; all others a
+    thousandth, so that the graph hangs together.
+
+    Args:
+        similarity: of all pairs, shape (n, n).
+        count: clusters wanted.
+        k: neighbours.
+    """
+    n = len(similarity)
+    if count < 2:
+        return np.zeros(n, int)
+    count = min(count, n - 1)
+    graph = np.full((n, n), 1e-3)
+    np.put_along_axis(graph, top(similarity, min(k, n - 1)), 1.0, 1)
+    graph = (graph + graph.T) / 2
+    method = SpectralClustering(count, affinity="precomputed", assign_labels="cluster_qr",
+                                eigen_solver="arpack", random_state=0)  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        return method.fit_predict(graph)
+
+
 def overlap(one: np.ndarray, other: np.ndarray) -> float:
     """Mean share of common neighbours: both (n, k), in [0, 1]; chance is about k / n."""
     k = one.shape[1]
     return float(np.mean([len(np.intersect1d(a, b)) / k for a, b in zip(one, other, strict=True)]))
 
 
-def cosine(features: np.ndarray) -> np.ndarray:
-    """Cosines of all pairs of rows of ``features``, shape (n, n)."""
-    length = np.linalg.norm(features, axis=1, keepdims=True)
-    unit = features / np.where(length > 0, length, 1)
-    return unit @ unit.T
+def cosine(features: np.ndarray, others: np.ndarray | None = None) -> np.ndarray:
+    """Cosines of every row of one array with every row of another, 0 for a row of zeros.
+
+    Args:
+        features: shape (m, d).
+        others: shape (n, d); default: the same rows.
+
+    Returns:
+        Shape (m, n).
+    """
+
+    def unit(x: np.ndarray) -> np.ndarray:
+        length = np.linalg.norm(x, axis=1, keepdims=True)
+        return x / np.where(length > 0, length, 1)
+
+    own = unit(features)
+    return own @ (own if others is None else unit(others)).T
 
 
 def equivalent_draws(first: np.ndarray, second: np.ndarray) -> float:
@@ -282,6 +321,7 @@ __all__ = [
     "Meaning",
     "alignment",
     "apart",
+    "clusters",
     "cosine",
     "cross_label_top",
     "equivalent_draws",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -10,12 +9,11 @@ import numpy as np
 import pandas as pd
 import torch
 from scipy.stats import rankdata
-from sklearn.cluster import SpectralClustering
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.metrics import normalized_mutual_info_score
 
 import probelib
-from probebook.alignment import cosine, top
+from probebook.alignment import clusters, cosine, top
 from probebook.language_data import Windows
 
 __all__ = [
@@ -144,28 +142,6 @@ def _jackknife(matrix: np.ndarray, at: np.ndarray, k: int) -> np.ndarray:
         labels = np.unique(at[rest], return_inverse=True)[1]
         found.append(_Measures(matrix[np.ix_(rest, rest)], k, int(labels.max()) + 1)(labels))
     return np.sqrt((_GROUPS - 1) * np.var(found, axis=0))
-
-
-def clusters(similarity: np.ndarray, count: int, k: int = 5) -> np.ndarray:
-    """Spectral clusters of the graph of k nearest neighbours, shape (n,): no start, no seed.
-
-    An edge weighs 1 where both are neighbours of each other and a half where one is; all others a
-    thousandth, so that the graph hangs together.
-
-    Args:
-        similarity: of all pairs, shape (n, n).
-        count: clusters wanted.
-        k: neighbours.
-    """
-    n = len(similarity)
-    graph = np.full((n, n), 1e-3)
-    np.put_along_axis(graph, top(similarity, k), 1.0, 1)
-    graph = (graph + graph.T) / 2
-    method = SpectralClustering(count, affinity="precomputed", assign_labels="cluster_qr",
-                                eigen_solver="arpack", random_state=0)  # fmt: skip
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        return method.fit_predict(graph)
 
 
 def _checked(similarity: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

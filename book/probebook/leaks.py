@@ -20,16 +20,17 @@ from torch import Tensor
 from torch.nn import functional
 
 import probelib
+from probebook import alignment as al
 from probebook.fashion import fashion_or_mnist
 from probebook.mnist import Mnist, load_mnist
 from probebook.planted import auroc
 from probebook.similarities import (
     Draws,
     Interval,
-    cosines,
     drawn,
     gradient_products,
     mean_interval,
+    numbers_of,
     rival_features,
     settled,
 )
@@ -232,7 +233,7 @@ def leak_similarities(
         "pixels": -torch.cdist(test[0], train[0]).numpy(),
     }
     for name, rows_of in rival_features(network, both[0], n).items():
-        found[name] = cosines(rows_of[n:], rows_of[:n])
+        found[name] = al.cosine(rows_of[n:], rows_of[:n])
     with torch.no_grad():
         right = (network(test[0]).argmax(1) == test[1]).numpy()
     return found, drawn(posterior, trace), float(right[problem.source < 0].mean())
@@ -340,11 +341,7 @@ class LeakSearch:
         found: dict[str, float] = {
             f"{prefix}_accuracy": self.accuracy,
             f"{prefix}_seeds": len(self.draws),
-            f"{prefix}_spread": max(draws.spread for draws in self.draws),
-            f"{prefix}_share": min(draws.share for draws in self.draws),
-            f"{prefix}_localization": float(np.median([d.localization for d in self.draws])),
-            f"{prefix}_trained_loss": float(np.mean([d.trained_loss for d in self.draws])),
-            f"{prefix}_drawn_loss": float(np.mean([d.loss for d in self.draws])),
+            **numbers_of(self.draws, prefix),
         }
         for row in self.rows:
             name = row.method + ("_label" if row.same_label else "")

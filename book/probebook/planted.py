@@ -19,16 +19,18 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from scipy.stats import rankdata
+from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 import probelib
+from probebook import alignment as al
 from probebook.models import MLP
 from probebook.similarities import (
     Draws,
     Interval,
-    cosines,
     drawn,
     mean_interval,
+    numbers_of,
     rival_features,
     settled,
 )
@@ -189,7 +191,7 @@ def similarity_matrices(
     found = {"kernel": kernel.correlation(), "covariance": kernel.covariance()}
     found["gradients"] = gradient_gram(posterior, some)[0]
     rivals = rival_features(planted.network, some[0], observed)
-    found |= {name: cosines(rows) for name, rows in rivals.items()}
+    found |= {name: al.cosine(rows) for name, rows in rivals.items()}
     return found, drawn(posterior, pairs)
 
 
@@ -206,7 +208,7 @@ def auroc(score: np.ndarray, flagged: np.ndarray) -> float:
     ones, zeros = int(flagged.sum()), int((~flagged).sum())
     if not ones or not zeros:
         raise ValueError(f"flagged marks {ones} of {len(flagged)}; both kinds are needed")
-    return float((rankdata(score)[flagged].sum() / ones - (ones + 1) / 2) / zeros)
+    return float(roc_auc_score(flagged, rankdata(score)))  # of ranks: a score may be infinite
 
 
 def recovered(
@@ -302,11 +304,7 @@ class Recovery:
             f"{prefix}_accuracy": self.accuracy,
             f"{prefix}_test_accuracy": self.test_accuracy,
             f"{prefix}_seeds": len(self.draws),
-            f"{prefix}_spread": max(draws.spread for draws in self.draws),
-            f"{prefix}_share": min(draws.share for draws in self.draws),
-            f"{prefix}_localization": float(np.median([d.localization for d in self.draws])),
-            f"{prefix}_trained_loss": float(np.mean([d.trained_loss for d in self.draws])),
-            f"{prefix}_drawn_loss": float(np.mean([d.loss for d in self.draws])),
+            **numbers_of(self.draws, prefix),
         }
         for row in self.rows:
             name = f"{prefix}_auroc"

@@ -16,7 +16,9 @@ import json
 import platform
 import time
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -216,6 +218,8 @@ def gradients_at_rest(
     """Cosines of the per-sample gradients of all weights at w*, shape (n, n).
 
     One gradient of every sample, some layers at a time so that it fits into ``memory`` bytes.
+    :func:`probelib.influence.gradient_gram`, exact and for any model, computes those of a block
+    anew for each other block, which for a thousand photographs takes many passes.
 
     Raises:
         ValueError: a sample has no gradient at w*, so that it has no cosine.
@@ -339,19 +343,17 @@ def main(arguments: list[str] | None = None) -> None:
         else f"CPU ({platform.machine()}, {torch.get_num_threads()} threads)",
     }
     make = {"pairs": _pairs, "gradients": _gradients, "sgld": _sgld}[asked.kind]
-    make(asked, model, images, labels, about)
+    make(asked, partial(_posterior, model, images, labels), about)
 
 
 def _pairs(
     asked: argparse.Namespace,
-    model: torch.nn.Module,
-    images: torch.Tensor,
-    labels: torch.Tensor,
+    posterior_of: Callable[..., probelib.LocalPosterior],
     about: dict[str, Any],
 ) -> None:
     settings = {"n_beta": asked.n_beta, "localization": asked.localization}
     found = probelib.gradient_pairs(
-        _posterior(model, images, labels, **settings),
+        posterior_of(**settings),
         chains=asked.chains,
         pairs=asked.pairs,
         seed=asked.seed,
@@ -375,34 +377,30 @@ def _pairs(
 
 def _gradients(
     asked: argparse.Namespace,
-    model: torch.nn.Module,
-    images: torch.Tensor,
-    labels: torch.Tensor,
+    posterior_of: Callable[..., probelib.LocalPosterior],
     about: dict[str, Any],
 ) -> None:
     settings = {"n_beta": asked.n_beta, "localization": asked.localization}
-    posterior = _posterior(model, images, labels, **settings)  # the cosines depend on neither
+    posterior = posterior_of(**settings)  # the cosines depend on neither
     started = time.perf_counter()
     cosine = gradients_at_rest(posterior, memory=int(asked.memory))
     about |= {
         "fingerprint": posterior.fingerprint(),
         "seconds": round(time.perf_counter() - started, 1),
     }
-    name = f"04_gradients_{asked.classifier}_n{len(labels)}"
+    name = f"04_gradients_{asked.classifier}_n{posterior.n_samples}"
     write(asked.into / f"{name}.safetensors", {"cosine": upper(cosine)}, about)
 
 
 def _sgld(
     asked: argparse.Namespace,
-    model: torch.nn.Module,
-    images: torch.Tensor,
-    labels: torch.Tensor,
+    posterior_of: Callable[..., probelib.LocalPosterior],
     about: dict[str, Any],
 ) -> None:
     setting = long_step(asked.n_beta, asked.localization)
     step_size = setting.pop("step_size")
     trace = probelib.sample(
-        _posterior(model, images, labels, **setting),
+        posterior_of(**setting),
         sampler=probelib.SGLD(step_size=step_size, batch_size=asked.batch_size),
         chains=asked.chains,
         draws=asked.draws,

@@ -22,16 +22,17 @@ from torch import Tensor
 from torch.nn import functional
 
 import probelib
+from probebook import alignment as al
 from probebook.leaks import load_images
 from probebook.models import MLP
 from probebook.similarities import (
     Draws,
     Interval,
-    cosines,
     drawn,
     gradient_products,
     hidden_features,
     mean_interval,
+    numbers_of,
     settled,
     share_interval,
 )
@@ -189,7 +190,7 @@ def removal_scores(
             kernel.covariance(rows, cols),
             kernel.correlation(rows, cols),
             *gradient_products(posterior, asked, train),
-            cosines(queries - mean, features - mean),
+            al.cosine(queries - mean, features - mean),
         )
     covariance, correlation, inner, cosine, alike = total / len(networks)
     rng = np.random.default_rng([seed, *b"chance"])
@@ -349,11 +350,7 @@ class Removals:
             f"{prefix}_accuracy": self.accuracy,
             f"{prefix}_queries": len(self.rows[0].drops),
             f"{prefix}_networks": len(self.draws),
-            f"{prefix}_spread": max(draws.spread for draws in self.draws),
-            f"{prefix}_share": min(draws.share for draws in self.draws),
-            f"{prefix}_localization": float(np.median([d.localization for d in self.draws])),
-            f"{prefix}_trained_loss": float(np.mean([d.trained_loss for d in self.draws])),
-            f"{prefix}_drawn_loss": float(np.mean([d.loss for d in self.draws])),
+            **numbers_of(self.draws, prefix),
         }
         measured = {(row.method, row.budget) for row in self.rows}
         for row in self.rows:

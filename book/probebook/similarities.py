@@ -17,6 +17,7 @@ from scipy.stats import t as student_t
 from torch import Tensor, nn
 
 import probelib
+from probebook import alignment as al
 from probebook.models import MLP
 from probelib.influence import per_sample_gradients
 
@@ -24,11 +25,11 @@ __all__ = [
     "GAMMAS",
     "Draws",
     "Interval",
-    "cosines",
     "drawn",
     "gradient_products",
     "hidden_features",
     "mean_interval",
+    "numbers_of",
     "rival_features",
     "settled",
     "share_interval",
@@ -140,6 +141,20 @@ def drawn(posterior: probelib.LocalPosterior, trace: xr.Dataset) -> Draws:
     )
 
 
+def numbers_of(draws: Sequence[Draws], prefix: str) -> dict[str, float]:
+    """What the draws of several networks say, by the names under which a chapter records them.
+
+    The largest spread, the smallest share, the median localization, and mean losses.
+    """
+    return {
+        f"{prefix}_spread": max(each.spread for each in draws),
+        f"{prefix}_share": min(each.share for each in draws),
+        f"{prefix}_localization": float(np.median([each.localization for each in draws])),
+        f"{prefix}_trained_loss": float(np.mean([each.trained_loss for each in draws])),
+        f"{prefix}_drawn_loss": float(np.mean([each.loss for each in draws])),
+    }
+
+
 def settled(
     model: nn.Module,
     data: tuple[Tensor, Tensor],
@@ -182,22 +197,6 @@ def settled(
         f"gammas ends at {gammas[-1]:g}, where n_beta L still spreads by more than {spread:g}; "
         "give larger ones"
     )
-
-
-def cosines(rows: np.ndarray, cols: np.ndarray | None = None) -> np.ndarray:
-    """Cosines of every row of one array with every row of the other, 0 for a row of zeros.
-
-    Args:
-        rows: shape (m, d).
-        cols: shape (n, d); default: the same rows.
-    """
-
-    def unit(x: np.ndarray) -> np.ndarray:
-        length = np.linalg.norm(x, axis=1, keepdims=True)
-        return x / np.where(length > 0, length, 1)
-
-    left = unit(rows)
-    return left @ (left if cols is None else unit(cols)).T
 
 
 def hidden_features(model: MLP, x: Tensor) -> list[np.ndarray]:
@@ -263,5 +262,5 @@ def gradient_products(
         part = slice(start, start + batch_size)
         right = per_sample_gradients(posterior, (cols[0][part], cols[1][part]))
         inner[:, part] = left @ right.T
-        cosine[:, part] = cosines(left, right)
+        cosine[:, part] = al.cosine(left, right)
     return inner, cosine

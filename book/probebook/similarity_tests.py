@@ -11,15 +11,12 @@ similarity that is itself estimated: the jackknife over independent parts of the
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.sparse import csr_matrix
 from scipy.stats import rankdata
 from scipy.stats import t as student_t
-from sklearn.cluster import SpectralClustering
 from sklearn.metrics import normalized_mutual_info_score
 
 from probebook import alignment as al
@@ -66,10 +63,9 @@ class Meaning:
             "spearman_wordnet_cross": al.spearman(ours[other], theirs[other]),
             "top5_wordnet": float(np.take_along_axis(wordnet, nearest, 1).mean()),
         }
-        graph = nearest_graph(similarity)
         for depth, group in self.groups.items():
             true = group[labels]
-            clusters = clustering(graph, len(np.unique(true)))
+            clusters = al.clusters(similarity, len(np.unique(true)), _NEAREST)
             found[f"nmi_{depth}"] = float(normalized_mutual_info_score(true, clusters))
             found[f"purity_{depth}"] = purity(true, clusters)
         return found
@@ -84,10 +80,9 @@ class Meaning:
         dealt = al.alignment(nearest, labels, self.wordnet, permutations=200, seed=seed)
         found = {"spearman_wordnet": 0.0, "spearman_wordnet_cross": 0.0}
         found["top5_wordnet"] = dealt.chance
-        graph = nearest_graph(similarity)
         for depth, group in self.groups.items():
             true = group[labels]
-            clusters = clustering(graph, len(np.unique(true)))
+            clusters = al.clusters(similarity, len(np.unique(true)), _NEAREST)
             deals = [rng.permutation(true) for _ in range(_DEALS)]
             found[f"nmi_{depth}"] = float(
                 np.mean([normalized_mutual_info_score(deal, clusters) for deal in deals])
@@ -107,31 +102,6 @@ def groups_at(paths: Sequence[Sequence[str]], depth: int) -> np.ndarray:
         raise ValueError(f"depth is {depth}; the root's is 1")
     ancestors = [path[min(depth, len(path)) - 1] for path in paths]
     return np.unique(ancestors, return_inverse=True)[1]
-
-
-def nearest_graph(similarity: np.ndarray, k: int = _NEAREST) -> csr_matrix:
-    """The graph that joins every photograph to its k most similar others, without weights.
-
-    A graph of ranks treats all similarities alike, whatever their scale.
-    """
-    nearest = al.top(similarity, min(k, len(similarity) - 1))
-    graph = np.zeros(similarity.shape)
-    np.put_along_axis(graph, nearest, 1.0, axis=1)
-    return csr_matrix(np.maximum(graph, graph.T))
-
-
-def clustering(graph: csr_matrix, count: int) -> np.ndarray:
-    """Clusters of a graph by scikit-learn's spectral clustering, shape (n,)."""
-    if count < 2:
-        return np.zeros(graph.shape[0], int)
-    count = min(count, graph.shape[0] - 1)
-    method = SpectralClustering(
-        count, affinity="precomputed", assign_labels="cluster_qr", random_state=0
-    )
-    # Parts that no edge joins are clusters of their own, which needs no warning.
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Graph is not fully connected")
-        return method.fit_predict(graph)
 
 
 def purity(true: np.ndarray, clusters: np.ndarray) -> float:
@@ -238,11 +208,9 @@ def partial_wordnet(meaning: Meaning, given: int) -> Statistic:
 __all__ = [
     "Meaning",
     "Statistic",
-    "clustering",
     "groups_at",
     "jackknife_arm",
     "measured",
-    "nearest_graph",
     "partial_rank_correlation",
     "partial_wordnet",
     "purity",

@@ -89,10 +89,10 @@ def pair_kernel(
 
     if count == 1:
         return MatrixKernel(sums(0).kernel(), coords)
-    diagonal = diagonal_of(own)
     if not believed:
         covariance = total_of(sums, count).kernel()
         return MatrixKernel(covariance, coords, np.full(len(covariance), np.inf))
+    diagonal = diagonal_of(own)
     covariance, left_out = kernel_and_left_out(sums, diagonal)
     return MatrixKernel(covariance, coords, diagonal.mcse, left_out)
 

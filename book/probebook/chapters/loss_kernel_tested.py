@@ -157,7 +157,8 @@ def meaning_rows(
 def meaning_in_words(chapter: Chapter) -> str:
     """What the table of similarities says, as a template."""
     n = chapter.numbers
-    methods = [name[17:] for name in n if _is_value(name, "spearman_wordnet_", "cross")]
+    prefix = "spearman_wordnet_"
+    methods = [name.removeprefix(prefix) for name in n if _is_value(name, prefix, "cross")]
     best = max(methods, key=lambda method: float(n[f"spearman_wordnet_{method}"]))
     kernel, features = "spearman_wordnet_kernel", "spearman_wordnet_features"
     apart = n[f"{kernel}_high"] < n[f"{features}_low"]
@@ -418,8 +419,9 @@ def leaks_in_words(chapter: Chapter, search: LeakSearch) -> str:
     best = max((row for row in search.rows if not row.same_label), key=lambda r: r.recall.value)
     name = _METHODS.get(best.method, best.method.replace("_", " "))
     return (
-        "The kernel finds the source of **{use_leaks_kernel:.0%}** of the copies first, features "
-        f"of **{{use_leaks_features:.0%}}**. The best is {name} ({best.recall.value:.0%}). The "
+        "{use_data}: the kernel finds the source of **{use_leaks_kernel:.0%}** of the copies "
+        "first, features of **{use_leaks_features:.0%}**. The best is "
+        f"{name} ({best.recall.value:.0%}). The "
         "spread of the draws' log weights is {use_leaks_spread:.2f} at most."
     )
 
