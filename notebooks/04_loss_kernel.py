@@ -836,7 +836,6 @@ trial = probelib.pairs_or_draws(
     samples=rule_samples,
     draws=rule_draws,
     seed=seed,
-    loss_samples=min(200, len(labels)),
 )
 
 # %% tags=["remove-input"]
