@@ -29,7 +29,8 @@ REQUIRED = {
     "tsne_separation_correlation tsne_separation_nearest tsne_separation_correlation_nearest",
     "04_loss_kernel": "top1 top5 n_images draws effective_draws mean_loss_start mean_loss_chain "
     "split_half_reliability wordnet_top5_cross_label wordnet_chance wordnet_interval_low "
-    "wordnet_interval_high spearman_wordnet feature_agreement stand_in",
+    "wordnet_interval_high spearman_wordnet feature_agreement stand_in reliability_local "
+    "neighbours_shared_halves draws_that_count data_term",
     "04_loss_kernel_tested": "stand_in networks reliability_local neighbours_shared_halves "
     + " ".join(
         f"{statistic}_{similarity}{end}"
