@@ -6,6 +6,8 @@ is the entropy of their frequencies, not the logarithm of their number.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -16,6 +18,9 @@ from probelib.calling import given_to
 from probelib.data import Samples
 from probelib.posterior import LocalPosterior
 from probelib.randomness import keep_host_random_state, keep_random_state
+
+if TYPE_CHECKING:
+    from probelib.plan import Observation
 
 _SAMPLES, _LARGEST = 1000, 10_000  # looked at; numbers in an output
 
@@ -38,6 +43,14 @@ def guessing_loss(posterior: LocalPosterior, observed: Samples) -> float | None:
             return _guess(posterior, observed)
         except Exception:  # somebody's own loss may need what only a network's output has
             return None
+
+
+def guessing_losses(observation: Observation) -> float | dict[str, float | None] | None:
+    """What guessing costs on the observed samples, or on each set of them, nats per sample."""
+    posterior, sets = observation.posterior, observation.sets
+    if sets is None:
+        return guessing_loss(posterior, observation.observed)
+    return {name: guessing_loss(posterior, samples) for name, samples in sets.items()}
 
 
 def _guess(posterior: LocalPosterior, observed: Samples) -> float | None:
@@ -78,4 +91,4 @@ def _some(samples: Samples) -> tuple[Tree, Tree]:
     return samples.batch(np.unique(np.linspace(0, len(samples) - 1, _SAMPLES, dtype=int)))
 
 
-__all__ = ["guessing_loss"]
+__all__ = ["guessing_loss", "guessing_losses"]

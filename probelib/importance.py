@@ -39,6 +39,7 @@ from probelib.data import Data, Samples
 from probelib.descriptions import described
 from probelib.estimators.sets import sets_of
 from probelib.estimators.weighted import khat
+from probelib.guessing import guessing_losses
 from probelib.norms import norms
 from probelib.observe import Observer
 from probelib.observe_loss import ObserveLoss, check_observe_loss, losses_of_tokens
@@ -475,6 +476,7 @@ def _trace(record: _Record, found: dict[str, np.ndarray], identity: dict[str, An
                 "draws_done": draws,
                 "wall_time": float(found["seconds"]),
                 "device": str(posterior.device),
+                "guessing_loss": guessing_losses(record.observation),
                 **record.attributes(),
                 "versions": {
                     "probelib": __version__,

@@ -30,7 +30,7 @@ from probelib.calibration.kept import calibration_of
 from probelib.chains import Chains, rehearse
 from probelib.data import Data
 from probelib.estimators.diagnostics import diagnostics
-from probelib.guessing import guessing_loss
+from probelib.guessing import guessing_losses
 from probelib.observe import Observer
 from probelib.observe_loss import ObserveLoss
 from probelib.observed_sets import apart
@@ -398,7 +398,7 @@ def _begin(
         "observe_dtype": plan.observe_dtype,
         "observe_batch_size": chains.observer.batch_size,
         "observe_together": chains.observer.together,
-        "guessing_loss": _guessing(run),
+        "guessing_loss": guessing_losses(run),
         "preconditioned": chains.preconditioned,
         "wall_time": time.perf_counter() - started,
     }
@@ -415,13 +415,6 @@ def _begin(
         attrs["token_shape"] = chains.observer.token_shape()
     place.create(start, groups, attrs | ({"thinning": asdict(thinning)} if thinning else {}))
     return run, chains
-
-
-def _guessing(run: Run) -> Any:
-    """What guessing costs on the observed samples, or on each set of them."""
-    if run.sets is None:
-        return guessing_loss(run.posterior, run.observed)
-    return {name: guessing_loss(run.posterior, samples) for name, samples in run.sets.items()}
 
 
 def _to_the_end(

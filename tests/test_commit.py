@@ -31,7 +31,7 @@ def short_blocks(monkeypatch):
     # Recording the gradients takes longer than the few steps that are taken here; so do these.
     monkeypatch.setattr(probelib.chains, "_recorded", lambda function, *args: function)
     monkeypatch.setattr(probelib.chains, "_vmap_agrees", lambda *args: True)
-    monkeypatch.setattr(probelib.run, "guessing_loss", lambda *args: 1.0)
+    monkeypatch.setattr(probelib.run, "guessing_losses", lambda *args: 1.0)
 
 
 def posterior_of():

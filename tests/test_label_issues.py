@@ -15,7 +15,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 CLASSES, N = 10, 600
 
 
-def probed(share, epochs, seed=1, spread=0.7):
+def trained(share, epochs, localization, seed=1, spread=0.7):
     """A small network that was trained so long on blobs with a share of wrong labels."""
     rng = np.random.default_rng(seed)
     true = rng.integers(0, CLASSES, N)
@@ -32,8 +32,14 @@ def probed(share, epochs, seed=1, spread=0.7):
             nn.functional.cross_entropy(model(x[batch]), y[batch]).backward()
             optimizer.step()
     posterior = probelib.LocalPosterior(
-        model, probelib.cross_entropy, (x, y), n_beta=10.0, localization=30.0
+        model, probelib.cross_entropy, (x, y), n_beta=10.0, localization=localization
     )
+    return posterior, bad
+
+
+def probed(share, epochs, **of_data):
+    """Chains around that network, and the wrong labels."""
+    posterior, bad = trained(share, epochs, 30.0, **of_data)
     trace = probelib.sample(
         posterior, sampler=probelib.SGLD(4e-3, 100), chains=4, draws=40, thin=10, burn_in=150,
         progress=False,
@@ -176,6 +182,22 @@ def separated(error=0.01, draws=50):
     loss = mean + error * draws**0.5 * rng.normal(size=(2, draws, 100))
     trace = make_trace(loss, mean, label=np.arange(100) % 2)
     return trace.assign_attrs(guessing_loss=np.log(2)), np.arange(100) >= 90
+
+
+def test_weighted_draws_know_what_guessing_costs_and_flag_as_chains_do(networks):
+    trace, bad = networks(0.1, BEFORE)
+    posterior, _ = trained(0.1, BEFORE, localization=300.0)
+    weighted = probelib.importance_sample(posterior, 60, progress=False)
+    assert weighted.attrs["guessing_loss"] == pytest.approx(trace.attrs["guessing_loss"], abs=1e-3)
+    table = probelib.label_issues(weighted)
+    assert table.flagged[bad].mean() > 0.7
+    assert table.flagged[~bad].mean() < 0.02
+    x, y = posterior.data.batch(np.arange(N))
+    sets = probelib.importance_sample(
+        posterior, 4, observe={"all": (x, y), "few": (x[:50], y[:50])}, progress=False
+    )
+    assert sets["all"].attrs["guessing_loss"] == weighted.attrs["guessing_loss"]
+    assert sets["few"].attrs["guessing_loss"] != weighted.attrs["guessing_loss"]
 
 
 def test_what_its_error_may_have_put_above_the_cut_is_not_flagged():
