@@ -1,7 +1,8 @@
 """Small networks that train in a second, one at a time or a hundred side by side.
 
-The hundred share their data and the order of it, and differ in their initial weights and in the
-samples that they are trained without. Their first layers are then one matrix product.
+The hundred share their inputs and the order of them, and differ in their initial weights, in the
+samples that they are trained without, and where this is wanted in their labels. Their first layers
+are then one matrix product.
 """
 
 from __future__ import annotations
@@ -126,31 +127,39 @@ def train_stack(
 
     Args:
         start: networks with one hidden layer, not changed.
-        data: inputs (n, features) and labels (n,).
+        data: inputs (n, features) and labels, shape (n,), or (networks, n) where each network has
+            its own.
         keep: which network is trained on which sample, boolean, shape (networks, n).
         epochs, rate, batch_size: of the training.
 
     Raises:
-        ValueError: ``keep`` has another shape, or a network keeps no sample.
+        ValueError: ``keep`` or the labels have another shape, or a network keeps no sample.
     """
     x, y = data
-    if keep.shape != (len(start), len(y)) or not keep.any(1).all():
+    shape = len(start), len(x)
+    if keep.shape != shape or not keep.any(1).all():
         raise ValueError(
-            f"keep has shape {tuple(keep.shape)}; it must be {(len(start), len(y))}, and every "
-            "network must keep a sample"
+            f"keep has shape {tuple(keep.shape)}; it must be {shape}, and every network must keep "
+            "a sample"
         )
+    if y.shape not in (shape, shape[1:]):
+        raise ValueError(
+            f"data has labels of shape {tuple(y.shape)}; give {shape[1:]} for all networks alike, "
+            f"or {shape} for each its own"
+        )
+    y = y.expand(shape)
     require_whole("epochs", epochs)
     stack = Stack([copy.deepcopy(net) for net in start])
     share = keep.float()
     order = torch.Generator().manual_seed(0)
     optimizer = torch.optim.SGD(stack.parameters(), rate, momentum=0.9)
-    steps = epochs * -(-len(y) // batch_size)
+    steps = epochs * -(-len(x) // batch_size)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for _ in range(epochs):
-        for part in torch.randperm(len(y), generator=order).split(batch_size):
+        for part in torch.randperm(len(x), generator=order).split(batch_size):
             optimizer.zero_grad()
             logits = stack(x[part]).flatten(0, 1)
-            losses = functional.cross_entropy(logits, y[part].repeat(len(stack)), reduction="none")
+            losses = functional.cross_entropy(logits, y[:, part].flatten(), reduction="none")
             (losses.view(len(stack), -1) * share[:, part]).sum().div(len(part)).backward()
             optimizer.step()
             schedule.step()
