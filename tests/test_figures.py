@@ -38,6 +38,37 @@ RANKS = pd.DataFrame(
         "spearman_se": [0.001, 0.01, np.inf],
     }
 )
+ODD = pd.DataFrame(
+    [
+        (pair, score, 0.6 + 0.1 * k, 0.5, 0.9, 0.7 - 0.1 * k, 0.2, np.nan if k else 0.8)
+        for pair in ("mnist_fashion", "mnist_letters")
+        for k, score in enumerate(["gain", "mean_loss", "energy"])
+    ],
+    columns=["pair", "score", "auroc", "auroc_low", "auroc_high", "fpr", "fpr_low", "fpr_high"],
+)
+ODD_SWEEP = pd.DataFrame(
+    [
+        (pair, score, gamma, 0.6 + gamma / 100, 0.5, 0.9, 0.9 if gamma == 1 else 0.1, 4.0)
+        for pair in ("mnist_fashion", "mnist_letters")
+        for score in ("gain", "mean_loss")
+        for gamma in THREE
+    ],
+    columns=[
+        "pair", "score", "localization", "auroc", "auroc_low", "auroc_high", "khat", "chosen",
+    ],
+)  # fmt: skip
+GAINED = pd.DataFrame(
+    [("nothing", 0.0, 0.8, np.nan, np.nan, 0.0, 0.0, 0.0)]
+    + [
+        (score, share, 0.8 + k * share / 10, 0.7, 0.9, k - 2.0, k - 3.0, k - 1.5)
+        for k, score in enumerate(["gain", "loss", "random", "margin", "ideal"])
+        for share in (0.05, 0.1)
+    ],
+    columns=[
+        "score", "share", "accuracy", "accuracy_low", "accuracy_high", "over_random",
+        "over_random_low", "over_random_high",
+    ],
+)  # fmt: skip
 FIGURES = {
     "sampler_map": lambda: figures.sampler_map(BY_STEP),
     "efficiency": lambda: figures.efficiency(BY_STEP),
@@ -205,6 +236,11 @@ FIGURES = {
             "y": {"kernel": Interval(1.0, np.nan, np.nan), "features": Interval(2.0, 1.5, 2.5)},
         },
         {"x": {"kernel": 0.0, "features": 0.01}, "y": {"kernel": 0.9, "features": 0.8}},
+    ),
+    "odd_scores": lambda: figures.odd_scores(ODD),
+    "odd_sweep": lambda: figures.odd_sweep(ODD_SWEEP),
+    "relabelling_curves": lambda: figures.relabelling_curves(
+        GAINED, 0.1, ["gain", "loss"], {"gain": "loss gain"}
     ),
     "planted_matrices": lambda: figures.planted_matrices(
         {"kernel": np.eye(6) + 0.1, "features": np.full((6, 6), 0.5)}, np.array([0, 0, 1, 1, 1, 2])
@@ -496,3 +532,51 @@ def test_mechanisms_are_parted():
     assert len(fig.axes) == 2
     for ax in fig.axes:
         assert sorted({float(line.get_xdata()[0]) for line in ax.lines}) == [0.0, 1.5, 4.5]
+
+
+def test_scores_of_odd_inputs_stand_where_they_are():
+    fig = FIGURES["odd_scores"]()
+    one, other = fig.axes
+    assert one.get_title() == "MNIST, shown\nFashion-MNIST"
+    assert other.get_title() == "MNIST, shown\nrendered letters"
+    names = [label.get_text() for label in one.get_yticklabels()]
+    assert names == ["loss gain", "posterior mean loss", "energy"]
+    points = {
+        float(line.get_ydata()[0]): float(line.get_xdata()[0])
+        for line in one.lines
+        if line.get_marker() in "Do"
+    }
+    assert points == pytest.approx({2.0: 0.6, 1.0: 0.7, 0.0: 0.8})
+    probe, rival = ([line.get_color() for line in one.lines if line.get_marker() == mark]
+                    for mark in "Do")  # fmt: skip
+    assert len(probe) == 2
+    assert {*probe}.isdisjoint(rival)
+    # An interval that is not known is not drawn.
+    fpr = figures.odd_scores(ODD, "fpr").axes[0]
+    spans = [line.get_xdata() for line in fpr.lines if line.get_linestyle() == "-"]
+    assert [list(span) for span in spans if len(span) == 2] == [[0.2, 0.8]]
+    assert fpr.get_xlabel() == "FPR at 95 % TPR"
+
+
+def test_what_cannot_be_trusted_is_hollow_in_the_sweep_of_odd_inputs():
+    ax = FIGURES["odd_sweep"]().axes[0]
+    hollow = [line for line in ax.lines if line.get_markerfacecolor() == "white"]
+    assert [line.get_xdata().tolist() for line in hollow] == [[1.0], [1.0]]
+    assert [line.get_xdata()[0] for line in ax.lines if line.get_linestyle() == ":"] == [4.0]
+
+
+def test_the_loop_is_drawn_from_no_inspection_on_and_ranked():
+    curves, gains = FIGURES["relabelling_curves"]().axes
+    named = {line.get_label(): line for line in curves.lines}
+    assert {"loss gain", "loss", "random", "ideal"} <= set(named)
+    assert "margin" not in named  # grey
+    np.testing.assert_allclose(named["loss gain"].get_xdata(), [0, 5, 10])
+    np.testing.assert_allclose(named["loss"].get_ydata(), [80, 80.5, 81])
+    names = [label.get_text() for label in gains.get_yticklabels()]
+    assert names == ["loss gain", "loss", "margin", "ideal"]
+    at = [line.get_xdata()[0] for line in gains.lines if line.get_marker() in "Do"]
+    assert at == [-2, -1, 1, 2]
+    with pytest.raises(ValueError, match=r"highlight is .'luck'."):
+        figures.relabelling_curves(GAINED, 0.1, ["luck"])
+    with pytest.raises(ValueError, match=r"share is 0\.3"):
+        figures.relabelling_curves(GAINED, 0.3, ["gain"])

@@ -31,6 +31,7 @@ from probebook.figures.loss_kernel import (
 )
 from probebook.figures.loss_kernel_tested import interval_panels, planted_matrices
 from probebook.figures.memorization import embeddings
+from probebook.figures.outliers import odd_scores, odd_sweep, relabelling_curves
 from probebook.figures.samplers_and_settings import (
     efficiency,
     ranks_and_errors,
@@ -63,11 +64,14 @@ __all__ = [
     "known_answers",
     "llc_in_parts",
     "localization_sweep",
+    "odd_scores",
+    "odd_sweep",
     "one_data_set",
     "permutation_picture",
     "planted_matrices",
     "probe_picture",
     "ranks_and_errors",
+    "relabelling_curves",
     "reliability_curves",
     "retraining_scatter",
     "sampler_map",
