@@ -1,6 +1,8 @@
 """Odd inputs: how they are made, scores worked out by hand, and a small run of everything."""
 
+import itertools
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -477,6 +479,18 @@ def test_a_run_is_decided_by_its_seed(runs, images):
     other = odd_run(images, "mnist", SMALL, 1)
     assert not np.array_equal(other.scores["softmax"], runs[0].scores["softmax"])
     assert again.draws == runs[0].draws
+
+
+def test_seconds_count_what_a_score_needs(images, monkeypatch):
+    ticks = itertools.count()
+    clock = SimpleNamespace(perf_counter=lambda: float(next(ticks)))  # a second at every look
+    monkeypatch.setattr(outliers, "time", clock)
+    seconds = odd_run(images, "mnist", SMALL, 0).seconds
+    assert set(seconds) == set(SCORES)
+    # One second for everything, and for the ensemble two thirds of one that trained three networks.
+    ensemble = {"ensemble_variance", "ensemble_entropy"}
+    for name, value in seconds.items():
+        assert value == pytest.approx(5 / 3 if name in ensemble else 1), name
 
 
 def test_corrupted_digits_are_others_than_those_shown_whole(images, monkeypatch):
