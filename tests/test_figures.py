@@ -537,8 +537,8 @@ def test_mechanisms_are_parted():
 def test_scores_of_odd_inputs_stand_where_they_are():
     fig = FIGURES["odd_scores"]()
     one, other = fig.axes
-    assert one.get_title() == "MNIST, shown\nFashion-MNIST"
-    assert other.get_title() == "MNIST, shown\nrendered letters"
+    assert one.get_title() == "trained: MNIST\nshown: Fashion-MNIST"
+    assert other.get_title() == "trained: MNIST\nshown: rendered letters"
     names = [label.get_text() for label in one.get_yticklabels()]
     assert names == ["loss gain", "posterior mean loss", "energy"]
     points = {

@@ -2,7 +2,7 @@ r"""Scores that say how odd an input is to a network: high is odd.
 
 The inputs have no labels. The probe takes each with the class :math:`\hat y` that the network
 predicts at w*, and reads the loss of that class over draws of the local posterior. So the negative
-log of the largest softmax probability is the loss at w*, and the posterior mean loss is that plus
+log of the softmax is the loss at w*, and the posterior mean loss is that plus
 the loss gain.
 """
 
@@ -41,16 +41,16 @@ __all__ = [
 SCORES: Mapping[str, str] = {
     "gain": "loss gain",
     "mean_loss": "posterior mean loss",
-    "variance": "variance of the loss, K_ii",
-    "draws_entropy": "entropy of the draws' mean prediction",
-    "draws_information": "disagreement of the draws",
-    "softmax": "largest softmax probability",
+    "variance": "variance of loss, K_ii",
+    "draws_entropy": "entropy, draws",
+    "draws_information": "disagreement, draws",
+    "softmax": "softmax",
     "energy": "energy",
-    "mahalanobis": "Mahalanobis distance of features",
-    "neighbours": "nearest neighbours in features",
-    "pixels": "nearest neighbours in pixels",
-    "ensemble_variance": "variance of an ensemble",
-    "ensemble_entropy": "entropy of an ensemble",
+    "mahalanobis": "Mahalanobis",
+    "neighbours": "k-NN, features",
+    "pixels": "k-NN, pixels",
+    "ensemble_variance": "variance, ensemble",
+    "ensemble_entropy": "entropy, ensemble",
 }
 """The scores, and their names in tables and figures."""
 
@@ -62,7 +62,7 @@ PROBE = ("gain", "mean_loss", "variance", "draws_entropy", "draws_information")
 
 
 def softmax_doubt(logits: np.ndarray) -> np.ndarray:
-    """Minus the log of the largest softmax probability, nats (Hendrycks and Gimpel, ICLR 2017).
+    """Minus the log of the softmax, nats (Hendrycks and Gimpel, ICLR 2017).
 
     In float64, and a logarithm: probabilities near 1 are all equal in float32.
 

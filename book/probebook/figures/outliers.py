@@ -29,8 +29,9 @@ def odd_scores(table: pd.DataFrame, measure: str = "auroc") -> Figure:
     """
     pairs, scores = list(table.pair.unique()), list(table.score.unique())
     fig, axes = figure(
-        1, len(pairs), size=(2.2 + 1.8 * len(pairs), 0.3 * len(scores) + 1.5), sharey=True
-    )
+        1, len(pairs), size=(2.2 + 1.8 * len(pairs), 0.3 * len(scores) + 1.5), sharex=True,
+        sharey=True,
+    )  # fmt: skip
     at = dict(zip(scores, np.arange(len(scores))[::-1], strict=True))
     for ax, pair in zip(axes[0], pairs, strict=True):
         own = table[table.pair == pair]
@@ -42,8 +43,7 @@ def odd_scores(table: pd.DataFrame, measure: str = "auroc") -> Figure:
                 ax.plot(ends, [place, place], color=color, lw=2.2)
             ax.plot(row[measure], place, "D" if probe else "o", color=color, ms=5.5)
         ax.axvline(_CHANCE[measure], color="0.35", ls=":", lw=1.3)
-        trained, shown = PAIRS[pair]
-        ax.set_title(f"{trained}, shown\n{shown}", fontsize=9)
+        ax.set_title(_title(pair), fontsize=9)
         ax.set_xlabel(_LABEL[measure], fontsize=9)
         ax.tick_params(axis="x", labelsize=8)
         ax.margins(x=0.1, y=0.05)
@@ -66,12 +66,13 @@ def odd_sweep(table: pd.DataFrame) -> Figure:
             line = own[own.score == score]
             gamma, value = line.localization.to_numpy(), line.auroc.to_numpy()
             ax.fill_between(gamma, line.auroc_low, line.auroc_high, color=color, alpha=0.15, lw=0)
-            ax.plot(gamma, value, color=color, ls=ls, lw=1.3, label=SCORES[score])
-            for good, fill in ((line.khat <= 0.7, color), (line.khat > 0.7, "white")):
-                ax.plot(gamma[good], value[good], marker, color=color, mfc=fill, ms=4.5)
+            look = {"color": color, "marker": marker, "ms": 4.5}
+            ax.plot(gamma, value, ls=ls, lw=1.3, label=SCORES[score], **look)
+            bad = line.khat.to_numpy() > 0.7
+            ax.plot(gamma[bad], value[bad], ls="none", mfc="white", **look)
         ax.axvline(own.chosen.iloc[0], color="0.35", ls=":", lw=1.3)
         ax.set(xscale="log", xlabel=r"localization $\gamma$")
-        ax.set_title("{}, shown\n{}".format(*PAIRS[pair]), fontsize=9)
+        ax.set_title(_title(pair), fontsize=9)
         ax.tick_params(labelsize=8)
     axes[0, 0].set_ylabel("AUROC")
     handles, labels = axes[0, 0].get_legend_handles_labels()
@@ -80,6 +81,12 @@ def odd_sweep(table: pd.DataFrame) -> Figure:
         frameon=False,
     )  # fmt: skip
     return fig
+
+
+def _title(pair: str) -> str:
+    """Of a panel: what the network knows and what it is shown."""
+    trained, shown = PAIRS[pair]
+    return f"trained: {trained}\nshown: {shown}"
 
 
 def relabelling_curves(
