@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from drawn import assert_drawn
 
-from probebook import figures
+from probebook import figures, outlier_scores
 from probebook.figures import loss_kernel
 from probebook.similarities import Interval
 
@@ -50,7 +50,7 @@ ODD_SWEEP = pd.DataFrame(
     [
         (pair, score, gamma, 0.6 + gamma / 100, 0.5, 0.9, 0.9 if gamma == 1 else 0.1, 4.0)
         for pair in ("mnist_fashion", "mnist_letters")
-        for score in ("gain", "mean_loss")
+        for score in outlier_scores.PROBE
         for gamma in THREE
     ],
     columns=[
@@ -560,8 +560,10 @@ def test_scores_of_odd_inputs_stand_where_they_are():
 
 def test_what_cannot_be_trusted_is_hollow_in_the_sweep_of_odd_inputs():
     ax = FIGURES["odd_sweep"]().axes[0]
-    hollow = [line for line in ax.lines if line.get_markerfacecolor() == "white"]
-    assert [line.get_xdata().tolist() for line in hollow] == [[1.0], [1.0]]
+    hollow = [
+        line for line in ax.lines if line.get_markerfacecolor() == "white" and len(line.get_xdata())
+    ]
+    assert [line.get_xdata().tolist() for line in hollow] == [[1.0]] * 5
     assert [line.get_xdata()[0] for line in ax.lines if line.get_linestyle() == ":"] == [4.0]
 
 

@@ -77,7 +77,7 @@ def odd_sweep(table: pd.DataFrame) -> Figure:
     axes[0, 0].set_ylabel("AUROC")
     handles, labels = axes[0, 0].get_legend_handles_labels()
     fig.legend(
-        handles, labels, fontsize=8, loc="outside lower center", ncols=3, handlelength=3,
+        handles, labels, fontsize=8, loc="outside lower center", ncols=2, handlelength=3,
         frameon=False,
     )  # fmt: skip
     return fig
