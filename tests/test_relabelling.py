@@ -308,12 +308,18 @@ def test_problems_that_cannot_be_are_refused(problem):
     for arguments, match in (
         ((x, given[:5], true, test), "given has shape"),
         ((x, given, true.float(), test), "true has shape"),
+        ((x, given - 100, true, test), "given has the label -100"),
         ((x, given, true, (test[0], test[1][:3])), "test has 500 inputs and 3 labels"),
         ((x * np.nan, given, true, test), "inputs has inputs that are not finite"),
         ((x, given, true, (test[0] * np.inf, test[1])), "test has inputs that are not finite"),
     ):
         with pytest.raises(ValueError, match=match):
             LabelProblem(*arguments)
+    with pytest.raises(TypeError, match="given"):
+        LabelProblem(x, given.numpy(), true, test)
+    with pytest.raises(ValueError, match="classes is 2, but there is the label 3"):
+        train = side_by_side(hidden=2, classes=2, epochs=1)
+        close_the_loop(LabelProblem(x, given + 2, true, test), {}, shares=(0.1,), train=train)
     with pytest.raises(ValueError, match="there is no wrong label"):
         close_the_loop(LabelProblem(x, true, true, test), {})
 

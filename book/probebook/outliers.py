@@ -287,7 +287,12 @@ def _ranked(
 
 
 def odd_run(
-    images: Images, data: str = "mnist", size: OddSize = OddSize(), seed: int = 0, *, sweep=False
+    images: Images,
+    data: str = "mnist",
+    size: OddSize = OddSize(),
+    seed: int = 0,
+    *,
+    sweep: bool = False,
 ) -> OddRun:
     """Train networks, show them test images and odd inputs, and take all scores.
 

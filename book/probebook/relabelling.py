@@ -18,7 +18,7 @@ from torch import Tensor
 
 from probebook.similarities import Interval, mean_interval
 from probebook.small_networks import initial_network, train_stack
-from probelib.arguments import require_whole
+from probelib.arguments import require_kind, require_whole
 
 __all__ = [
     "FIXES",
@@ -68,6 +68,10 @@ class LabelProblem:
     test: tuple[Tensor, Tensor]
 
     def __post_init__(self) -> None:
+        tensors = {"inputs": self.inputs, "given": self.given, "true": self.true}
+        tensors |= {f"test[{at}]": part for at, part in enumerate(self.test)}
+        for name, value in tensors.items():
+            require_kind(name, value, Tensor, "a tensor")
         n = len(self.inputs)
         for name in ("given", "true"):
             labels = getattr(self, name)
@@ -75,6 +79,11 @@ class LabelProblem:
                 raise ValueError(
                     f"{name} has shape {tuple(labels.shape)} and type {labels.dtype}; give whole "
                     f"numbers, shape ({n},), one per input"
+                )
+            if bool((labels < 0).any()):
+                raise ValueError(
+                    f"{name} has the label {int(labels.min())}; a label is 0 or more (torch's loss "
+                    "passes over -100)"
                 )
         if not len(self.test[1]) or len(self.test[0]) != len(self.test[1]):
             raise ValueError(
@@ -118,6 +127,10 @@ def side_by_side(
         inputs: Tensor, labels: Tensor, keep: Tensor, test: tuple[Tensor, Tensor]
     ) -> np.ndarray:
         x, features = inputs.flatten(1), inputs[0].numel()
+        if int(labels.max()) >= classes:
+            raise ValueError(
+                f"classes is {classes}, but there is the label {int(labels.max())}; raise it"
+            )
         start = [initial_network((hidden,), features, classes, int(each)) for each in seeds]
         every = np.arange(len(labels) * networks)
         accuracy = np.empty(len(every))
