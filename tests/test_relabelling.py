@@ -317,8 +317,8 @@ def test_problems_that_cannot_be_are_refused(problem):
             LabelProblem(*arguments)
     with pytest.raises(TypeError, match="given"):
         LabelProblem(x, given.numpy(), true, test)
+    train = side_by_side(hidden=2, classes=2, epochs=1)
     with pytest.raises(ValueError, match="classes is 2, but there is the label 3"):
-        train = side_by_side(hidden=2, classes=2, epochs=1)
         close_the_loop(LabelProblem(x, given + 2, true, test), {}, shares=(0.1,), train=train)
     with pytest.raises(ValueError, match="there is no wrong label"):
         close_the_loop(LabelProblem(x, true, true, test), {})
