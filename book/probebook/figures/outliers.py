@@ -118,10 +118,14 @@ def relabelling_curves(
     fig, axes = figure(1, 2, size=size, width_ratios=(1.15, 1))
     left, right = axes[0]
     start = table[table.score == NOTHING].accuracy.iloc[0]
-    for name in [*(name for name in scores if name not in looks), *looks, RANDOM, IDEAL]:
-        _accuracy_curve(left, table[table.score == name], start, looks.get(name), words)
+    grey = [name for name in scores if name not in looks]
+    for name in [*grey, *looks, RANDOM, IDEAL]:
+        shift = 0.0 if name not in looks else list(looks).index(name) - (len(looks) - 1) / 2
+        _accuracy_curve(left, table[table.score == name], start, looks.get(name), words, shift)
     left.set(xlabel="labels inspected (%)", ylabel="test accuracy (%)")
-    left.legend(fontsize=8, loc="best")
+    low, high = left.get_ylim()
+    left.set_ylim(low - 0.4 * (high - low), high)  # room for the legend
+    left.legend(fontsize=8, loc="lower right", ncols=2)
     _gains(right, table[np.isclose(table.share, share)], looks, words)
     right.set_xlabel(
         "points of accuracy per 100 labels,\n"
@@ -136,8 +140,12 @@ def _accuracy_curve(
     start: float,
     look: tuple | None,
     words: Mapping[str, str],
+    shift: float,
 ) -> None:
-    """The accuracy of one score from no inspection on, with its interval where it has a colour."""
+    """The accuracy of one score from no inspection on, with its interval where it has a colour.
+
+    Intervals stand a little beside each other: ``shift`` says where, 1 being the next place.
+    """
     name = own.score.iloc[0]
     x, y = np.r_[0, 100 * own.share], 100 * np.r_[start, own.accuracy]
     if name in (RANDOM, IDEAL):
@@ -149,10 +157,8 @@ def _accuracy_curve(
         color, ls, marker = look
         style = {"color": color, "ls": ls, "lw": 1.6, "marker": marker, "ms": 4.5}
         if own.accuracy_low.notna().all():
-            ax.fill_between(
-                x[1:], 100 * own.accuracy_low, 100 * own.accuracy_high, color=color, alpha=0.12,
-                lw=0,
-            )  # fmt: skip
+            low, high = 100 * own.accuracy_low, 100 * own.accuracy_high
+            ax.vlines(x[1:] + 0.012 * x[-1] * shift, low, high, color=color, lw=1.3)
     ax.plot(x, y, label=words.get(name, name), **style)
 
 
