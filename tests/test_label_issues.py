@@ -103,6 +103,23 @@ def test_the_score_ranks_memorized_labels_first_and_hardly_any_flag_is_wrong(
     assert bad[flagged].mean() >= 0.9
 
 
+def test_a_network_that_fits_its_labels_is_said_to(networks, recwarn):
+    before, _ = networks(0.1, BEFORE)
+    table = probelib.label_issues(before)
+    assert not [warning for warning in recwarn if "fits" in str(warning.message)]
+    assert table.attrs["fitted"] < 0.95
+    after, bad = networks(0.1, AFTER)
+    with pytest.warns(UserWarning, match=r"the network fits \d+.\d % of the labels"):
+        table = probelib.label_issues(after)
+    exact = float((after.init_loss.values < guess_costs(after.label.values, np.log(10))).mean())
+    assert table.attrs["fitted"] == pytest.approx(exact, abs=0.01)
+    assert table.attrs["fitted"] >= 0.99
+    assert table.flagged[bad].mean() < 0.5
+    recwarn.clear()
+    probelib.label_issues(after, score="loss_gain")  # whose cut knows no guessing
+    assert not [warning for warning in recwarn if "fits" in str(warning.message)]
+
+
 def test_the_default_holds_where_the_gain_is_reversed(networks):
     trace, bad = networks(0.1, BEFORE)
     by = {name: auroc(probelib.label_issues(trace, name).score.values, bad) for name in SCORES}
