@@ -538,3 +538,26 @@ def test_a_model_that_writes_to_its_buffers_leaves_the_posterior_alone(data):
     losses = [posterior.losses(posterior.center, *data) for _ in range(2)]
     assert torch.equal(*losses)
     assert posterior.fingerprint() == before
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_model_that_fits_its_targets_exactly_is_taken(dtype):
+    # Its losses are the squares of rounding: others alone than in a batch, and others in order.
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(64, 37, generator=generator, dtype=dtype)
+    model = nn.Sequential(nn.Linear(37, 53, dtype=dtype), nn.Linear(53, 5, dtype=dtype))
+    with torch.no_grad():
+        y = torch.cat([model(one[None]) for one in x])
+        whole = (model(x) - y).square().sum(1)
+    posterior = LocalPosterior(model, squared_error, (x, y), n_beta=10.0, localization=10.0)
+    assert float(whole.max()) < 1e-10
+    assert posterior.n_samples == 64
+
+
+def test_a_small_loss_that_depends_on_its_batch_is_still_refused():
+    def of_batch(outputs, targets):
+        return 1e-6 * (outputs - outputs.mean(0)).square().sum(1)
+
+    x = torch.randn(20, 3, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(ValueError, match="must depend on this sample alone"):
+        LocalPosterior(nn.Linear(3, 2), of_batch, (x, x[:, :2]), n_beta=10.0, localization=10.0)
