@@ -19,7 +19,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 from threading import Event
 from types import MappingProxyType
@@ -42,7 +41,9 @@ __all__ = [
     "RECIPES",
     "Recipe",
     "TrainedNetwork",
+    "digest_tensors",
     "evaluate",
+    "network_fingerprint",
     "prepare_pixels",
     "train",
     "trained_network",
@@ -106,9 +107,8 @@ class Recipe:
         if self.optimizer == "adam" and self.momentum != 0:
             raise ValueError(f"adam takes no momentum here, got {self.momentum}")
         if self.batch_size < 1 or self.epochs < 1:
-            raise ValueError(
-                f"batch_size and epochs must be at least 1, got {self.batch_size} and {self.epochs}"
-            )
+            sizes = f"{self.batch_size} and {self.epochs}"
+            raise ValueError(f"batch_size and epochs must be at least 1, got {sizes}")
         if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
             raise ValueError(f"weight_decay must be 0 or more, got {self.weight_decay}")
         if not self.name or not set(self.name) <= _NAME:
@@ -198,7 +198,7 @@ def train(
     seed: int,
     progress: bool = True,
     device: str | torch.device = "cpu",
-    _on_epoch: Callable[[], None] | None = None,
+    on_epoch: Callable[[int, MLP], None] | None = None,
 ) -> TrainedNetwork:
     """Train a network on images in memory.
 
@@ -215,10 +215,11 @@ def train(
         seed: 0 or more.
         progress: show a bar of epochs.
         device: where to train.
+        on_epoch: called after every epoch with its number, from 1, and the model, which it leaves
+            as it is; what it needs later it copies.
 
     Raises:
-        ValueError: images and labels do not fit together, a label is out of range, or the seed
-            is negative.
+        ValueError: images and labels do not fit together, a label is out of range, seed < 0.
         FloatingPointError: the loss of an epoch is not finite; names recipe, epoch and rate.
     """
     _check_labels(images, labels)
@@ -260,7 +261,7 @@ def train(
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
                 logits_seen[start : start + len(batch)] = logits.detach()
-            # The pass's own outputs give its loss and accuracy: no second pass, no sync a step.
+            # The pass's own outputs give its loss and accuracy: no second pass.
             target = y[permutation]
             losses[epoch] = functional.cross_entropy(logits_seen, target).item()
             accuracies[epoch] = (logits_seen.argmax(1) == target).double().mean().item()
@@ -269,12 +270,11 @@ def train(
                     f"training {recipe.name} diverged: the loss of epoch {epoch + 1} is "
                     f"{losses[epoch]} at learning rate {rate:g}; try a smaller one"
                 )
-            bar.set_postfix(
-                loss=f"{losses[epoch]:.4f}", accuracy=f"{accuracies[epoch]:.4f}", refresh=False
-            )
+            shown = {"loss": losses[epoch], "accuracy": accuracies[epoch]}
+            bar.set_postfix({name: f"{value:.4f}" for name, value in shown.items()}, refresh=False)
             bar.update()
-            if _on_epoch is not None:
-                _on_epoch()
+            if on_epoch is not None:
+                on_epoch(epoch + 1, model)
     seconds = time.perf_counter() - started
     model.eval()
     return TrainedNetwork(model, recipe, seed, losses, accuracies, seconds)
@@ -293,10 +293,9 @@ def trained_network(
     """:func:`train`, or the same network from the cache if it can be proved to be the same.
 
     The cache is ``cache_dir("networks")``, one safetensors file a network. Its key is a SHA-256
-    of the recipe, the seed, the content of images and labels, PyTorch's major and minor version
-    and the file format; the file also carries a SHA-256 of its tensors. A file that does not
-    match, or cannot be read, is reported in one line, retrained and replaced. A cache that
-    cannot be written costs a line, not the network.
+    of recipe, seed, content of images and labels, PyTorch's major and minor version and the file
+    format; the file also carries a SHA-256 of its tensors. A file that does not match, or cannot
+    be read, is reported, retrained and replaced. A cache that cannot be written costs a line.
 
     Args:
         cache: False trains anew and writes nothing.
@@ -307,7 +306,7 @@ def trained_network(
         return kept
     network = train(recipe, images, labels, seed=seed, progress=progress, device=device)
     if cache:
-        _to_cache(network, _fingerprint(recipe, images, labels, seed))
+        _to_cache(network, network_fingerprint(recipe, images, labels, seed))
     return network
 
 
@@ -323,15 +322,14 @@ def trained_networks(
 ) -> dict[str, TrainedNetwork]:
     """Several recipes on the same data, on the CPU, as many at once as there are cores.
 
-    The networks are those that :func:`trained_network` returns one by one, bit for bit: each
-    trains on one thread, those that are not cached in processes of their own.
+    The networks are those of :func:`trained_network`, bit for bit: each trains on one thread.
 
     Args:
         recipes: of different names.
         images: uint8 ``(n, 28, 28)``.
         labels: int64 ``(n,)``, classes 0..9.
         seed: 0 or more, the same for all.
-        cache: False trains all anew and writes nothing to the cache.
+        cache: False trains all anew, and writes nothing.
         progress: show one bar, of the epochs of all.
         jobs: networks at once; None for one a core that this process may use.
 
@@ -364,7 +362,7 @@ def trained_networks(
     for network in new:
         found[network.recipe.name] = network
         if cache:
-            _to_cache(network, _fingerprint(network.recipe, images, labels, seed))
+            _to_cache(network, network_fingerprint(network.recipe, images, labels, seed))
     return {name: found[name] for name in names}
 
 
@@ -420,10 +418,8 @@ def _check_labels(images: torch.Tensor, labels: torch.Tensor) -> None:
             f"labels must be int64 of shape (n,), got {labels.dtype} {tuple(labels.shape)}"
         )
     if len(images) != len(labels) or len(labels) == 0:
-        raise ValueError(
-            f"images and labels must be equally many and not empty, "
-            f"got {len(images)} and {len(labels)}"
-        )
+        counts = f"{len(images)} and {len(labels)}"
+        raise ValueError(f"images and labels must be equally many and not empty, got {counts}")
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high > 9:
         raise ValueError(f"labels must be in 0..9, found {low} to {high}")
@@ -470,7 +466,7 @@ def _train_side_by_side(
             "parent": os.getpid(),
             "recipe": asdict(recipe),
             "seed": int(seed),
-            "fingerprint": _fingerprint(recipe, images, labels, seed),
+            "fingerprint": network_fingerprint(recipe, images, labels, seed),
             "data": str(data),
             "result": str(result),
         }
@@ -518,11 +514,13 @@ def _worker() -> None:
     end_with_parent(job["parent"])
     recipe = Recipe(**job["recipe"])
     data = load_file(job["data"])
-    report = partial(print, ".", end="", flush=True)
-    network = train(
-        recipe, data["images"], data["labels"], seed=job["seed"], progress=False, _on_epoch=report
-    )
+    images, labels = data["images"], data["labels"]
+    network = train(recipe, images, labels, seed=job["seed"], progress=False, on_epoch=_dot)
     write_atomically(Path(job["result"]), _serialise(network, job["fingerprint"]))
+
+
+def _dot(epoch: int, model: MLP) -> None:
+    print(".", end="", flush=True)
 
 
 def _from_cache(
@@ -533,7 +531,7 @@ def _from_cache(
     device: str | torch.device,
 ) -> TrainedNetwork | None:
     _check_labels(images, labels)
-    fingerprint = _fingerprint(recipe, images, labels, seed)
+    fingerprint = network_fingerprint(recipe, images, labels, seed)
     try:
         path = _cache_path(recipe, fingerprint)
         if not path.exists():
@@ -573,7 +571,7 @@ def _learning_rate(recipe: Recipe, epoch: int) -> float:
     return recipe.learning_rate * (1 + math.cos(math.pi * epoch / recipe.epochs)) / 2
 
 
-def _digest_tensors(tensors: Mapping[str, torch.Tensor]) -> str:
+def digest_tensors(tensors: Mapping[str, torch.Tensor]) -> str:
     digest = hashlib.sha256()
     for name in sorted(tensors):
         array = np.ascontiguousarray(tensors[name].detach().cpu().numpy())
@@ -582,12 +580,14 @@ def _digest_tensors(tensors: Mapping[str, torch.Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _fingerprint(recipe: Recipe, images: torch.Tensor, labels: torch.Tensor, seed: int) -> str:
+def network_fingerprint(
+    recipe: Recipe, images: torch.Tensor, labels: torch.Tensor, seed: int
+) -> str:
     described = {
         "format": _FORMAT,
         "recipe": asdict(recipe),
         "seed": int(seed),
-        "data": _digest_tensors({"images": images, "labels": labels}),
+        "data": digest_tensors({"images": images, "labels": labels}),
         "torch": ".".join(torch.__version__.split(".")[:2]),
     }
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
@@ -603,7 +603,7 @@ def _serialise(network: TrainedNetwork, fingerprint: str) -> bytes:
     metadata = {
         "format": _FORMAT,
         "fingerprint": fingerprint,
-        "content": _digest_tensors(tensors),
+        "content": digest_tensors(tensors),
         "recipe": json.dumps(asdict(network.recipe)),
         "seed": str(network.seed),
         "seconds": repr(network.seconds),
@@ -628,7 +628,7 @@ def _load(
         raise ValueError(f"format {metadata.get('format')}, not {_FORMAT}")
     if metadata.get("fingerprint") != fingerprint:
         raise ValueError("it was made from other data, another recipe or another version")
-    if metadata.get("content") != _digest_tensors(tensors):
+    if metadata.get("content") != digest_tensors(tensors):
         raise ValueError("its content does not match its checksum")
     with torch.random.fork_rng(devices=[]):
         model = MLP(recipe.hidden, in_features=in_features)
