@@ -372,6 +372,7 @@ chapter.say(
 # | {doc}`07 · Influence functions <07_influence_functions>` | When is the kernel the classical influence, and which of the two predicts retraining? |
 # | {doc}`08 · Language models <08_language_models>` | Does the gain find what a language model memorized, and does the kernel know genres? |
 # | {doc}`09 · Samplers and settings <09_samplers_and_settings>` | Which sampler and which settings, where the answer is known, and who finds them without knowing it? |
+# | {doc}`11 · Training time <11_training_time>` | When does a probe see that a wrong label is memorized, and does the LLC rise at known stages? |
 # | {doc}`Errata <../errata>` | Seven places where the paper needs a correction. |
 # | {doc}`Glossary <../glossary>` and {doc}`API <../api>` | The words, and the library. |
 #

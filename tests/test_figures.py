@@ -69,7 +69,58 @@ GAINED = pd.DataFrame(
         "over_random_low", "over_random_high",
     ],
 )  # fmt: skip
+STAGED = pd.DataFrame(
+    [
+        (score, stage, mean, mean - 0.05, mean + 0.05, 3)
+        for score in ("loss", "aum")
+        for stage, mean in (("underfitted", 0.9), ("between", 0.8), ("memorized", 0.6))
+    ],
+    columns=["score", "stage", "mean", "low", "high", "seeds"],
+)
+BY_TASK = pd.DataFrame(
+    [(score, "mnist", epoch, 0.7, 0.6, 0.8) for score in ("loss", "aum") for epoch in (100, 1, 10)],
+    columns=["score", "task", "epoch", "mean", "low", "high"],
+)
+SCORE_NAMES = {"loss": "the loss", "aum": "the margin"}
+
+ALONG = pd.DataFrame(
+    {"llc": THREE, "llc_mcse": [0.1, np.inf, 0.2], "verdict": ["wrong", "uncertain", "good"]},
+    index=[1, 2, 4],
+)
+
+
 FIGURES = {
+    "memorization_curves": lambda: figures.memorization_curves(
+        {"right": (np.arange(1, 41), np.linspace(0, 1, 80).reshape(2, 40))},
+        {"gain": (THREE, np.array([[0.5, 0.8, 0.9], [0.5, 0.6, 0.7]])), "loss": (THREE, [THREE])},
+        {"gain": (THREE, np.array([[0.5, 0.6, 0.7]]))},
+        {"half": 4.0, "never": np.inf},
+    ),
+    "gains_in_training": lambda: figures.gains_in_training(
+        {"a": ALONG, "b": ALONG.assign(verdict="good")},
+        {"right": (THREE, THREE, THREE / 20, THREE / 2, 2 * THREE)},
+    ),
+    "stage_picture": lambda: figures.stage_picture(
+        (AXIS, np.outer(AXIS, [1, 2]), np.outer(AXIS, [1, 2])),
+        {"Gibbs": (AXIS, AXIS, AXIS**2 / 9), "chains": (THREE, THREE, THREE / 9)},
+        [1.0, 2.0],
+        [0.5],
+        (THREE, np.array([-500.0, 2.0, 3.0]), np.array([True, False, False])),
+    ),
+    "phase_picture": lambda: figures.phase_picture(
+        [1, 10, 100],
+        np.where(np.eye(3) + R > 1.5, 1.0, np.where(R < 0, np.nan, R)),
+        {"a": (THREE, THREE / 16, THREE / 99), "b": (THREE, -THREE / 16, THREE / 99)},
+    ),
+    "scores_by_stage": lambda: figures.scores_by_stage(
+        STAGED, {"one": {"loss": "the loss"}, "two": {"aum": "the margin"}}
+    ),
+    "scores_over_epochs": lambda: figures.scores_over_epochs(
+        BY_TASK, BY_TASK[BY_TASK.score == "loss"], SCORE_NAMES, {"mnist": "MNIST"}
+    ),
+    "suspicious_digits": lambda: figures.suspicious_digits(
+        RNG.integers(0, 256, (3, 28, 28)), list("012"), [1, 2, 3], columns=2
+    ),
     "sampler_map": lambda: figures.sampler_map(BY_STEP),
     "efficiency": lambda: figures.efficiency(BY_STEP),
     "ranks_and_errors": lambda: figures.ranks_and_errors(
@@ -527,6 +578,45 @@ def test_intervals_stand_where_they_are():
     assert [len(line.get_xdata()) for line in other.lines].count(2) == 1
 
 
+def test_only_what_was_reached_is_marked():
+    left, right, _ = FIGURES["memorization_curves"]().axes
+    assert [text.get_text().strip() for text in left.texts] == ["half"]
+    upright = [line for line in right.lines if list(line.get_xdata()) == [4.0, 4.0]]
+    assert len(upright) == 1
+    mean = next(line for line in right.lines if line.get_label() == "gain")
+    np.testing.assert_allclose(mean.get_ydata(), [0.5, 0.7, 0.8])
+
+
+def test_refused_checkpoints_are_open_and_errors_that_are_not_known_have_no_bar():
+    left, right = FIGURES["gains_in_training"]().axes
+    looks = {c.get_label(): c for c in left.containers}
+    assert set(looks) == {"a", "a, do not trust", "b"}
+    refused = looks["a, do not trust"].lines[0]
+    assert refused.get_markerfacecolor() == "white"
+    assert list(refused.get_xdata()) == [1]
+    (bars,) = [c.get_segments() for c in looks["a"].lines[2]]
+    np.testing.assert_allclose([b[1, 1] - b[0, 1] for b in bars], [0, 2 * 1.96 * 0.2])
+    (bars,) = [c.get_segments() for c in right.containers[0].lines[2]]
+    np.testing.assert_allclose([b[1, 1] - b[0, 1] for b in bars], 2 * 1.96 * THREE / 20)
+
+
+def test_known_times_cross_every_panel_of_the_stages():
+    fig = FIGURES["stage_picture"]()
+    for ax in fig.axes:
+        assert any(list(line.get_xdata()) == [0.5, 0.5] for line in ax.lines)
+    levels = [line.get_ydata()[0] for line in fig.axes[1].lines if line.get_linestyle() == ":"]
+    assert levels == [1.0, 2.0]
+
+
+def test_kernels_without_a_reliability_have_no_number():
+    heat, right = FIGURES["phase_picture"]().axes
+    written = {text.get_text() for text in heat.texts}
+    assert "1.00" in written
+    assert ".10" in written
+    assert len(heat.texts) == 7  # of nine, the two below zero are not known
+    assert [c.get_label() for c in right.containers] == ["a", "b"]
+
+
 def test_mechanisms_are_parted():
     fig = FIGURES["planted_matrices"]()
     assert len(fig.axes) == 2
@@ -582,3 +672,30 @@ def test_the_loop_is_drawn_from_no_inspection_on_and_ranked():
         figures.relabelling_curves(GAINED, 0.1, ["luck"])
     with pytest.raises(ValueError, match=r"share is 0\.3"):
         figures.relabelling_curves(GAINED, 0.3, ["gain"])
+
+
+def test_every_score_has_a_marker_a_stage_in_its_own_panel():
+    one, two = FIGURES["scores_by_stage"]().axes
+    for ax, title, name in ((one, "one", "the loss"), (two, "two", "the margin")):
+        markers = {
+            (line.get_marker(), float(line.get_xdata()[0]))
+            for line in ax.lines
+            if len(line.get_xdata()) == 1
+        }
+        assert markers == {("o", 0.9), ("s", 0.8), ("D", 0.6)}
+        assert ax.get_title() == title
+        assert [label.get_text() for label in ax.get_yticklabels()] == [name]
+    legend = [text.get_text() for text in two.get_legend().get_texts()]
+    assert legend == ["underfitted", "between", "memorized"]
+
+
+def test_scores_over_epochs_are_drawn_in_the_order_of_the_epochs():
+    [ax] = FIGURES["scores_over_epochs"]().axes
+    np.testing.assert_array_equal(ax.lines[0].get_xdata(), [1, 10, 100])
+    assert len({line.get_linestyle() for line in ax.lines[:2]}) == 2
+
+
+def test_digits_have_both_labels_and_empty_places_stay_empty():
+    axes = FIGURES["suspicious_digits"]().axes
+    titles = [ax.get_title() for ax in axes]
+    assert titles == ["0, read 1", "1, read 2", "2, read 3", ""]

@@ -89,6 +89,41 @@ REQUIRED = {
             *("rmsprop_sgld", "corrected_rmsprop_sgld", "mala", "hmc"),
         )
     ),
+    "10_wrong_labels": "best_posthoc_score best_network_score n_studies n_seeds again_largest "
+    "digits_flagged digits_khat "
+    + " ".join(
+        f"auroc_{score}_{task}_{kind}10_{epochs}{end}"
+        for score in ("loss_gain", "mean_loss", "loss", "confident_learning", "tracin", "curvature")
+        for task in ("mnist", "fashion", "tumours", "genres")
+        for kind in ("uniform", "asymmetric", "instance")
+        for epochs in (1, 3, 10, 30, 100)
+        for end in ("", "_low", "_high")
+    )
+    + " "
+    + " ".join(
+        f"{name}{end}"
+        for name in (
+            *("mean_loss_less_loss_last", "loss_gain_less_gradient_norm_last"),
+            *("loss_gain_underfitted", "loss_gain_memorized", "mean_loss_memorized"),
+            *("accuracy_gained_mean_loss", "accuracy_gained_instance_mean_loss"),
+            *("ood_auroc_mean_loss_mnist_fashion", "ood_auroc_softmax_mnist_fashion"),
+            "ood_fpr_gain_fashion_mnist",
+        )
+        for end in ("", "_low", "_high")
+    )
+    + " seconds_mean_loss seconds_loss seconds_confident_learning",
+    "11_training_time": "stage_times_known stage_times_llc verdict llc_wrong_last_mcse "
+    "llc_wrong_last_step_bias gain_lead_text stage_1_known stage_1_llc stage_1_llc_low "
+    "stage_1_llc_high third_wrong_last third_wrong_last_se kernel_wrong_ends_text "
+    + " ".join(
+        f"{name}{end}"
+        for name in (
+            *("memorization_epoch_accuracy", "memorization_epoch_gain"),
+            *("spearman_learning_order_gain", "spearman_learning_order_gain_noisy"),
+            *("auroc_gain_first", "auroc_loss_first", "auroc_gain_last", "auroc_loss_last"),
+        )
+        for end in ("", "_low", "_high")
+    ),
 }
 
 

@@ -43,6 +43,17 @@ from probebook.figures.singular_fluctuation import (
     one_data_set,
     waic_picture,
 )
+from probebook.figures.training_time import (
+    gains_in_training,
+    memorization_curves,
+    phase_picture,
+    stage_picture,
+)
+from probebook.figures.wrong_labels import (
+    scores_by_stage,
+    scores_over_epochs,
+    suspicious_digits,
+)
 
 __all__ = [
     "approach",
@@ -53,6 +64,7 @@ __all__ = [
     "efficiency",
     "embeddings",
     "expansion_errors",
+    "gains_in_training",
     "gibbs_levels",
     "group_shares",
     "induction_kernels",
@@ -64,10 +76,12 @@ __all__ = [
     "known_answers",
     "llc_in_parts",
     "localization_sweep",
+    "memorization_curves",
     "odd_scores",
     "odd_sweep",
     "one_data_set",
     "permutation_picture",
+    "phase_picture",
     "planted_matrices",
     "probe_picture",
     "ranks_and_errors",
@@ -75,8 +89,12 @@ __all__ = [
     "reliability_curves",
     "retraining_scatter",
     "sampler_map",
+    "scores_by_stage",
+    "scores_over_epochs",
     "singular_influence",
+    "stage_picture",
     "stationary_variance",
+    "suspicious_digits",
     "sweeps",
     "three_errata",
     "waic_picture",
