@@ -25,8 +25,8 @@
 # | profile | what runs | two cores |
 # | --- | --- | --- |
 # | `smoke` | two data sets of 120 samples, two seeds: not a result | a minute |
-# | `laptop` | the whole grid from a kept run, of which a part is made again; the uses in full | about ten minutes |
-# | `paper` | the same | about ten minutes |
+# | `laptop` | the whole grid from a kept run, of which a part is made again; the uses in full | a quarter of an hour |
+# | `paper` | the same | a quarter of an hour |
 #
 # `python -m probebook.labels.study --into FILE` makes the grid: about an hour on one core.
 

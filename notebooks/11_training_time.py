@@ -30,7 +30,7 @@
 # | profile | what runs | two cores |
 # | --- | --- | --- |
 # | `smoke` | 1,500 digits, 3 epochs, 3 checkpoints, few draws: not a result | under a minute |
-# | `laptop` | 10,000 digits, 100 epochs, 10 checkpoints, three networks with true and three with wrong labels; a linear network at 49 checkpoints | about eight minutes |
+# | `laptop` | 10,000 digits, 100 epochs, 10 checkpoints, three networks with true and three with wrong labels; a linear network at 49 checkpoints | about nine minutes |
 # | `paper` | the same with six networks of each kind | not timed |
 
 # %% tags=["hide-input"]
