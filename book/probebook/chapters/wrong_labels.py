@@ -450,7 +450,7 @@ def loop_in_words(gained: Mapping[str, pd.DataFrame]) -> str:
         if len(sure) == len(own):
             said = "every score gains more than random inspection"
         elif sure:
-            said = f"more than random inspection gain for sure: {', '.join(sure)}"
+            said = f"more than random inspection gain for sure: {'; '.join(sure)}"
         parts.append(f"With noise of the {kind} kind {said}.")
     return " ".join(parts)
 
