@@ -60,6 +60,7 @@ def test_provenance_is_stored(book: Book) -> None:
 WORDS = {
     "quantity",
     "paper",
+    "literature",
     "agrees if",
     "verdict",
     "published run",

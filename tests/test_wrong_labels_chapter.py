@@ -83,6 +83,10 @@ def test_sentences_name_the_winner_and_a_loser(chapter):
     assert "of the probe's *posterior mean loss* (0.860)" in before
     assert "the gain has **0.210**" in before
     assert "of the probe's *loss gain* (0.710)" in after
+    helpers.record_front(chapter)
+    assert chapter.numbers["front_scores"] == (
+        "gain 0.21 / 0.71; mean loss 0.86 / 0.66; loss 0.91 / 0.61"
+    )
     helpers.record_best(chapter, rows)
     assert chapter.numbers["best_posthoc_score"] == "knn_features"
     assert chapter.numbers["mean_loss_less_loss_last"] == pytest.approx(0.05)

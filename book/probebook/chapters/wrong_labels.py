@@ -190,10 +190,9 @@ def three(row: object, name: str, digits: str) -> str:
     return f"{value} [{low}, {high}]"
 
 
-def stage_rows(chapter: Chapter, table: pd.DataFrame, worst: pd.DataFrame) -> Rows:
-    """One line a score: what it needs, its AUROC by stage, its worst epoch, and its seconds."""
+def stage_rows(chapter: Chapter, table: pd.DataFrame) -> Rows:
+    """One line a score: what it needs, its AUROC by stage, and its seconds."""
     numbers, rows = chapter.numbers, []
-    lows = worst.set_index("score")
     for score, label in SCORES.items():
         own = table[table.score == score].set_index("stage")
         if not len(own):
@@ -203,9 +202,6 @@ def stage_rows(chapter: Chapter, table: pd.DataFrame, worst: pd.DataFrame) -> Ro
             line[stage] = "–"
             if stage in own.index:
                 line[stage] = in_brackets(own.loc[stage])
-        line["worst epoch"] = "–"
-        if score in lows.index:
-            line["worst epoch"] = f"{lows.worst[score]:.3f} ({lows.epoch[score]})"
         seconds = numbers.get(f"seconds_{score}")
         line["seconds"] = "–" if seconds is None else f"{seconds:.2g}"
         rows.append(line)
@@ -217,12 +213,8 @@ def in_brackets(row: pd.Series) -> str:
     return f"{row['mean']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
 
 
-def record_best(chapter: Chapter, rows: pd.DataFrame) -> pd.DataFrame:
-    """Record the best score of one network, and differences that the text speaks of.
-
-    Returns:
-        The table of :func:`probebook.labels.summaries.best_post_hoc`.
-    """
+def record_best(chapter: Chapter, rows: pd.DataFrame) -> None:
+    """Record the best score of one network, and differences that the text speaks of."""
     best, worst = summaries.best_post_hoc(rows)
     of_network = worst[worst.score != "knn_inputs"]
     first, last = int(rows.epoch.min()), int(rows.epoch.max())
@@ -242,7 +234,6 @@ def record_best(chapter: Chapter, rows: pd.DataFrame) -> pd.DataFrame:
         for epoch, name in ((first, "first"), (last, "last"), (None, "all")):
             found = summaries.difference(rows, one, other, epoch)
             chapter.record(**found.numbers(f"{one}_less_{other}_{name}"))
-    return worst
 
 
 RATE_SCORES = ("loss_gain", "mean_loss", "loss", "knn_features", "aum", "el2n", "out_of_sample")
@@ -337,6 +328,16 @@ def shootout_in_words(chapter: Chapter, table: pd.DataFrame) -> str:
             f"{{loss_gain_{stage}_high:.3f}}], the plain loss {{loss_{stage}:.3f}}."
         )
     return " ".join(parts)
+
+
+def record_front(chapter: Chapter) -> None:
+    """Record what the front page says of the chapter, whatever a run could know."""
+    numbers = chapter.numbers
+    parts = []
+    for score, name in (("loss_gain", "gain"), ("mean_loss", "mean loss"), ("loss", "loss")):
+        ends = [numbers.get(f"{score}_{stage}") for stage in ("underfitted", "memorized")]
+        parts.append(f"{name} " + " / ".join("–" if v is None else f"{v:.2f}" for v in ends))
+    chapter.record(front_scores="; ".join(parts))
 
 
 def claims(first: int, last: int) -> list[Claim]:
@@ -552,6 +553,7 @@ __all__ = [
     "record_again",
     "record_best",
     "record_digits",
+    "record_front",
     "record_scores",
     "record_stages",
     "shootout_in_words",
