@@ -195,7 +195,7 @@ trust = probelib.diagnostics(
 )
 chapter.record_verdict(trust)
 chapter.table(
-    training_time.table_rows(tables),
+    training_time.table_rows(chapter, tables),
     "LLC, loss gains and the library's verdict at each checkpoint of the first network of each kind; ± is chance.",
 )
 chapter.say(
@@ -263,7 +263,7 @@ figures.memorization_curves(
 # %% tags=["remove-input"]
 chapter.say(training_time.race_in_words(chapter))
 chapter.table(
-    training_time.race_rows(noisy_runs, noisy_series, observed),
+    training_time.race_rows(chapter, noisy_runs, noisy_series, observed),
     "Scores of wrong labels by epoch, means over networks ± their standard deviation; gains in nats.",
 )
 chapter.say(
@@ -305,7 +305,7 @@ print(probelib.compare(first, last))
 
 # %% tags=["remove-input"]
 chapter.table(
-    training_time.change_rows(series["noisy", 0]),
+    training_time.change_rows(chapter, series["noisy", 0]),
     "Change of LLC and mean gain from one checkpoint to the next, with wrong labels; ± is chance, paired.",
 )
 chapter.say(
@@ -519,7 +519,7 @@ for name, one in phases.items():
     training_phases.record_phases(chapter, one, name)
 training_phases.record_cumulants(chapter, moments, tables)
 chapter.table(
-    training_phases.cumulant_rows(moments, tables),
+    training_phases.cumulant_rows(chapter, moments, tables),
     "Cumulants of nβ times the mean loss along the draws; ± is a standard error over parts of the chains.",
 )
 chapter.say(

@@ -142,17 +142,21 @@ def test_what_is_memorized_is_told_from_what_is_only_wrong(chapter):
     assert "do not tell the two kinds" in helpers.unseen_in_words(chapter)
 
 
-def test_labels_that_are_not_fitted_have_a_column_of_their_own():
+def test_labels_that_are_not_fitted_have_a_column_of_their_own(chapter):
     noisy = np.arange(40) < 12
     correct = np.ones((4, 40), bool)
     correct[:2, :6] = False
     gain = np.tile(np.where(np.arange(40) < 6, 2.0, np.where(noisy, 0.0, 1.0)), (3, 1))
-    rows = helpers.race_rows([run_of(correct, noisy)], [series_of(gain, 0 * gain)], np.arange(40))
+    rows = helpers.race_rows(
+        chapter, [run_of(correct, noisy)], [series_of(gain, 0 * gain)], np.arange(40)
+    )
     assert [row["epoch"] for row in rows] == ["1", "2", "4"]
     assert rows[0]["AUROC gain, wrong labels not yet fitted"] == "1.00"
     assert rows[0]["AUROC gain"] == "0.50"
     assert rows[2]["AUROC gain, wrong labels not yet fitted"] == "–"
     assert rows[0]["accuracy, wrong labels"] == "0.50"
+    assert chapter.numbers["race_accuracy_wrong_labels_1"] == 0.5
+    assert "race_spread_accuracy_wrong_labels_1" not in chapter.numbers  # of a single network
 
 
 def test_the_order_of_learning_is_held_to_the_final_gain(chapter):
@@ -221,10 +225,12 @@ def test_checkpoints_that_cannot_be_read_are_named(chapter):
     assert (numbers["verdicts_wrong_good"], numbers["verdicts_wrong_wrong"]) == (1, 1)
     assert numbers["verdicts_right_wrong_epochs"] == "1"
     assert numbers["checkpoints"] == 3
-    rows = helpers.table_rows({"right": TABLE})
+    rows = helpers.table_rows(chapter, {"right": TABLE})
     assert [row["verdict"] for row in rows] == ["wrong", "uncertain", "good"]
     assert rows[1]["step bias"] == "–"
     assert rows[0]["gains: 10, 50, 90 %"] == "0.10, 0.20, 0.30"
+    assert numbers["at_gain_q90_right_1"] == 0.3
+    assert "at_llc_step_bias_right_2" not in numbers  # what is not known is not recorded
 
 
 def test_signs_of_the_third_cumulant_are_counted(chapter):
@@ -235,8 +241,9 @@ def test_signs_of_the_third_cumulant_are_counted(chapter):
     assert (numbers["third_positive"], numbers["third_checkpoints"]) == (2, 3)
     assert (numbers["third_positive_sure"], numbers["third_negative_sure"]) == (1, 1)
     assert numbers["third_wrong_last_text"] == "-3.00 ± 1.00"
-    rows = of_phases.cumulant_rows({"wrong": {1: sure}}, {"wrong": TABLE})
+    rows = of_phases.cumulant_rows(chapter, {"wrong": {1: sure}}, {"wrong": TABLE})
     assert rows[0]["LLC"] == "3.0"
+    assert numbers["at_third_se_wrong_1"] == 1.0
 
 
 def test_kernels_that_noise_has_eaten_are_not_compared(chapter):

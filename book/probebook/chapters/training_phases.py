@@ -11,7 +11,7 @@ import xarray as xr
 
 import probelib
 from probebook.chapter import Chapter
-from probebook.chapters.training_time import record_interval
+from probebook.chapters.training_time import record_finite, record_interval
 from probebook.curves import Cumulants, KernelPhases, cumulants
 from probebook.similarities import Interval
 
@@ -27,9 +27,16 @@ def loss_cumulants(series: xr.Dataset, n_beta: float, parts: int = 4) -> dict[in
 
 
 def cumulant_rows(
-    found: Mapping[str, Mapping[int, Cumulants]], tables: Mapping[str, pd.DataFrame]
+    chapter: Chapter,
+    found: Mapping[str, Mapping[int, Cumulants]],
+    tables: Mapping[str, pd.DataFrame],
 ) -> list[dict[str, str]]:
-    """A line a checkpoint: LLC, second and third cumulant; in a Gamma law 1 to 1 to 2."""
+    """Record LLC, second and third cumulant of each checkpoint; in a Gamma law 1 to 1 to 2."""
+    for name, each in found.items():
+        for epoch, one in each.items():
+            numbers = {f"at_{k}": v for k, v in vars(one).items()}
+            numbers["at_llc"] = tables[name].loc[epoch].llc
+            record_finite(chapter, f"{name}_{epoch}", **numbers)
     return [
         {
             "labels": name,

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from probebook.chapter import Chapter, Claim
+from probebook.chapters.training_time import record_finite
 from probebook.curves import crossing_interval, passes
 from probebook.stages import Stages
 
@@ -45,7 +46,17 @@ def record_stages(
         at, low, high = crossing_interval(
             stages.times, stages.llc, stages.llc_se, middle, seed=seed + k
         )
-        chapter.record(**{f"stage_{k + 1}_known": float(time)})
+        record_finite(
+            chapter,
+            "known",
+            **{
+                f"stage_{k + 1}": float(time),
+                f"stage_{k + 1}_size": float(size),
+                f"stage_{k + 1}_half": own,
+                f"stage_{k + 1}_coefficient_before": float(coefficients[k]),
+                f"stage_{k + 1}_coefficient_after": float(coefficients[k + 1]),
+            },
+        )
         name, text, then = f"stage_{k + 1}_llc", "never", "–"
         if math.isfinite(at):
             strength = stages.singular_at(at, k) / size
@@ -181,12 +192,17 @@ def resolution_rows(
     rows = []
     for (n_beta, localization), stages in found.items():
         cells = []
+        key = f"nb_{n_beta:g}_gamma_{localization:g}".replace(".", "p")
         for k, time in enumerate(known):
             middle = (coefficients[k] + coefficients[k + 1]) / 2
             at = crossing_interval(stages.times, stages.llc, stages.llc_se, middle, 2)[0]
             part = f"{'never' if math.isinf(at) else format(at, '.2f')} ({time:.2f})"
             if math.isfinite(at):
-                part += f", at {stages.singular_at(at, k) / s[k]:.0%}"
+                share = stages.singular_at(at, k) / s[k]
+                part += f", at {share:.0%}"
+                record_finite(
+                    chapter, key, **{f"stage_{k + 1}_llc": at, f"stage_{k + 1}_share": share}
+                )
             cells.append(part)
         rows.append(
             {
@@ -197,8 +213,7 @@ def resolution_rows(
             }
             | {f"stage {k + 1} (known)": cell for k, cell in enumerate(cells)}
         )
-        key = f"nb_{n_beta:g}_gamma_{localization:g}".replace(".", "p")
-        chapter.record(**{f"stage_llc_last_{key}": float(stages.llc[-1])})
+        record_finite(chapter, key, stage_llc_first=stages.llc[0], stage_llc_last=stages.llc[-1])
     return rows
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -289,13 +290,14 @@ def race_in_words(chapter: Chapter) -> str:
 
 
 def race_rows(
-    runs: Sequence[Run], series: Sequence[xr.Dataset], observed: np.ndarray
+    chapter: Chapter, runs: Sequence[Run], series: Sequence[xr.Dataset], observed: np.ndarray
 ) -> list[dict[str, str]]:
     """A line a checkpoint: accuracy, AUROCs, and gains of wrong labels that are fitted or not yet.
 
-    Means over networks, ± the standard deviation between them.
+    Means over networks, ± the standard deviation between them; recorded, too.
 
     Args:
+        chapter: where to.
         runs: the noisy networks.
         series: of each.
         observed: positions of the observed samples.
@@ -318,6 +320,10 @@ def race_rows(
             ):
                 columns.setdefault(name, []).append(value)
         rows.append({"epoch": str(epoch)} | {k: mean_and_spread(v) for k, v in columns.items()})
+        for name, values in columns.items():
+            mean, spread = known_moments(values)
+            word = "_".join(re.findall(r"[a-z]+", name.lower()))
+            record_finite(chapter, f"{word}_{epoch}", race=mean, race_spread=spread)
     return rows
 
 
@@ -329,13 +335,20 @@ def detection_or_nan(score: np.ndarray, one: np.ndarray, other: np.ndarray) -> f
     return detection(score[both], one[both]).auroc
 
 
-def mean_and_spread(values: Sequence[float]) -> str:
-    """Mean ± standard deviation of what is known, as text."""
+def known_moments(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and standard deviation of what is known; NaN of none, and of a single one."""
     known = np.asarray(values, np.float64)
     known = known[np.isfinite(known)]
-    if not len(known):
+    mean = float(known.mean()) if len(known) else math.nan
+    return mean, float(known.std(ddof=1)) if len(known) > 1 else math.nan
+
+
+def mean_and_spread(values: Sequence[float]) -> str:
+    """Mean ± standard deviation of what is known, as text."""
+    mean, spread = known_moments(values)
+    if math.isnan(mean):
         return "–"
-    return f"{known.mean():.2f}" + (f" ± {known.std(ddof=1):.2f}" if len(known) > 1 else "")
+    return f"{mean:.2f}" + ("" if math.isnan(spread) else f" ± {spread:.2f}")
 
 
 # -- gains and LLCs ----------------------------------------------------------------------------
@@ -364,14 +377,24 @@ def gain_curves(series: xr.Dataset, parts: Mapping[str, np.ndarray]) -> dict[str
     return curves
 
 
-def change_rows(series: xr.Dataset) -> list[dict[str, str]]:
-    """By how much LLC and mean gain change from one checkpoint to the next, with paired errors."""
+def change_rows(chapter: Chapter, series: xr.Dataset) -> list[dict[str, str]]:
+    """Record how LLC and mean gain change from one checkpoint to the next, with paired errors."""
     names = series["checkpoint"].values
     rows = []
     for before, after in pairwise(names):
         pair = series.sel(checkpoint=before), series.sel(checkpoint=after)
         found = probelib.compare(*pair)
         alone = [probelib.local_learning_coefficient(trace).mcse for trace in pair]
+        record_finite(
+            chapter,
+            f"{before}_to_{after}",
+            change_llc=found.llc.value,
+            change_llc_mcse=found.llc.mcse,
+            change_llc_step_bias=found.llc.step_bias,
+            change_llc_unpaired_mcse=math.hypot(*alone),
+            change_gain=found.mean_gain.value,
+            change_gain_mcse=found.mean_gain.mcse,
+        )
         rows.append(
             {
                 "epochs": f"{before} to {after}",
@@ -385,8 +408,16 @@ def change_rows(series: xr.Dataset) -> list[dict[str, str]]:
     return rows
 
 
-def table_rows(tables: Mapping[str, pd.DataFrame]) -> list[dict[str, str]]:
-    """LLC, step bias, quantiles of the gains and verdict of each checkpoint, network by network."""
+def record_finite(chapter: Chapter, key: str, **numbers: float) -> None:
+    """Record those numbers that are known, each as ``<its name>_<key>``."""
+    chapter.record(**{f"{k}_{key}": float(v) for k, v in numbers.items() if np.isfinite(v)})
+
+
+def table_rows(chapter: Chapter, tables: Mapping[str, pd.DataFrame]) -> list[dict[str, str]]:
+    """Record LLC, step bias, quantiles of the gains of each checkpoint; a line of a table each."""
+    for name, table in tables.items():
+        for epoch, row in table.drop(columns="verdict").iterrows():
+            record_finite(chapter, f"{name}_{epoch}", **{f"at_{k}": v for k, v in row.items()})
     return [
         {
             "labels": name,
