@@ -32,9 +32,9 @@ __all__ = [
 PROBE: Mapping[str, str] = MappingProxyType({
     "loss_gain": "loss gain",
     "mean_loss": "posterior mean loss",
-    "variance": "variance of the loss, $K_{ii}$",
+    "variance": "variance of the loss, K_ii",
     "third_cumulant": "third cumulant of the loss",
-    "kernel_neighbours": "neighbours of other labels, $R$",
+    "kernel_neighbours": "neighbours of other labels, R",
 })  # fmt: skip
 """Scores of the probe, and their names in a table."""
 
