@@ -385,7 +385,8 @@ def _differ(a: Tensor, b: Tensor, rtol: float | None = 1e-3) -> int | None:
     scale = float(torch.where(b.isfinite(), b.abs(), 0).max())
     eps = torch.finfo(b.dtype).eps
     rtol = 100 * eps if rtol is None else rtol
-    # A model that fits its targets exactly has losses of nothing but squared rounding.
+    # A model that fits its targets exactly has losses of nothing but squared rounding: of outputs
+    # of some tens, a few units of the last digit.
     atol = max(rtol / 100 * scale, (32 * eps) ** 2)
     if torch.allclose(a, b, rtol=rtol, atol=atol, equal_nan=True):
         return None

@@ -55,7 +55,8 @@ def test_curvature_is_the_squared_norm_of_the_hessian_in_the_input(problem):
 
     expected = [float(hessian(at).square().sum()) for at in range(N)]
     found = scores.curvature(model, x, y, directions=4000, step=1e-5)
-    np.testing.assert_allclose(found, expected, rtol=0.15)
+    # The mean of 4,000 squares of a sum of random signs is off by sqrt(2 / 4000) = 2 % or less.
+    np.testing.assert_allclose(found, expected, rtol=0.1)
     assert model.layers[0].weight.dtype == torch.float32
 
 
@@ -119,7 +120,7 @@ def test_influence_predicts_what_leaving_one_out_does():
             float(functional.cross_entropy(a[[at]] @ w.T, y[[at]])) for w in (whole, fitted(keep))
         )
         rises.append(after - before)
-    np.testing.assert_allclose(found[::60], rises, rtol=0.04)
+    np.testing.assert_allclose(found[::60], rises, rtol=0.04)  # first order in 1 / n
 
 
 def test_neighbours_by_hand():

@@ -12,11 +12,13 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,7 @@ from probebook.labels.tasks import TASKS, Task, load_task, source_of
 from probebook.labels.training import Training, train, train_out_of_sample
 from probebook.memorization import detection
 from probelib.arguments import require_whole
+from probelib.estimators.weighted import weights_of
 from probelib.progress import progress_bar
 
 __all__ = [
@@ -280,10 +283,10 @@ def _probe_scores(model: Any, x: Tensor, y: Tensor, size: StudySize, study: Stud
     found = {
         name: (score, ruled + drawn) for name, score in probe.probe_scores(trace, labels).items()
     }
-    weight = np.exp(trace.log_weight.values - trace.log_weight.values.max())
-    counted = weight.sum() ** 2 / np.square(weight).sum() / weight.size
+    weights = weights_of(trace)
+    assert weights is not None
     found["gamma"] = (np.array(gamma), ruled)
-    found["draws_that_count"] = (np.array(counted), 0.0)
+    found["draws_that_count"] = (np.array(weights.ess / size.draws), 0.0)
     third, error = probe.third_cumulant(trace)
     found["third_cumulant_known"] = (np.array((np.abs(third) > 2 * error).mean()), 0.0)
     if study.rate in size.chain_rates:
@@ -402,7 +405,13 @@ def keep_studies(path: Path, table: pd.DataFrame, size: StudySize) -> None:
     }
     for name in ("auroc", "average_precision", "seconds"):
         columns[name] = table[name].to_numpy(np.float32)
-    about = {"axes": axes, "size": asdict(size), "torch": torch.__version__}
+    about = {
+        "axes": axes,
+        "size": asdict(size),
+        "sources": {task: source_of(task) for task in axes["task"]},
+        "machine": platform.machine(),
+        "versions": {name: version(name) for name in ("torch", "scikit-learn", "cleanlab")},
+    }
     prerun.write(path, columns, about)
 
 
